@@ -1,0 +1,30 @@
+"""Types of command line options that several parts share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def probability(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+def shares(text: str) -> tuple[float, float, float]:
+    """Three shares, of train, val and test, that sum to 1, e.g. "0.8,0.1,0.1"."""
+    parts = [probability(part) for part in text.split(",")]
+    if len(parts) != 3 or not math.isclose(sum(parts), 1, abs_tol=1e-6):
+        raise argparse.ArgumentTypeError(f"need three shares train,val,test that sum to 1, got {text}")
+    return parts[0], parts[1], parts[2]

@@ -1,0 +1,53 @@
+"""What is wrong with the raw data: counted, listed, and refused where the user asks for it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import NamedTuple
+
+_SHOWN_PER_KIND = 20
+
+
+class RefusedData(Exception):
+    """The data cannot be used as it is (exit status 1); the message says what, where and what to do."""
+
+
+class Problem(NamedTuple):
+    """One defect: a short fixed kind, the file or entry it is in, and what exactly is wrong."""
+
+    kind: str
+    where: str
+    detail: str
+
+
+class Problems:
+    """Collects what a data set's loader meets, instead of dropping rows in silence.
+
+    Attributes:
+        found: the defects; what has one is left out of the data, and `--strict` refuses the data for it.
+        notes: counts of what is worth knowing but no defect, e.g. images without boxes.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+        self.notes: Counter[str] = Counter()
+
+    def add(self, kind: str, where: str, detail: str) -> None:
+        """Note one defect; see `Problem` for the arguments."""
+        self.found.append(Problem(kind, where, detail))
+
+    def summary(self) -> str:
+        """Counts per kind with the first cases of each, one line each; empty if there is nothing to tell."""
+        lines = [f"note: {what}: {count}" for what, count in self.notes.items()]
+        for kind, count in Counter(problem.kind for problem in self.found).most_common():
+            lines.append(f"{kind}: {count}")
+            cases = [problem for problem in self.found if problem.kind == kind]
+            lines += [f"  {case.where}: {case.detail}" for case in cases[:_SHOWN_PER_KIND]]
+            if count > _SHOWN_PER_KIND:
+                lines.append(f"  ... and {count - _SHOWN_PER_KIND} more")
+        return "\n".join(lines)
+
+    def json_lines(self) -> str:
+        """All defects, one JSON object with `kind`, `where` and `detail` per line."""
+        return "".join(json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in self.found)

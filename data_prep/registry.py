@@ -1,0 +1,60 @@
+"""Where data sets register: one module of this package per set, found by itself."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import data_prep
+from data_prep.problems import Problems
+from data_prep.sample import Sample
+
+Loader = Callable[[argparse.Namespace, Problems], Iterable[Sample]]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A registered data set: its name on the command line, one line about it, its options and its loader."""
+
+    name: str
+    summary: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    load: Loader
+
+
+_registered: dict[str, DataSet] = {}
+
+
+def data_set(
+    name: str, *, summary: str, example: str, arguments: Callable[[argparse.ArgumentParser], None]
+) -> Callable[[Loader], Loader]:
+    """Register the decorated function as the loader of a data set.
+
+    Args:
+        name: as typed after `python -m data_prep`.
+        summary: one line for `list`.
+        example: a command line for `--help`.
+        arguments: adds the set's own options to its parser.
+
+    The loader gets the parsed options and a `Problems` to report defects to, and yields samples one by one.
+    """
+
+    def register(load: Loader) -> Loader:
+        if name in _registered:
+            raise ValueError(f"two data sets are called {name!r}: {_registered[name].load} and {load}")
+        _registered[name] = DataSet(name, summary, example, arguments, load)
+        return load
+
+    return register
+
+
+def data_sets() -> dict[str, DataSet]:
+    """All data sets by name; imports every module of this package once."""
+    for module in pkgutil.iter_modules(data_prep.__path__):
+        if not module.name.startswith("__"):
+            importlib.import_module(f"data_prep.{module.name}")
+    return dict(sorted(_registered.items()))

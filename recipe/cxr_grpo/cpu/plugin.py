@@ -1,0 +1,10 @@
+"""Entry point of the group ``verl.plugins``: importing this module is what activates the CPU platform."""
+
+from recipe.cxr_grpo.cpu import enabled
+
+if enabled():
+    from recipe.cxr_grpo.cpu import hf_rollout, platform, shims
+
+    shims.apply()
+    platform.register()
+    hf_rollout.register()

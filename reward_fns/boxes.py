@@ -1,0 +1,216 @@
+"""The box record, IoU and generalised IoU, and one-to-one matching."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Quad = tuple[float, float, float, float]
+Floats = NDArray[np.float64]
+
+Invalid = Literal["count", "ignore", "as_written"]
+Duplicates = Literal["count", "merge"]
+Labels = Literal["ignore", "match"]
+
+# Coordinates are cut here before areas are taken, or a box of 1e308 would make them infinite. So far outside the
+# image that no IoU changes by more than 1e-9.
+_FAR = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box on an image: corners as shares of its width and height, x to the right and y down.
+
+    Args:
+        x1, y1: upper left corner, 0 to 1.
+        x2, y2: lower right corner, 0 to 1, greater than x1 and y1.
+        label: what is in the box; may be empty.
+
+    Raises:
+        ValueError: a coordinate is not finite, out of range or out of order.
+
+    >>> Box(0.38, 0.47, 0.76, 0.62).quad
+    (0.38, 0.47, 0.76, 0.62)
+    """
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.x1 < self.x2 <= 1.0 and 0.0 <= self.y1 < self.y2 <= 1.0):
+            raise ValueError(f"need 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1: {self}")
+
+    @property
+    def quad(self) -> Quad:
+        """(x1, y1, x2, y2)."""
+        return (self.x1, self.y1, self.x2, self.y2)
+
+
+def iou_matrix(predictions: Floats, references: Floats) -> Floats:
+    """Intersection over union of every prediction with every reference.
+
+    Args:
+        predictions: (n, 4) finite corners x1, y1, x2, y2, in any unit; an inverted box has area 0.
+        references: (m, 4), likewise.
+
+    Returns:
+        (n, m), each from 0 to 1 and always finite; 0 where both boxes have area 0.
+
+    The example of figure 1 of arXiv 2512.10691:
+
+    >>> iou_matrix(np.array([[0.35, 0.51, 0.75, 0.64]]), np.array([[0.38, 0.47, 0.76, 0.62]])).round(3)
+    array([[0.596]])
+    """
+    overlap, union, _, _ = _areas(predictions, references)
+    return _ratio(overlap, union)
+
+
+def giou_matrix(predictions: Floats, references: Floats) -> Floats:
+    """Generalised IoU: IoU minus the share of the enclosing box that neither box covers (arXiv 1902.09630).
+
+    Args:
+        predictions: (n, 4) finite corners x1, y1, x2, y2, in any unit; an inverted box has area 0.
+        references: (m, 4), likewise.
+
+    Returns:
+        (n, m), each from -1 to 1 and always finite.
+
+    >>> giou_matrix(np.array([[0.0, 0.0, 0.5, 1.0]]), np.array([[0.5, 0.0, 1.0, 1.0], [0.75, 0.0, 1.0, 1.0]]))
+    array([[ 0.  , -0.25]])
+    """
+    overlap, union, predictions, references = _areas(predictions, references)
+    low = np.minimum(predictions[:, None, :2], references[None, :, :2])
+    high = np.maximum(predictions[:, None, 2:], references[None, :, 2:])
+    sides = np.maximum(high - low, 0.0)
+    enclosing = sides[..., 0] * sides[..., 1]
+    return np.clip(_ratio(overlap, union) - _ratio(enclosing - union, enclosing), -1.0, 1.0)
+
+
+def _areas(predictions: Floats, references: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    predictions, references = (np.clip(boxes, -_FAR, _FAR) for boxes in (predictions, references))
+    low = np.maximum(predictions[:, None, :2], references[None, :, :2])
+    high = np.minimum(predictions[:, None, 2:], references[None, :, 2:])
+    sides = np.maximum(high - low, 0.0)
+    overlap = sides[..., 0] * sides[..., 1]
+    own = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0) for boxes in (predictions, references)]
+    first, second = (extent[:, 0] * extent[:, 1] for extent in own)
+    return overlap, first[:, None] + second - overlap, predictions, references
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def assign(similarity: Floats) -> Floats:
+    """Similarities of the one-to-one pairs with the largest sum (Hungarian method), pairs of similarity 0 left out.
+
+    Args:
+        similarity: (n, m), each at least 0.
+
+    Returns:
+        at most min(n, m) values, in no particular order.
+
+    Greedy choice would take 0.9 and then 0.0 here:
+
+    >>> sorted(assign(np.array([[0.9, 0.8], [0.7, 0.0]])).tolist())
+    [0.7, 0.8]
+    """
+    from scipy.optimize import linear_sum_assignment  # half a second to import: not paid by `list`
+
+    values: Floats = similarity[linear_sum_assignment(similarity, maximize=True)]
+    return values[values > 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two sets of boxes after the options that all box rewards share.
+
+    Attributes:
+        predictions: (n, 4) predicted boxes that may match.
+        references: (m, 4) reference boxes.
+        n_predictions: how many boxes the prediction counts as; at least n.
+        comparable: (n, m) which pairs may match, or None for all.
+    """
+
+    predictions: Floats
+    references: Floats
+    n_predictions: int
+    comparable: NDArray[np.bool_] | None
+
+    @property
+    def n_references(self) -> int:
+        """How many boxes the reference has."""
+        return len(self.references)
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither side has a box."""
+        return self.n_predictions == 0 and self.n_references == 0
+
+    def ious(self) -> Floats:
+        """(n, m) IoU, 0 for pairs that may not match."""
+        return self._allowed(iou_matrix(self.predictions, self.references))
+
+    def gious(self) -> Floats:
+        """(n, m) generalised IoU mapped to 0..1 as (1 + GIoU) / 2, 0 for pairs that may not match."""
+        return self._allowed((1.0 + giou_matrix(self.predictions, self.references)) / 2.0)
+
+    def _allowed(self, similarity: Floats) -> Floats:
+        return similarity if self.comparable is None else similarity * self.comparable
+
+
+def compare(
+    prediction: Sequence[Box],
+    reference: Sequence[Box],
+    invalid_boxes: Sequence[Quad] = (),
+    *,
+    invalid: Invalid = "count",
+    duplicates: Duplicates = "count",
+    labels: Labels = "ignore",
+) -> Comparison:
+    """Apply the options that all box rewards share.
+
+    Args:
+        prediction: the valid boxes of an answer.
+        reference: the boxes of the ground truth.
+        invalid_boxes: what the answer wrote that is no valid box: out of range, degenerate or not finite.
+        invalid: "count" them as predictions that match nothing, so that there is no free spam; "ignore" them; or
+            take the finite ones "as_written", as the code released with arXiv 2512.10691 does.
+        duplicates: "count" every copy of a predicted box, or "merge" exact copies (same corners and label).
+        labels: "ignore" them, or let only boxes whose labels are equal (but for case) "match".
+
+    >>> box = Box(0.1, 0.1, 0.5, 0.5)
+    >>> compare([box, box], [box], [(0.5, 0.5, 0.2, 0.2)]).n_predictions
+    3
+    >>> compare([box, box], [box], [(0.5, 0.5, 0.2, 0.2)], invalid="ignore", duplicates="merge").n_predictions
+    1
+    """
+    if duplicates == "merge":
+        prediction, invalid_boxes = list(dict.fromkeys(prediction)), list(dict.fromkeys(invalid_boxes))
+    quads = [box.quad for box in prediction]
+    names = [box.label for box in prediction]
+    n_predictions = len(quads)
+    if invalid == "as_written":
+        finite = [quad for quad in invalid_boxes if all(map(math.isfinite, quad))]
+        quads, names = quads + finite, names + [""] * len(finite)
+        n_predictions = len(quads)
+    elif invalid == "count":
+        n_predictions += len(invalid_boxes)
+    comparable = None
+    if labels == "match":
+        wanted = [box.label.casefold() for box in reference]
+        pairs = [[name.casefold() == label for label in wanted] for name in names]
+        comparable = np.array(pairs, dtype=bool).reshape(len(names), len(wanted))
+    return Comparison(_array(quads), _array([box.quad for box in reference]), n_predictions, comparable)
+
+
+def _array(quads: Sequence[Quad]) -> Floats:
+    return np.array(quads, dtype=np.float64).reshape(-1, 4)

@@ -1,0 +1,176 @@
+"""Calling a reward: inline, awaited or in a thread; under a time limit; again if it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import inspect
+import math
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from reward_fns.errors import ScorerUnavailable, UsageError
+from reward_fns.failures import FailureRules, failed, given_up, succeeded
+from reward_fns.reading import Reading
+from reward_fns.registry import Reward
+from reward_fns.spec import Component
+
+Outcome = float | ScorerUnavailable
+_BATCH = 32  # samples in one call of a batched reward: enough for a GPU, few enough for the time limit on a CPU
+_ROUNDING = 1e-6  # how far outside its range a value may be by floating-point error, and is moved back in
+
+
+async def outcomes(component: Component, readings: Sequence[Reading], rules: FailureRules) -> list[Outcome]:
+    """What a reward says about samples, each tried again if it fails.
+
+    A batched reward is called with up to 32 at a time. Samples that failed are tried again alone, so that one that a
+    scorer can't digest doesn't take the others along.
+
+    Args:
+        component: the reward and its options.
+        readings: samples of a task that it applies to.
+        rules: see `FailureRules`.
+
+    Returns:
+        per sample, in order, a number in the reward's range or the last failure.
+
+    Raises:
+        UsageError: the reward said that it is used wrongly, or it is batched and returned too few or too many values.
+    """
+    reward = component.reward
+    size = _BATCH if reward.batched else 1
+    calls = [_attempt(component, readings[i : i + size], rules) for i in range(0, len(readings), size)]
+    # Batches of a model would only queue for it, each at the cost of its own time limit.
+    in_turn = not _waits(reward) or (reward.blocking and reward.batched)
+    first = [await call for call in calls] if in_turn else await asyncio.gather(*calls)
+    found = [outcome for group in first for outcome in group]
+    missing = {i: outcome for i, outcome in enumerate(found) if isinstance(outcome, ScorerUnavailable)}
+    for _ in range(len(found) - len(missing)):
+        succeeded(reward.name)
+    again = [_again(component, readings[i], failure, rules) for i, failure in missing.items()]
+    for i, outcome in zip(missing, await asyncio.gather(*again), strict=True):
+        found[i] = outcome
+    return found
+
+
+async def _again(component: Component, reading: Reading, outcome: Outcome, rules: FailureRules) -> Outcome:
+    """The outcome of a sample that failed, after its retries."""
+    name, retry = component.reward.name, 0
+    while isinstance(outcome, ScorerUnavailable) and retry < rules.retries and given_up(name) is None:
+        await asyncio.sleep(rules.pause(retry))
+        (outcome,) = await _attempt(component, [reading], rules)
+        retry += 1
+    if isinstance(outcome, ScorerUnavailable):
+        failed(outcome, retry, rules.stop_after)
+    else:
+        succeeded(name, retry)
+    return outcome
+
+
+async def _attempt(component: Component, readings: Sequence[Reading], rules: FailureRules) -> list[Outcome]:
+    """One call of the reward, for one sample or, if it is batched, for several."""
+    reward = component.reward
+    try:
+        async with _place(reward, rules.concurrency):
+            if cause := given_up(reward.name):
+                return [ScorerUnavailable(reward.name, reading.id, cause) for reading in readings]
+            raw = await _answer(reward, _call(component, readings), rules.timeout)
+        if not reward.batched:
+            raw = [raw]
+        elif len(raw := list(raw)) != len(readings):
+            # A bug that trying again, alone, would hide.
+            raise UsageError(
+                f"{reward.where}: batched reward {reward.name!r} returned {len(raw)} values for {len(readings)} samples"
+            )
+    except UsageError:
+        raise
+    except Exception as error:
+        return [_unavailable(reward, reading.id, error) for reading in readings]
+    return [_number(reward, reading.id, value) for reading, value in zip(readings, raw, strict=True)]
+
+
+def _call(component: Component, readings: Sequence[Reading]) -> Callable[[], Any]:
+    reward = component.reward
+    predictions, references = zip(*(reading.sides(reward) for reading in readings), strict=True)
+    context = {key: [reading.context[key] for reading in readings] for key in reward.context}
+    if reward.batched:
+        return lambda: reward(list(predictions), list(references), component.options, context)
+    alone = {key: value for key, (value,) in context.items()}
+    return lambda: reward(predictions[0], references[0], component.options, alone)
+
+
+async def _answer(reward: Reward, call: Callable[[], Any], timeout: float) -> Any:
+    raw = await _limited(_in_thread(call, reward.name), timeout) if reward.blocking else call()
+    # An async function behind a decorator or a lambda doesn't look like one before it is called.
+    return await _limited(raw, timeout) if inspect.isawaitable(raw) else raw
+
+
+async def _limited(work: Awaitable[Any], timeout: float) -> Any:
+    """The work's result; raises TimeoutError at the limit, even if the work refuses to be cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+    finally:
+        task.cancel()
+    if not done:
+        raise TimeoutError(f"no answer within the time limit of {timeout:g} s")
+    return task.result()
+
+
+async def _in_thread(call: Callable[[], Any], name: str) -> Any:
+    """Run a blocking call in a thread of its own.
+
+    A thread can't be ended from outside: one that hangs is left behind. It is a daemon, unlike the threads of
+    `asyncio.to_thread`, which the event loop and the interpreter wait for when they close.
+    """
+    future: concurrent.futures.Future[tuple[Any, Exception | None]] = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it under the thread's hands
+
+    def run() -> None:
+        try:
+            future.set_result((call(), None))
+        except Exception as error:  # as a value: asyncio's futures don't take a StopIteration
+            future.set_result((None, error))
+
+    threading.Thread(target=run, name=f"reward {name}", daemon=True).start()
+    result, error = await asyncio.wrap_future(future)
+    if error is not None:
+        raise error
+    return result
+
+
+# Per event loop, since asyncio's semaphores belong to one, then per reward and limit.
+_places: WeakKeyDictionary[Any, dict[tuple[str, int], asyncio.Semaphore]] = WeakKeyDictionary()
+
+
+def _place(reward: Reward, limit: int) -> contextlib.AbstractAsyncContextManager[Any]:
+    """A place among the calls under way; plain functions need none, they come one after the other."""
+    if not _waits(reward):
+        return contextlib.nullcontext()
+    of_loop = _places.setdefault(asyncio.get_running_loop(), {})
+    return of_loop.setdefault((reward.name, limit), asyncio.Semaphore(limit))
+
+
+def _waits(reward: Reward) -> bool:
+    """Whether other samples can be scored while this reward is at work on one."""
+    return reward.blocking or inspect.iscoroutinefunction(reward.function)
+
+
+def _number(reward: Reward, sample_id: str, raw: Any) -> Outcome:
+    low, high = reward.range
+    try:
+        value = float(raw)
+    except (TypeError, ValueError, OverflowError):
+        return ScorerUnavailable(reward.name, sample_id, f"returned {raw!r}, which is no number")
+    if math.isnan(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
+        return ScorerUnavailable(reward.name, sample_id, f"returned {value}, outside its range {low} to {high}")
+    return min(max(value, low), high)
+
+
+def _unavailable(reward: Reward, sample_id: str, error: Exception) -> ScorerUnavailable:
+    failure = ScorerUnavailable(reward.name, sample_id, repr(error))
+    failure.__cause__ = error
+    return failure

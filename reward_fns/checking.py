@@ -1,0 +1,202 @@
+"""`check`: try a reward on good, wrong and odd answers before a run depends on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+from reward_fns.errors import UsageError
+from reward_fns.failures import FailureRules
+from reward_fns.reading import Sample
+from reward_fns.registry import TASKS, Reward, get, load_file, names
+from reward_fns.scoring import Result, result_keys, score_batch
+from reward_fns.spec import Component, RewardSpec
+
+Status = Literal["pass", "warn", "fail"]
+_SLOW_INLINE, _SLOW = 0.02, 2.0  # seconds a sample
+
+# Invented; no patient is behind them.
+_REPORTS = (
+    "The lungs are clear. The heart is of normal size. No pleural effusion or pneumothorax.",
+    "There is a large right pleural effusion with adjacent atelectasis. The left lung is clear.",
+    "Moderate cardiomegaly with interstitial oedema and small bilateral effusions.",
+    "A 12 mm nodule projects over the left upper lobe. No consolidation is seen.",
+    "The tip of the endotracheal tube lies 4 cm above the carina. Low lung volumes.",
+    "Consolidation in the right lower lobe, consistent with pneumonia.",
+    "Small left apical pneumothorax after removal of the chest tube. No mediastinal shift.",
+    "Old healed fractures of the right seventh and eighth rib. Otherwise unremarkable.",
+)
+_BOXES = (
+    [[0.1, 0.2, 0.4, 0.5]],
+    [[0.55, 0.6, 0.9, 0.95]],
+    [[0.1, 0.1, 0.3, 0.4], [0.6, 0.1, 0.8, 0.4]],
+    [[0.3, 0.5, 0.75, 0.85]],
+    [[0.05, 0.55, 0.2, 0.9], [0.8, 0.55, 0.95, 0.9], [0.45, 0.05, 0.55, 0.2]],
+    [[0.0, 0.0, 1.0, 1.0]],
+)
+_ODD = (
+    "", " \n\t", "x", "\x00\x1b[31m\u202e", "\ud800\udfff", "<think>never closed", "</think>", "<think>a</think>b",
+    "[Matched Findings]: 9. {}", '{"bbox_2d": [1, 2, 3', "[nan, 0, 1, 1]", "[1e999, -1, 0.5, 2]", "zero point one",
+    "[0.1, 0.2, 0.4, 0.5] " * 300, "No. " * 25_000, "x" * 100_000, "\u0645\u0631\u062d\u0628\u0627 \U0001f600 \u00bd",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one of the checks found."""
+
+    what: str
+    status: Status
+    detail: str
+
+
+def rewards_of(file: Path | None, name: str | None) -> list[Reward]:
+    """The rewards to check: all that a file registers, or the one of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if file is None and name is None:
+        raise UsageError("give a file, as in python -m reward_fns check my_reward.py, or --name")
+    if file is not None:
+        load_file(file.expanduser().resolve())
+    if name is not None:
+        return [get(name)]
+    home = str(Path(str(file)).expanduser().resolve())
+    found = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == home]
+    if not found:
+        raise UsageError(f"{file} registers no reward; put @reward(name, task=..., range=...) above its function")
+    return found
+
+
+def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
+    """Try a reward on invented samples, through the same code that a run uses.
+
+    Args:
+        reward: what to try.
+        options: its options.
+
+    Yields:
+        one finding a check; "fail" for what would break a run, "warn" for what might be meant.
+
+    Raises:
+        UsageError: the options are wrong, or the reward says that it is used wrongly.
+
+    >>> [finding.status for finding in check(get("gleu"), {})]
+    ['pass', 'pass', 'pass', 'pass', 'pass', 'pass', 'pass', 'pass']
+    """
+    reward.check_options(options)
+    spec = RewardSpec(
+        {task: (Component(reward, 1.0, options),) for task in reward.tasks},
+        failures=FailureRules(retries=0, stop_after=1_000_000),
+    )
+    gold = [sample for task in reward.tasks for sample in _samples(task, shift=0)]
+    swapped = [sample for task in reward.tasks for sample in _samples(task, shift=1)]
+    yield _definition(reward)
+    score_batch(gold[:1], spec)  # loads what it loads, so that this doesn't count as slow
+    start = time.perf_counter()
+    results = score_batch(gold + swapped, spec)
+    seconds = (time.perf_counter() - start) / len(results)
+    yield _ran("answers", results)
+    yield Finding("keys", "pass", ", ".join(result_keys(spec)))
+    odd = [sample._replace(solution_str=text) for sample in (gold[0], gold[-1]) for text in _ODD]
+    yield _ran("odd texts", score_batch(odd, spec), [sample.solution_str for sample in odd])
+    values = _values(results, reward)
+    if len(values) < len(results):
+        return  # what that means is said above
+    yield _best(reward, values[: len(gold)])
+    yield _ordered(reward, values[: len(gold)], values[len(gold) :])
+    yield _steady(reward, spec, gold + swapped)
+    yield _speed(reward, seconds)
+
+
+def _samples(task: str, shift: int) -> list[Sample]:
+    """True answers, or with a shift those of another sample."""
+    if task == "report":
+        pairs: list[tuple[str, Any]] = [(text, {"report": text}) for text in _REPORTS]
+    else:
+        pairs = [(", ".join(map(str, quads)), {"boxes": quads}) for quads in _BOXES]
+    answers = [answer for answer, _ in pairs[shift:] + pairs[:shift]]
+    return [
+        Sample(f"check/{task}", answer, truth, {"id": f"{task} {number}"})
+        for number, (answer, (_, truth)) in enumerate(zip(answers, pairs, strict=True))
+    ]
+
+
+def _values(results: Sequence[Result], reward: Reward) -> list[float]:
+    return [result[reward.name] for result in results if isinstance(result, dict)]
+
+
+def _definition(reward: Reward) -> Finding:
+    what = f"{reward.where}; options {', '.join(reward.options) or 'none'}"
+    if not reward.summary:
+        return Finding("signature", "warn", f"{what}; no docstring: say what it is, its range and how it can be gamed")
+    return Finding("signature", "pass", what)
+
+
+def _ran(what: str, results: Sequence[Result], texts: Sequence[str] = ()) -> Finding:
+    failures = [(i, result) for i, result in enumerate(results) if isinstance(result, Exception)]
+    if not failures:
+        return Finding(what, "pass", f"{len(results)} scored, all finite and in range")
+    first, error = failures[0]
+    text = f", on {texts[first][:40]!r}" if texts else ""
+    return Finding(what, "fail", f"{len(failures)} of {len(results)} failed; the first: {error}{text}")
+
+
+def _best(reward: Reward, truth: Sequence[float]) -> Finding:
+    end = reward.range[1] if reward.higher_is_better else reward.range[0]
+    worst = max(truth, key=lambda value: abs(value - end))
+    if math.isclose(worst, end, abs_tol=1e-6):
+        return Finding("gold against gold", "pass", f"the true answer earns {end:g}, the best there is")
+    return Finding(
+        "gold against gold", "warn", f"a true answer earns {worst:g}, while the best of the range is {end:g}"
+    )
+
+
+def _ordered(reward: Reward, truth: Sequence[float], wrong: Sequence[float]) -> Finding:
+    better = mean(truth) > mean(wrong) if reward.higher_is_better else mean(truth) < mean(wrong)
+    means = f"{mean(truth):.4g} with the right reference, {mean(wrong):.4g} with another's"
+    note = "" if better else ": it doesn't tell them apart; is higher_is_better right?"
+    return Finding("shuffled references", "pass" if better else "warn", means + note)
+
+
+def _steady(reward: Reward, spec: RewardSpec, samples: Sequence[Sample]) -> Finding:
+    """Together, again, and alone."""
+    together, again = (score_batch(samples, spec) for _ in range(2))
+    alone = [score_batch([sample], spec)[0] for sample in samples]
+    runs = [_values(results, reward) for results in (together, again, alone)]
+    if {len(run) for run in runs} != {len(samples)}:
+        return Finding("alone as in a batch", "fail", "the same samples are sometimes scored, and sometimes fail")
+    far = [max(abs(a - b) for a, b in zip(runs[0], run, strict=True)) for run in runs[1:]]
+    if far[0] > 1e-9:
+        return Finding("alone as in a batch", "warn", f"the same samples scored again differ by up to {far[0]:.3g}")
+    if far[1] > 1e-5:
+        return Finding("alone as in a batch", "fail", f"values differ by up to {far[1]:.3g}: they depend on the batch")
+    return Finding("alone as in a batch", "pass", "the same values together, again and alone")
+
+
+def _speed(reward: Reward, seconds: float) -> Finding:
+    took, step = f"{seconds * 1000:.3g} ms a sample", f"{seconds * 4096 / 60:.0f} minutes"
+    if seconds > _SLOW_INLINE and not reward.blocking:
+        hint = "; unless it is async, it holds up everything else: register it with batched=True or blocking=True"
+        return Finding("speed", "warn", took + hint)
+    if seconds > _SLOW:
+        return Finding("speed", "warn", f"{took}: the 4096 rollouts of a step of the paper take one process {step}")
+    return Finding("speed", "pass", took)
+
+
+def report(reward: Reward, findings: Iterator[Finding]) -> bool:
+    """Print the findings as they come; say whether none of them failed."""
+    low, high = reward.range
+    tasks = ", ".join(TASKS) if len(reward.tasks) > 1 else reward.task
+    print(f"{reward.name}: {tasks}, {low:g} to {high:g}, {'higher' if reward.higher_is_better else 'lower'} is better")
+    sound = True
+    for finding in findings:
+        sound &= finding.status != "fail"
+        print(f"    {finding.status}  {finding.what:20} {finding.detail}".encode(errors="replace").decode(), flush=True)
+    return sound

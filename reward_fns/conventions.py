@@ -1,0 +1,257 @@
+"""The ways models write boxes, each under a name, in both directions: rendering for a prompt, parsing an answer.
+
+Coordinates of different conventions cannot be told apart by looking at them, so nothing here guesses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from reward_fns.boxes import Box, Quad
+from reward_fns.errors import UsageError, unknown
+
+MAX_BOXES = 100
+"""Boxes of an answer that can be valid, as in COCO's evaluation; what comes after them counts as invalid."""
+
+TOLERANCE = 1e-6
+"""How far outside the image, as a share of its size, a corner is still moved to the edge: float noise, no more."""
+
+Frame = tuple[int, int]
+
+# Every repetition is bounded or ends at a character it cannot match, so 100 kB of hostile text takes linear time.
+_NUMBER = r"[-+]?(?:[0-9]{1,50}(?:\.[0-9]{0,50})?|\.[0-9]{1,50}|(?i:nan|inf(?:inity)?))(?:[eE][-+]?[0-9]{1,9})?"
+_QUAD = re.compile(r"\[" + ",".join([rf"\s*({_NUMBER})\s*"] * 4) + r"\]")
+_OBJECT_OR_QUAD = re.compile(r"\{[^{}]*\}|" + _QUAD.pattern)
+_LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
+_ATTEMPT = re.compile(r"bbox_2d|\[\s*[-+]?\.?[0-9]|(?:(?<![0-9.])[0-9.]{1,50}[^0-9.A-Za-z]{1,9}){3}[0-9.]")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedBoxes:
+    """Boxes read from a text, in shares of the image's width and height.
+
+    Attributes:
+        boxes: the valid ones, in text order.
+        invalid: the others as they were written: not finite, out of range, x2 <= x1 or y2 <= y1, or beyond the first
+            `MAX_BOXES`.
+        unreadable: the text tries to give a box, but there is none to read; False for an answer in words.
+    """
+
+    boxes: tuple[Box, ...]
+    invalid: tuple[Quad, ...]
+    unreadable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """One way of writing boxes.
+
+    Attributes:
+        name: as in `extra_info["box_format"]`.
+        hint: one sentence for a prompt that describes the expected answer.
+        unit: what coordinates count: shares of the image, thousandths of it, its pixels, or pixels of the image as
+            Qwen2.5-VL's processor resizes it.
+        decimals: of a coordinate.
+        as_json: a JSON list of {"bbox_2d", "label"} rather than text.
+    """
+
+    name: str
+    hint: str
+    unit: Literal["share", "thousandth", "pixel", "resized pixel"]
+    decimals: int
+    as_json: bool
+
+    def frame(self, width: int, height: int, min_pixels: int | None = None, max_pixels: int | None = None) -> Frame:
+        """Width and height in pixels of the image that coordinates refer to: the original or the resized one.
+
+        Args:
+            width, height: of the original image, in pixels.
+            min_pixels, max_pixels: bounds of the model's image processor; only `qwen25vl` depends on them, and None
+                means its published defaults.
+
+        >>> get_convention("pixel").frame(640, 480), get_convention("qwen25vl").frame(640, 480)
+        ((640, 480), (644, 476))
+        """
+        if self.unit != "resized pixel":
+            return width, height
+        bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        return smart_resize(width, height, **{key: value for key, value in bounds.items() if value is not None})
+
+    def render(self, boxes: Sequence[Box], frame: Frame) -> str:
+        """The text that gives these boxes.
+
+        A box that rounding would leave without width or height is widened by one unit of the last decimal.
+
+        Args:
+            boxes: what to write.
+            frame: see `frame`; only conventions in pixels depend on it.
+
+        >>> boxes = [Box(0.123, 0.3, 0.45, 0.8, "nodule"), Box(0.5, 0.5, 0.501, 1.0, "line")]
+        >>> get_convention("radvlm").render(boxes, (640, 480))
+        '[0.12, 0.3, 0.45, 0.8] and [0.5, 0.5, 0.51, 1.0]'
+        >>> get_convention("qwen3vl").render(boxes[:1], (640, 480))
+        '[{"bbox_2d": [123, 300, 450, 800], "label": "nodule"}]'
+        """
+        width, height = self._scale(frame)
+        rows = []
+        for box in boxes:
+            x1, x2 = self._span(box.x1, box.x2, width)
+            y1, y2 = self._span(box.y1, box.y2, height)
+            rows.append([x1, y1, x2, y2])
+        if self.as_json:
+            objects = [{"bbox_2d": row, "label": box.label} for row, box in zip(rows, boxes, strict=True)]
+            return json.dumps(objects, ensure_ascii=False)
+        texts = [str(row) for row in rows]
+        return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+    def _scale(self, frame: Frame) -> Frame:
+        return {"share": (1, 1), "thousandth": (1000, 1000)}.get(self.unit, frame)
+
+    def _span(self, low: float, high: float, size: int) -> tuple[float, float]:
+        # Python's own round(x, 2), as in RadVLM's data, and not round(100 * x) / 100: they differ for 0.615.
+        digits = self.decimals or None
+        start, end = round(float(low) * size, digits), round(float(high) * size, digits)
+        if start == end:
+            unit = 10**-self.decimals if self.decimals else 1
+            start, end = (start, round(end + unit, digits)) if end < size else (round(start - unit, digits), end)
+        return start, end
+
+    def parse(self, text: str, frame: Frame) -> ParsedBoxes:
+        """The boxes that a text gives.
+
+        Every `[a, b, c, d]` of four numbers is a box, alone in the text or inside JSON; code fences and anything
+        else around them don't matter, and JSON that breaks off keeps the boxes that are complete. A label is taken
+        from the JSON object the box is in. Numbers may have a sign, decimals and an exponent, or be nan or inf.
+
+        Args:
+            text: an answer; any text, in linear time.
+            frame: see `frame`; only conventions in pixels depend on it.
+
+        >>> get_convention("radvlm").parse("Seen at [0.1, 0.2, 0.3, 0.4] and [0.9, 0.1, 0.2, 0.3].", (640, 480))
+        ... # doctest: +NORMALIZE_WHITESPACE
+        ParsedBoxes(boxes=(Box(x1=0.1, y1=0.2, x2=0.3, y2=0.4, label=''),), invalid=((0.9, 0.1, 0.2, 0.3),),
+                    unreadable=False)
+        """
+        boxes: list[Box] = []
+        invalid: list[Quad] = []
+        width, height = self._scale(frame)
+        for numbers, label in _quads(text):
+            x1, y1, x2, y2 = (float(number) for number in numbers)
+            quad = (x1 / width, y1 / height, x2 / width, y2 / height)
+            box = _valid(quad, label) if len(boxes) < MAX_BOXES else None
+            if box is None:
+                invalid.append(quad)
+            else:
+                boxes.append(box)
+        unreadable = not boxes and not invalid and _ATTEMPT.search(text) is not None
+        return ParsedBoxes(tuple(boxes), tuple(invalid), unreadable)
+
+
+def _quads(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    for match in _OBJECT_OR_QUAD.finditer(text):
+        if match[1] is not None:
+            yield match.groups(), ""
+        else:
+            label = _label(match[0])
+            yield from ((quad.groups(), label) for quad in _QUAD.finditer(match[0]))
+
+
+def _label(json_object: str) -> str:
+    match = _LABEL.search(json_object)
+    try:
+        return str(json.loads(match[1], strict=False)) if match else ""
+    except json.JSONDecodeError:  # an escape that JSON does not know: the box still counts
+        return ""
+
+
+def _valid(quad: Quad, label: str) -> Box | None:
+    x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in quad)
+    # Written so that nan, for which every comparison is false, fails.
+    near = all(abs(value - cut) <= TOLERANCE for value, cut in zip(quad, (x1, y1, x2, y2), strict=True))
+    return Box(x1, y1, x2, y2, label) if near and x1 < x2 and y1 < y2 else None
+
+
+def smart_resize(
+    width: int, height: int, factor: int = 28, min_pixels: int = 3136, max_pixels: int = 12845056
+) -> Frame:
+    """Size to which Qwen2.5-VL's image processor brings an image (arXiv 2502.13923; the defaults are its own).
+
+    Both sides become multiples of `factor`, with the area within the bounds and the aspect ratio kept as far as
+    rounding allows.
+
+    Args:
+        width, height: of the image in pixels, at least 1.
+        factor: patch size times merge size, in pixels.
+        min_pixels, max_pixels: bounds of the area.
+
+    Raises:
+        ValueError: a side is below 1, or one is more than 200 times the other, which the processor refuses too.
+
+    >>> smart_resize(640, 480), smart_resize(2500, 3056, max_pixels=451584)
+    ((644, 476), (588, 728))
+    """
+    if min(width, height) < 1 or max(width, height) > 200 * min(width, height):
+        raise ValueError(f"cannot resize an image of {width} x {height} pixels: sides below 1 or an aspect over 200")
+    new_width, new_height = (max(factor, round(side / factor) * factor) for side in (width, height))
+    if new_width * new_height > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        new_width, new_height = (max(factor, int(side / shrink / factor) * factor) for side in (width, height))
+    elif new_width * new_height < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        new_width, new_height = (math.ceil(side * grow / factor) * factor for side in (width, height))
+    return new_width, new_height
+
+
+CONVENTIONS = {
+    convention.name: convention
+    for convention in (
+        Convention(
+            "radvlm",
+            "Give each place as [x1, y1, x2, y2]: left, top, right and bottom edge as fractions of the image's width "
+            "and height, from 0 to 1 with two decimals.",
+            unit="share",
+            decimals=2,
+            as_json=False,
+        ),
+        Convention(
+            "qwen3vl",
+            'Answer with a JSON list of {"bbox_2d": [x1, y1, x2, y2], "label": "..."}, where left, top, right and '
+            "bottom edge are whole numbers from 0 to 1000 relative to the image's width and height.",
+            unit="thousandth",
+            decimals=0,
+            as_json=True,
+        ),
+        Convention(
+            "qwen25vl",
+            'Answer with a JSON list of {"bbox_2d": [x1, y1, x2, y2], "label": "..."}, where left, top, right and '
+            "bottom edge are pixels of the image as you see it.",
+            unit="resized pixel",
+            decimals=0,
+            as_json=True,
+        ),
+        Convention(
+            "pixel",
+            "Give each place as [x1, y1, x2, y2]: left, top, right and bottom edge in pixels of the original image.",
+            unit="pixel",
+            decimals=0,
+            as_json=False,
+        ),
+    )
+}
+"""All conventions by name."""
+
+
+def get_convention(name: str) -> Convention:
+    """The convention of that name.
+
+    Raises:
+        UsageError: there is none; the message gives the nearest name.
+    """
+    if name not in CONVENTIONS:
+        raise UsageError(unknown("box format", name, CONVENTIONS))
+    return CONVENTIONS[name]

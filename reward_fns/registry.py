@@ -1,0 +1,319 @@
+"""Where rewards register: built-ins, installed packages and users' files, all with the same decorator."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import math
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+from reward_fns.errors import UsageError, unknown
+
+TASKS = ("report", "grounding")
+ANY = "any"
+"""Task of a reward that applies to every task, such as one on the format of the output."""
+ENTRY_POINTS = "cxr_grpo.rewards"
+FROM_VERL = ("reward_router_address", "reward_model_tokenizer")
+"""Context keywords that verl gives where it runs a reward model of its own; None elsewhere."""
+CONTEXT = ("invalid_boxes", "extra_info", "output", "thinking", *FROM_VERL)
+"""Keywords that scoring fills in for a reward whose signature has them; the other keywords are its options."""
+
+DIAGNOSTICS = ("format_ok", "model_failed", "answer_chars", "n_boxes", "n_invalid_boxes")
+# Names that the result, verl's aggregation or verl's dump use for something else.
+_RESERVED = {
+    *DIAGNOSTICS,
+    "score",
+    "acc",
+    "acc_success_only",
+    "reward",
+    "pred",
+    "input",
+    "output",
+    "gts",
+    "step",
+    "uid",
+}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Between(NamedTuple):
+    """Bounds of a numeric option, for an annotation such as `Annotated[float, Between(0, 1)]`."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A registered reward; see `reward` for the attributes that its arguments set.
+
+    Attributes:
+        blocking: whether it runs in a thread, under a time limit.
+        options: its options and their defaults.
+        floor: what an answer earns when the model failed.
+        context: those of `CONTEXT` that it takes.
+        bound: the option that its parametrised name sets, as threshold in `box_f1@0.5`.
+    """
+
+    name: str
+    task: str
+    range: tuple[float, float]
+    higher_is_better: bool
+    batched: bool
+    blocking: bool
+    version: int
+    parameter: str | None
+    floor: float
+    function: Callable[..., Any]
+    options: Mapping[str, Any]
+    context: tuple[str, ...]
+    bound: Mapping[str, Any] = field(default_factory=dict)
+    needs: Callable[[Mapping[str, Any]], Iterable[Any]] | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it applies to."""
+        return TASKS if self.task == ANY else (self.task,)
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def where(self) -> str:
+        """File and line of the definition."""
+        code = inspect.unwrap(self.function).__code__
+        return f"{code.co_filename}:{code.co_firstlineno}"
+
+    def __call__(self, prediction: Any, reference: Any, options: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
+        """Call the function with its options and with those of the context keywords that it takes."""
+        offered = {key: context[key] for key in self.context}
+        return self.function(prediction, reference, **self.bound, **options, **offered)
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the function does not have, or values that its annotations rule out.
+
+        Raises:
+            UsageError: says which, with the nearest valid one.
+        """
+        hints = _hints(self.function)
+        for name, value in options.items():
+            if name not in self.options:
+                raise UsageError(unknown(f"option of reward {self.name}:", name, self.options))
+            complaint = _complaint(value, hints.get(name), f"{name} of reward {self.name}")
+            if complaint:
+                raise UsageError(complaint)
+
+
+def reward(
+    name: str,
+    *,
+    task: str,
+    range: tuple[float, float],
+    higher_is_better: bool = True,
+    batched: bool = False,
+    blocking: bool = False,
+    version: int = 1,
+    parameter: str | None = None,
+    needs: Callable[[Mapping[str, Any]], Iterable[Any]] | None = None,
+    floor: float | None = None,
+) -> Callable[[Function], Function]:
+    """Register the decorated function as a reward.
+
+    The function, `def` or `async def`, takes the prediction and the reference and returns a number. Both are texts
+    for task "report", tuples of `Box` for "grounding"; for "any" they are the answer's text and the true report, ""
+    where the sample has none. Its further parameters are options, each with a default, that a reward spec can set,
+    but for these, which are filled in where the signature has them: `extra_info` (of the sample), `invalid_boxes` (the
+    prediction's boxes that are none, as written), `output` (all that the model wrote), `thinking` (whether it was to
+    think first), and `reward_router_address` and `reward_model_tokenizer` (of a judge inside verl, else None). A
+    plain annotation, a `Literal` or a `Between` on an option is checked before anything runs.
+
+    A plain function is called in verl's event loop, where nothing can end it: one that takes more than milliseconds or
+    waits for anything must be batched, blocking or async.
+
+    Args:
+        name: key of the reward in specs, logs and results: lower case, digits and underscores.
+        task: "report", "grounding" or "any".
+        range: lowest and highest value, both finite; anything else is treated as a failure of the scorer. A failure
+            of the model earns the worse end, or the floor.
+        higher_is_better: which end is the worse.
+        batched: the function takes and returns lists of up to 32 entries, one per sample (context keywords become
+            lists too); in verl there is one sample to a call. Unless async it runs in a thread, as a blocking one.
+        blocking: run the function in a thread and give it up at the time limit; several threads may be in it.
+        version: raise it when values change.
+        parameter: option that can be set in the name, after an "@".
+        needs: from all options of the reward to the files it needs, each a `HubFile` or `HubFolder` of
+            `reward_fns.scorers.weights`; a generator may read what it has yielded before, to find the next.
+        floor: what a failure of the model earns, if not the worse end of the range.
+
+    Raises:
+        UsageError: for a bad argument or signature, or if the name is taken; the message names both places.
+
+    >>> @reward("brevity", task="report", range=(0.0, 1.0))
+    ... def brevity(prediction: str, reference: str, limit: int = 60) -> float:
+    ...     return float(len(prediction) <= limit)
+    >>> dict(get("brevity").options), get("brevity").floor
+    ({'limit': 60}, 0.0)
+    """
+
+    def register(function: Function) -> Function:
+        in_thread = (batched or blocking) and not inspect.iscoroutinefunction(function)
+        worse = range[0] if higher_is_better else range[1]
+        entry = Reward(
+            name, task, range, higher_is_better, batched, in_thread, version, parameter,
+            worse if floor is None else floor, function, *_keywords(name, function), needs=needs,
+        )  # fmt: skip
+        _check(entry)
+        # The same lines loaded again, say by verl under another module name, are no second reward.
+        if name in _registered and _registered[name].where != entry.where:
+            raise UsageError(f"two rewards are called {name!r}: {_registered[name].where} and {entry.where}")
+        _registered[name] = entry
+        return function
+
+    return register
+
+
+_registered: dict[str, Reward] = {}
+
+
+def _keywords(name: str, function: Callable[..., Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) < 2:
+        raise UsageError(f"reward {name!r}: the function must take a prediction and a reference")
+    context = tuple(p.name for p in parameters[2:] if p.name in CONTEXT)
+    options = {p.name: p.default for p in parameters[2:] if p.name not in CONTEXT}
+    bad = [option for option, default in options.items() if default is inspect.Parameter.empty]
+    if bad:
+        raise UsageError(f"reward {name!r}: option {bad[0]!r} needs a default")
+    return options, context
+
+
+def _check(entry: Reward) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", entry.name) or entry.name in _RESERVED:
+        raise UsageError(
+            f"{entry.where}: {entry.name!r} can't be the name of a reward: need lower case, digits and underscores, "
+            f"and none of {', '.join(sorted(_RESERVED))}"
+        )
+    if entry.task not in (*TASKS, ANY):
+        raise UsageError(f"{entry.where}: {unknown('task', entry.task, (*TASKS, ANY))}")
+    low, high = entry.range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"{entry.where}: the range of {entry.name!r} must be finite and in order, got {entry.range}")
+    if not low <= entry.floor <= high:
+        raise UsageError(
+            f"{entry.where}: the floor of {entry.name!r}, {entry.floor}, is outside its range {entry.range}"
+        )
+    if entry.parameter is not None and entry.parameter not in entry.options:
+        raise UsageError(f"{entry.where}: {unknown('option', entry.parameter, entry.options)}")
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # annotations that only a type checker can resolve
+        return {}
+
+
+def _complaint(value: Any, hint: Any, what: str) -> str | None:
+    bounds = Between(-math.inf, math.inf)
+    if get_origin(hint) is Annotated:
+        bounds = next((extra for extra in hint.__metadata__ if isinstance(extra, Between)), bounds)
+        hint = hint.__origin__
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return None if value in choices else unknown(f"value of {what}:", value, map(str, choices))
+    if (type(value), hint) in ((int, int), (int, float), (float, float)):
+        inside = math.isfinite(value) and bounds.low <= value <= bounds.high
+        return None if inside else f"{what} must be a finite number from {bounds.low} to {bounds.high}, got {value}"
+    if hint in (bool, int, float, str) and type(value) is not hint:
+        return f"{what} must be of type {hint.__name__}, got {value!r}"
+    return None
+
+
+@functools.cache
+def _discover() -> None:
+    """Import the built-ins, one module of `reward_fns.rewards` each, and what installed packages announce."""
+    package = importlib.import_module("reward_fns.rewards")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:
+            raise UsageError(
+                f"entry point {point.name} = {point.value} of group {ENTRY_POINTS} can't be loaded: {error!r}; "
+                "mend or uninstall the package that brings it"
+            ) from error
+
+
+@functools.cache
+def load_file(path: Path) -> None:
+    """Import a user's Python file, which registers its rewards; once per process.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UsageError: there is no such file, or running it fails.
+    """
+    if not path.is_file():
+        raise UsageError(f"no reward file {path}")
+    module_spec = importlib.util.spec_from_file_location(f"cxr_grpo_rewards_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"reward file {path} can't be loaded: {error!r}") from error
+
+
+def names() -> list[str]:
+    """Names of all rewards, sorted.
+
+    >>> [name for name in names() if name.startswith("box_")]
+    ['box_f1', 'box_giou', 'box_iou', 'box_soft_f1']
+    """
+    _discover()
+    return sorted(_registered)
+
+
+def get(name: str) -> Reward:
+    """The reward of that name; after an "@", its name may carry the value of the option meant for that.
+
+    Raises:
+        UsageError: there is none (the message gives the nearest), or the value is wrong.
+
+    >>> get("box_f1@0.5").bound
+    {'threshold': 0.5}
+    """
+    base, at, text = name.partition("@")
+    if base not in names():
+        raise UsageError(unknown("reward", name, _registered))
+    entry = _registered[base]
+    if not at:
+        return entry
+    if entry.parameter is None:
+        raise UsageError(f"reward {base} takes no value after its name, got {name!r}")
+    try:
+        bound = {entry.parameter: type(entry.options[entry.parameter])(text)}
+    except ValueError as error:
+        raise UsageError(f"{name!r}: {text!r} is no value for option {entry.parameter} of {base}") from error
+    entry.check_options(bound)
+    rest = {option: default for option, default in entry.options.items() if option != entry.parameter}
+    return replace(entry, name=name, options=rest, bound=bound)

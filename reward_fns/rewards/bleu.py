@@ -1,0 +1,41 @@
+"""BLEU of a report, a text reward without any model."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal
+
+from reward_fns.registry import reward
+
+Smoothing = Literal["exp", "floor", "add-k", "none"]
+
+
+@cache
+def _bleu(smoothing: Smoothing) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(smooth_method=smoothing, effective_order=True)
+
+
+@reward("bleu", task="report", range=(0.0, 1.0))
+def bleu(prediction: str, reference: str, smoothing: Smoothing = "exp") -> float:
+    """Sentence BLEU: geometric mean of the precisions of 1- to 4-grams, times exp(1 - n_ref / n_pred) if too short.
+
+    Words as in mteval-v13a, with upper and lower case kept. Orders of which the prediction has no n-gram are left out.
+
+    Args:
+        prediction: the generated report.
+        reference: the true report.
+        smoothing: what stands for an order without a match, as in sacrebleu: "exp" halves it from order to order,
+            "floor" counts 0.1 matches, "add-k" adds 1 to matches and n-grams of the orders above 1, "none" makes it 0.
+
+    Returns:
+        0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth, and a long text is hardly punished
+        for what it adds; `gleu` was made to be the better reward of the two.
+
+    Source: Papineni 2002 (aclanthology.org/P02-1040); sentence_bleu of sacrebleu (aclanthology.org/W18-6319) / 100.
+
+    >>> round(bleu("The heart is enlarged.", "The heart is not enlarged."), 4)
+    0.4094
+    """
+    return float(_bleu(smoothing).sentence_score(prediction, [reference]).score) / 100

@@ -1,0 +1,41 @@
+"""Likeness of two reports as CheXbert sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reward_fns.registry import reward
+from reward_fns.rewards.chexbert_f1 import needs
+from reward_fns.scorers.chexbert import BASE, CHECKPOINT, Backend, classify, cosine, sources
+
+
+@reward("chexbert_cosine", task="report", range=(-1.0, 1.0), batched=True, needs=needs)
+def chexbert_cosine(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    repo: str = CHECKPOINT.repo,
+    revision: str = CHECKPOINT.revision,
+    base: str = BASE.repo,
+    backend: Backend = "builtin",
+) -> list[float]:
+    """Cosine of the [CLS] states of the two reports in CheXbert, known as semb score or CheXbert vector similarity.
+
+    Args:
+        predictions: the generated reports.
+        references: the true reports.
+        repo, revision, base, backend: see `chexbert_f1`.
+
+    Returns:
+        -1 to 1; hardly ever below 0. Cost: as `chexbert_f1`. Gaming: no more than a likeness: it is smooth where
+        `chexbert_f1` has steps, but a wrong finding costs little in a report that is otherwise alike.
+
+    Source: arXiv 2308.05046 / doi 10.1016/j.patter.2023.100802 (semb score, a part of RadCliQ); in the reward of arXiv
+    2601.17151 (UniRG-CXR).
+
+    >>> round(cosine([1.0, 2.0, 2.0], [2.0, 2.0, 1.0]), 4)  # of vectors with 768 numbers, in truth
+    0.8889
+    """
+    checkpoint, folder = sources(repo, revision, base)
+    found = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
+    sides = found[: len(predictions)], found[len(predictions) :]
+    return [cosine(a.embedding, b.embedding) for a, b in zip(*sides, strict=True)]

@@ -1,0 +1,125 @@
+"""Agreement of the findings that CheXbert reads off two reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from reward_fns.registry import Between, reward
+from reward_fns.scorers.chexbert import BASE, CHECKPOINT, OBSERVATIONS, POSITIVE, UNCERTAIN, Backend, classify, sources
+from reward_fns.scorers.weights import HubFile, HubFolder
+
+Labels = Literal["all", "top5"]
+Uncertain = Literal["positive", "class"]
+Definition = Literal["f1", "accuracy", "exact"]
+
+_TOP5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
+_INDICES: dict[Labels, list[int]] = {
+    "all": list(range(len(OBSERVATIONS))),
+    "top5": [OBSERVATIONS.index(observation) for observation in _TOP5],
+}
+
+
+def needs(options: Mapping[str, Any]) -> tuple[HubFile, HubFolder]:
+    """The weight files of the rewards that use CheXbert."""
+    return sources(options["repo"], options["revision"], options["base"])
+
+
+@reward("chexbert_f1", task="report", range=(0.0, 1.0), batched=True, needs=needs)
+def chexbert_f1(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    labels: Labels = "all",
+    uncertain: Uncertain = "positive",
+    definition: Definition = "f1",
+    both_empty: Annotated[float, Between(0, 1)] = 1.0,
+    repo: str = CHECKPOINT.repo,
+    revision: str = CHECKPOINT.revision,
+    base: str = BASE.repo,
+    backend: Backend = "builtin",
+) -> list[float]:
+    """F1 of the findings that CheXbert sees in the two reports, one report at a time.
+
+    2 TP / (2 TP + FP + FN) over the observations that are marked in either report; see `agreement` for the other
+    definitions. Of one report, sample F1 and micro F1 are the same; the micro and macro F1 of tables are over all
+    reports and are no means of this.
+
+    Args:
+        predictions: the generated reports.
+        references: the true reports.
+        labels, uncertain, definition, both_empty: see `agreement`.
+        repo: hub repository, or local folder, of chexbert.pth.
+        revision: of that repository.
+        base: hub repository, or local folder, of the configuration and tokenizer of bert-base-uncased.
+        backend: "reference" has the f1chexbert package do it, in an environment where it runs.
+
+    Returns:
+        0 to 1. Cost: a pass of a BERT-base per distinct text, in batches. Gaming: severity,
+        place and everything outside the 14 observations are free, and so is the wording; values are few, so that a
+        group of rollouts often gets the same one. A report that only lists frequent findings scores well.
+
+    Source: arXiv 2004.09167 (CheXbert); labels as in the package f1chexbert 0.0.2 (parity is tested), whose mode "rrg"
+    is `uncertain="positive"`. As a reward in arXiv 2509.22812 (EditGRPO: micro F1 of 14).
+
+    >>> prediction = (0, 1, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 0, 0)  # cardiomegaly, effusion, perhaps edema
+    >>> reference = (0, 1, 0, 0, 1, 0, 0, 1, 2, 2, 0, 0, 0, 0)  # cardiomegaly, edema, atelectasis, no effusion
+    >>> round(agreement(prediction, reference), 4)
+    0.6667
+    """
+    checkpoint, folder = sources(repo, revision, base)
+    found = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
+    sides = found[: len(predictions)], found[len(predictions) :]
+    return [
+        agreement(
+            a.classes, b.classes, labels=labels, uncertain=uncertain, definition=definition, both_empty=both_empty
+        )
+        for a, b in zip(*sides, strict=True)
+    ]
+
+
+def agreement(
+    prediction: Sequence[int],
+    reference: Sequence[int],
+    *,
+    labels: Labels = "all",
+    uncertain: Uncertain = "positive",
+    definition: Definition = "f1",
+    both_empty: float = 1.0,
+) -> float:
+    """How far two reports agree, by the classes of CheXbert's 14 observations.
+
+    Args:
+        prediction, reference: per observation 0 blank, 1 positive, 2 negative or 3 uncertain.
+        labels: "all" 14, with "No Finding" as one of them, or the "top5" of the field: cardiomegaly, edema,
+            consolidation, atelectasis and pleural effusion.
+        uncertain: an uncertain observation counts as "positive", or as a "class" of its own that matches only itself.
+            Blank and negative are the same in either case.
+        definition: "f1" of the marked observations; "accuracy", the share of all observations that agree; or "exact",
+            1 if all agree and else 0 (what f1chexbert and RadEval return per report, for the top 5).
+        both_empty: "f1" if nothing is marked in either report; scikit-learn, and so f1chexbert, has 0 there.
+
+    Returns:
+        0 to 1.
+
+    >>> perhaps, surely = [0, 3] + [0] * 12, [0, 1] + [0] * 12
+    >>> agreement(perhaps, surely), agreement(perhaps, surely, uncertain="class")
+    (1.0, 0.0)
+    >>> round(agreement(perhaps, [0] * 14, definition="accuracy"), 4)
+    0.9286
+    """
+    ours, theirs = ([_mark(classes[i], uncertain) for i in _INDICES[labels]] for classes in (prediction, reference))
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    if definition == "accuracy":
+        return same / len(ours)
+    if definition == "exact":
+        return float(same == len(ours))
+    marked = sum(map(bool, ours)) + sum(map(bool, theirs))
+    hits = sum(bool(a) and a == b for a, b in zip(ours, theirs, strict=True))
+    return 2 * hits / marked if marked else both_empty
+
+
+def _mark(label: int, uncertain: Uncertain) -> int:
+    """The class, with those that count as the same made one; 0 if not marked."""
+    if label == UNCERTAIN and uncertain == "positive":
+        return POSITIVE
+    return label if label in (POSITIVE, UNCERTAIN) else 0

@@ -1,0 +1,42 @@
+"""GLEU of a report, a text reward without any model."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from reward_fns.registry import reward
+
+
+@cache
+def _tokenizer() -> Any:
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    return Tokenizer13a()
+
+
+@reward("gleu", task="report", range=(0.0, 1.0))
+def gleu(prediction: str, reference: str) -> float:
+    """Google's sentence BLEU: the n-grams of 1 to 4 words that both texts share.
+
+    The shared n-grams (each as often as it is in both) divided by the n-grams of the longer text: the smaller of
+    precision and recall. Words as in mteval-v13a, with upper and lower case kept.
+
+    Args:
+        prediction: the generated report.
+        reference: the true report.
+
+    Returns:
+        0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth: "no" may be missing at little
+        cost, and frequent normal sentences pay.
+
+    Source: arXiv 1609.08144, section 5.2; equal to `google_bleu` of Hugging Face's evaluate for one pair, the reward
+    of the ablation "GLEU" in arXiv 2512.10691, table 3.
+
+    >>> round(gleu("The heart is enlarged.", "The heart is not enlarged."), 4)
+    0.5
+    """
+    from nltk.translate.gleu_score import sentence_gleu  # nltk takes a second to import
+
+    words = [_tokenizer()(text).split() for text in (reference, prediction)]
+    return float(sentence_gleu([words[0]], words[1]))

@@ -1,0 +1,99 @@
+"""A language model that counts errors and matched findings: a judge after GREEN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from reward_fns.errors import UsageError
+from reward_fns.registry import Between, reward
+from reward_fns.scorers.green import SCHEMA, disarm, prompt, read_json, read_strict, read_upstream, template
+from reward_fns.scorers.judge import JudgeFailure, locate
+
+_PUBLISHED = "StanfordAIMI/GREEN-radllama2-7b"
+_PROMPTS = Path(__file__).parents[1] / "scorers" / "prompts"
+_END = "</s>"
+
+
+@reward("green", task="report", range=(0.0, 1.0))
+async def green(
+    prediction: str,
+    reference: str,
+    mode: Literal["green", "json"] = "green",
+    parser: Literal["strict", "upstream"] = "strict",
+    base_url: str = "",
+    model: str = "",
+    prompt_file: str = "",
+    max_tokens: Annotated[int, Between(16, 100_000)] = 1024,
+    both_empty: Annotated[float, Between(0, 1)] = 1.0,
+    reward_router_address: str | None = None,
+) -> float:
+    """matched findings / (matched findings + clinically significant errors), as counted by a language model.
+
+    0 if nothing matches. A judge that can't be reached, or whose answer can't be read, is a failure of the scorer and
+    never a score.
+
+    Args:
+        prediction: the generated report, of which the judge sees 300 words, disarmed (`reward_fns.scorers.green`).
+        reference: the true report, likewise.
+        mode: "green" sends a plain prompt to /completions in the layout of the published GREEN model; "json" sends a
+            chat message to any instruct model and has the server enforce a JSON schema.
+        parser: for mode green. "strict" refuses answers that are cut off, incomplete or ambiguous. "upstream" reads
+            what the package green_score would, faults and all: for tables, not for training.
+        base_url: of an OpenAI-compatible server, as http://host:8000/v1. Without it the judge that verl runs is asked,
+            or the one in the environment variable CXR_GRPO_JUDGE_URL. A key comes from CXR_GRPO_JUDGE_KEY only.
+        model: name that the server knows the model by; inside verl it is reward.reward_model.model_path. Without it:
+            CXR_GRPO_JUDGE_MODEL, in mode green at last StanfordAIMI/GREEN-radllama2-7b.
+        prompt_file: a prompt of one's own with the places {reference} and {candidate}, and optionally {mark}, a word
+            that the candidate can't contain. The published model was trained on the prompt of its authors, which is
+            theirs; give it here to get that model's numbers. Ours has the same structure.
+        max_tokens: of the answer.
+        both_empty: value if the strict parser finds no match and no error of any kind, which the formula leaves open:
+            a normal pair in the eyes of a judge that counts only abnormal findings.
+        reward_router_address: filled in by verl.
+
+    Returns:
+        0 to 1. Cost: 2.2 s a sample unbatched (Hugging Face, A100; docs of RadEval); a vLLM server works on many at a
+        time, `failures: {concurrency: 32}` of the reward spec bounds them per process. Gaming: longer reports with
+        many safe normal findings pay; a judge can be talked round: headings, role markers and JSON in a report are
+        disarmed and our prompts warn the judge, but read judged answers with high scores. Text beyond 300 words is
+        free. See examples/judge for servers.
+
+    Raises:
+        UsageError: no judge is named, or options contradict each other.
+        JudgeFailure: there is no readable answer.
+
+    Source: GREEN, arXiv 2405.03595, with the formula of its code; arXiv 2512.10691 reports it in table 1 and doesn't
+    train on it.
+
+    The numbers behind an answer:
+
+    >>> from reward_fns.scorers.green import read_strict
+    >>> answer = '''[Explanation]: The effusion is on the other side.
+    ... [Clinically Significant Errors]:
+    ... (c) Wrong location or side of a finding: 1. Effusion
+    ... [Clinically Insignificant Errors]: No errors.
+    ... [Matched Findings]: 3. Normal heart; clear right lung; no pneumothorax'''
+    >>> read_strict(answer), read_strict(answer).score(both_empty=1.0)
+    (Verdict(matched=3, significant=1, insignificant=0), 0.75)
+    """
+    if mode == "json" and parser == "upstream":
+        raise UsageError("green: parser=upstream reads answers of mode=green; leave it out with mode=json")
+    judge = locate(base_url, model, reward_router_address, _PUBLISHED if mode == "green" else "")
+    path = Path(prompt_file).expanduser() if prompt_file else _PROMPTS / f"{mode}.txt"
+    texts = [disarm(text, numbers=parser == "strict") for text in (reference, prediction)]
+    if not texts[1]:  # nothing but control characters: no report
+        return 0.0
+    message = prompt(template(path), *texts)
+    if mode == "json":
+        answer = await judge.chat(message, max_tokens=max_tokens, schema=SCHEMA)
+    else:
+        # The published model has seen an empty turn of the assistant before its own.
+        layout = f"<|user|>\n{message}{_END}\n<|assistant|>\n{_END}\n<|assistant|>\n"
+        answer = await judge.complete(layout, max_tokens=max_tokens, stop=_END)
+    if parser == "upstream":
+        return read_upstream(answer.text)
+    if not answer.complete:
+        raise JudgeFailure(f"the judge's answer was cut off at max_tokens={max_tokens}: {answer.text[-300:]!r}")
+    verdict = read_json(answer.text) if mode == "json" else read_strict(answer.text)
+    return 0.0 if verdict is None else verdict.score(both_empty)

@@ -1,0 +1,124 @@
+"""RadGraph F1: do two reports name the same findings, in the same places?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from reward_fns.registry import reward
+from reward_fns.scorers.radgraph import MAX_CHARS, REPO, Annotation, Backend, ModelName, annotate, sources
+from reward_fns.scorers.weights import HubFile, HubFolder
+
+Level = Literal["simple", "partial", "complete"]
+CaseMode = Literal["pypi", "git"]
+
+
+def annotation_f1(prediction: Annotation, reference: Annotation, level: Level, case_mode: CaseMode) -> float:
+    """F1 of two sets of facts, see `radgraph_f1`; 0 if a side has no entity.
+
+    "Small left effusion" against "left effusion", where in the one both adjectives and in the other the one there is
+    relate to the effusion:
+
+    >>> from reward_fns.scorers.radgraph import Entity
+    >>> small = Entity("Small", "OBS-DP", 0, 0, (("modify", 2),))
+    >>> left = Entity("left", "ANAT-DP", 1, 1)
+    >>> prediction = small, left, Entity("effusion", "OBS-DP", 2, 2, (("located_at", 1),))
+    >>> reference = Entity("left", "ANAT-DP", 0, 0), Entity("effusion", "OBS-DP", 1, 1)
+    >>> levels = "simple", "partial", "complete"
+    >>> [round(annotation_f1(prediction, reference, level, "pypi"), 4) for level in levels]
+    [0.8, 0.4, 0.4]
+    """
+    predicted, true = (_facts(side, level, case_mode) for side in (prediction, reference))
+    if not predicted or not true:
+        return 0.0
+    return 2.0 * len(predicted & true) / (len(predicted) + len(true))
+
+
+def _facts(annotation: Annotation, level: Level, case_mode: CaseMode) -> set[tuple[object, ...]]:
+    facts: set[tuple[object, ...]] = set()
+    for entity in annotation:
+        tokens = entity.tokens.lower() if case_mode == "git" else entity.tokens
+        if level == "simple" or not entity.relations:
+            facts.add((tokens, entity.label))
+        elif level == "partial":
+            facts.add((tokens, entity.label, True))
+        else:
+            # Relations are without case in either mode.
+            facts |= {
+                (entity.tokens.lower(), entity.label, kind, annotation[target].tokens.lower())
+                for kind, target in entity.relations
+            }
+    return facts
+
+
+def _needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:
+    return sources(*(options[name] for name in ("model", "revision", "repo", "encoder")))
+
+
+@reward("radgraph_f1", task="report", range=(0.0, 1.0), batched=True, needs=_needs)
+def radgraph_f1(
+    predictions: list[str],
+    references: list[str],
+    level: Level = "complete",
+    model: ModelName = "radgraph-xl",
+    case_mode: CaseMode = "pypi",
+    lower_text: bool = True,
+    max_chars: int = MAX_CHARS,
+    min_chars: int = 6,
+    revision: str = "main",
+    repo: str = REPO,
+    encoder: str = "",
+    backend: Backend = "builtin",
+) -> list[float]:
+    """F1 of the entities and relations that RadGraph finds in both reports.
+
+    2 |P & R| / (|P| + |R|) over the sets of facts of prediction and reference; 0 if either has none. A fact is, by
+    level: "simple": words and label of an entity; "partial": and whether it relates to another; "complete": of an
+    entity without relations, its words and label, of one with, instead one fact for each relation: words and label,
+    type of the relation, words of the other entity.
+
+    Args:
+        predictions: generated reports.
+        references: true reports.
+        level: see above; RG_E, RG_ER and RG_ER with a bar in papers.
+        model: the weights; values of different models can't be compared.
+        case_mode: whether Edema and edema differ. "pypi": yes, but not in relations, as in radgraph 0.1.18 on PyPI;
+            "git": no, as in its repository since 5 May 2026.
+        lower_text: read the texts in lower case, which changes what the model finds: the paper trains so and
+            evaluates on texts as they are.
+        max_chars: texts are cut there first; 0 for no limit, which lets a rambling answer take minutes.
+        min_chars: a pair with a shorter text gets 0; the paper refuses 5 characters and less.
+        revision, repo, encoder: where the weights are, see `reward_fns.scorers.radgraph.annotate`.
+        backend: "reference" has the radgraph package do it, one report at a time, in an environment where it runs.
+
+    Returns:
+        0 to 1 each. Cost: a pass of a BERT-base per distinct text, in batches, plus work that grows with the square of
+        its words. Gaming: it counts what is found, not what is true: short reports of the commonest findings pay (in
+        table 3 of the paper, reports trained on this reward alone shrink to 93 characters), wording in which RadGraph
+        sees no entity costs nothing, and a wrong side or size costs one fact however grave it is.
+
+    Raises:
+        UsageError: weights can't be had or a package is missing.
+
+    Source: arXiv 2106.14463 (RadGraph), 2210.12186 (the reward and its levels); defaults as the ablation "RadGraph" of
+    arXiv 2512.10691, table 3, and its released code. For the tables of that paper set lower_text false, max_chars 0
+    and min_chars 0.
+
+    Too short for any weights to be asked, by the rule of the paper:
+
+    >>> radgraph_f1(["None."], ["No pneumothorax."])
+    [0.0]
+    """
+    todo = [
+        i
+        for i, pair in enumerate(zip(predictions, references, strict=True))
+        if min(map(len, pair)) >= max(min_chars, 1)
+    ]
+    texts = [side[i][: max_chars or None] for side in (predictions, references) for i in todo]
+    if lower_text:
+        texts = [text.lower() for text in texts]
+    found = annotate(texts, model=model, revision=revision, max_chars=0, repo=repo, encoder=encoder, backend=backend)
+    scores = [0.0] * len(predictions)
+    for i, prediction, reference in zip(todo, found[: len(todo)], found[len(todo) :], strict=True):
+        scores[i] = annotation_f1(prediction, reference, level, case_mode)
+    return scores

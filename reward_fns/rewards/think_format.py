@@ -1,0 +1,43 @@
+"""Whether a thinking model kept to the form: thoughts in tags, then an answer."""
+
+from __future__ import annotations
+
+from reward_fns.registry import reward
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+@reward("think_format", task="any", range=(0.0, 1.0))
+def think_format(
+    prediction: str, reference: str, opened_by_prompt: bool = False, output: str = "", thinking: bool = True
+) -> float:
+    """1 if the output is exactly one <think>...</think> that isn't empty and an answer after it, else 0.
+
+    Nothing but white space may stand before the opening tag. A sample that wasn't to think earns 1 without either tag.
+
+    Args:
+        prediction: the answer; not looked at.
+        reference: not looked at.
+        opened_by_prompt: the chat template ends the prompt with <think>, as that of Qwen3-VL-Thinking does, so that
+            the output has only the closing tag.
+        output: all that the model wrote.
+        thinking: whether the sample's `extra_info` asks for thoughts.
+
+    Returns:
+        0 or 1, in microseconds. Gaming: a single word of thought is enough, so keep its weight small. Off in every
+        preset of arXiv 2512.10691, which has no format reward (section 3): there a missing </think> costs through the
+        floor of the other rewards.
+
+    Source: arXiv 2501.12948, section 2.2.2; used by rivals at a weight of 0.1 (DeepMedix-R1, arXiv 2509.03906).
+
+    >>> think_format("", "", output="<think>Wide heart.</think> Cardiomegaly.")
+    1.0
+    >>> think_format("", "", output="<think></think> Cardiomegaly."), think_format("", "", output="Cardiomegaly.")
+    (0.0, 0.0)
+    """
+    if not thinking:
+        return float(_OPEN not in output and _CLOSE not in output)
+    text = (_OPEN if opened_by_prompt else "") + output.strip()
+    thought, _, answer = text.removeprefix(_OPEN).partition(_CLOSE)
+    once = text.startswith(_OPEN) and text.count(_OPEN) == text.count(_CLOSE) == 1
+    return float(once and bool(thought.strip()) and bool(answer.strip()))

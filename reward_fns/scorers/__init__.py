@@ -1,0 +1,1 @@
+"""The models behind the neural rewards, and the weight files they need."""

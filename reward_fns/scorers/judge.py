@@ -1,0 +1,138 @@
+"""Asking a language model that sits behind any OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from reward_fns.errors import UsageError
+
+URL, MODEL, KEY = "CXR_GRPO_JUDGE_URL", "CXR_GRPO_JUDGE_MODEL", "CXR_GRPO_JUDGE_KEY"
+"""Environment variables. The key comes from nowhere else, and goes to no server that nobody has named."""
+
+Result = TypeVar("Result")
+
+
+class JudgeFailure(Exception):
+    """The server couldn't be asked, or what it answered is of no use; a failure of the scorer, never a score."""
+
+
+class Answer(NamedTuple):
+    """What a judge wrote, and whether it came to its end (rather than to the limit of tokens)."""
+
+    text: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model and where it is served.
+
+    Attributes:
+        base_url: of the server, up to and with its version, as http://host:8000/v1.
+        model: the name that it serves the model under.
+    """
+
+    base_url: str
+    model: str
+
+    async def complete(self, prompt: str, *, max_tokens: int, stop: str) -> Answer:
+        """Continue a prompt as it is, without a chat template, at temperature 0.
+
+        Raises:
+            JudgeFailure: see the class; after the client's own retries (connection, 408, 409, 429 and 5xx, with
+                exponential back-off and jitter, or as the server's Retry-After says).
+        """
+        request = {"prompt": prompt, "stop": stop, "max_tokens": max_tokens}
+        return await _on_judge_loop(self._ask("completions", request))
+
+    async def chat(self, message: str, *, max_tokens: int, schema: Mapping[str, Any]) -> Answer:
+        """Answer a message with JSON of this schema, at temperature 0. Raises as `complete`."""
+        form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+        messages = [{"role": "user", "content": message}]
+        request = {"messages": messages, "response_format": form, "max_tokens": max_tokens}
+        return await _on_judge_loop(self._ask("chat", request))
+
+    async def _ask(self, kind: str, request: Mapping[str, Any]) -> Answer:
+        import openai
+
+        client = _client(self.base_url, os.environ.get(KEY) or "none")
+        create = client.completions.create if kind == "completions" else client.chat.completions.create
+        try:
+            response = await create(model=self.model, temperature=0.0, **request)
+        except (openai.APIError, ValueError) as error:
+            reason = f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
+            raise JudgeFailure(f"judge {self.model!r} at {self.base_url}: {type(error).__name__}: {reason}") from error
+        try:
+            choice = response.choices[0]
+            text = choice.text if kind == "completions" else choice.message.content
+            return Answer(_text(text), choice.finish_reason == "stop")
+        except (AttributeError, IndexError, TypeError) as error:  # the client doesn't check what a server sends
+            raise JudgeFailure(f"judge at {self.base_url} sent no completion, but {str(response)[:200]!r}") from error
+
+
+def locate(base_url: str, model: str, router_address: str | None, default_model: str = "") -> Judge:
+    """The judge that options, verl or the environment name.
+
+    Args:
+        base_url: option of a reward; if empty, verl's router is taken, and else the environment variable `URL`.
+        model: option of a reward; if empty, the environment variable `MODEL` is taken, and else the default.
+        router_address: host:port of the router of verl's reward model, if there is one.
+        default_model: "" if there is none.
+
+    Raises:
+        UsageError: no server or no model is named, or the package `openai` is missing.
+
+    >>> locate("", "Qwen/Qwen3-8B", "10.0.0.7:4000")
+    Judge(base_url='http://10.0.0.7:4000/v1', model='Qwen/Qwen3-8B')
+    """
+    try:
+        import openai  # noqa: F401
+    except ImportError as error:
+        raise UsageError("a judge needs the package openai: pip install 'cxr-grpo[judge]'") from error
+    where = base_url or (f"http://{router_address}/v1" if router_address else os.environ.get(URL, ""))
+    name = model or os.environ.get(MODEL, "") or default_model
+    if not where:
+        raise UsageError(
+            f"no judge is named: set option base_url or the environment variable {URL} to an OpenAI-compatible server, "
+            "as http://host:8000/v1, or give verl a reward model (reward.reward_model.enable=True)"
+        )
+    if not name:
+        raise UsageError(f"no judge model is named: set option model or the environment variable {MODEL}")
+    return Judge(where, name)
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"no text: {text!r}")
+    return text
+
+
+# Only ever called in the judge loop, so by one thread.
+@functools.cache
+def _client(base_url: str, key: str) -> Any:
+    import openai
+
+    return openai.AsyncOpenAI(base_url=base_url, api_key=key)
+
+
+# All requests of the process leave from one event loop: the connections of a client belong to a loop, and those that
+# scores are asked for come and go.
+_lock = threading.Lock()
+_home: tuple[threading.Thread, asyncio.AbstractEventLoop] | None = None
+
+
+async def _on_judge_loop(work: Coroutine[Any, Any, Result]) -> Result:
+    global _home
+    with _lock:
+        if _home is None or not _home[0].is_alive():  # a forked process has no thread but the one that forked
+            loop = asyncio.new_event_loop()
+            _home = threading.Thread(target=loop.run_forever, name="judge", daemon=True), loop
+            _home[0].start()
+            _client.cache_clear()
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _home[1]))

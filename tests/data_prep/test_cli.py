@@ -1,0 +1,75 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data_prep.cli import main
+
+
+def test_list_names_the_sets(capsys):
+    assert main(["list"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= {"demo", "coco"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["coco", "--help"]])
+def test_help_has_an_example(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    assert "example: python -m data_prep" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["nothing"], "nothing"),
+        (["demo"], "--out"),
+        (["demo", "--out", "x", "--patients", "0"], "--patients"),
+        (["demo", "--out", "x", "--limit", "few"], "--limit"),
+        (["demo", "--out", "x", "--shares", "0.5,0.6,0.1"], "--shares"),
+        (["demo", "--out", "x", "--absent", "1.5"], "--absent"),
+        (["coco", "--out", "x", "--root", ".", "--annotations", "a", "--patient-regex", "("], "--patient-regex"),
+        (["coco", "--out", "x", "--root", ".", "--annotations", "a", "--patient-regex", "a"], "--patient-regex"),
+    ],
+)
+def test_wrong_arguments_are_named(capsys, tmp_path, monkeypatch, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_box_format_names_the_nearest(capsys, tmp_path):
+    assert main(["demo", "--out", str(tmp_path / "x"), "--box-format", "radvml"]) == 2
+    assert "radvlm" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_file_in_the_place_of_the_folder(capsys, tmp_path):
+    (tmp_path / "x").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "x"), "--patients", "1"]) == 2
+    assert str(tmp_path / "x") in capsys.readouterr().err
+
+
+def test_limit_counts_samples(rows, tmp_path):
+    assert main(["demo", "--out", str(tmp_path), "--limit", "5", "--shares", "1,0,0"]) == 0
+    assert len(rows(tmp_path / "train.parquet")) == 5
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_leaves_nothing_behind(tmp_path, number, status):
+    command = [sys.executable, "-m", "data_prep", "demo", "--patients", "100000", "--out", str(tmp_path)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(run.pid, number)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == status
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []

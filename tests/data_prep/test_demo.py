@@ -1,0 +1,79 @@
+import io
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.cli import main
+from reward_fns.conventions import get_convention
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    assert main(["demo", "--out", str(out), "--patients", "60", "--seed", "3"]) == 0
+    return out
+
+
+def all_rows(rows, folder):
+    return [row for split in ("train", "val", "test") for row in rows(folder / f"{split}.parquet")]
+
+
+def test_the_same_seed_gives_the_same_data(demo, rows, tmp_path):
+    assert main(["demo", "--out", str(tmp_path), "--patients", "60", "--seed", "3"]) == 0
+    for name in ("train", "val", "test", "sft_train", "sft_val"):
+        moved = json.dumps(rows(tmp_path / f"{name}.parquet")).replace(str(tmp_path), str(demo))
+        assert moved == json.dumps(rows(demo / f"{name}.parquet"))
+    images = {path.name: path.read_bytes() for path in (demo / "images").iterdir()}
+    assert images == {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    assert main(["demo", "--out", str(tmp_path / "other"), "--patients", "60", "--seed", "4"]) == 0
+    assert not set(images) & {path.name for path in (tmp_path / "other/images").iterdir()}
+
+
+def test_no_patient_is_in_two_splits(demo, rows):
+    splits = defaultdict(set)
+    for row in all_rows(rows, demo):
+        splits[row["extra_info"]["patient_id"]].add(row["extra_info"]["split"])
+    assert len(splits) == 60 and all(len(found) == 1 for found in splits.values())
+
+
+def test_every_film_has_one_report_and_one_question_per_finding(demo, rows):
+    films = defaultdict(list)
+    for row in all_rows(rows, demo):
+        films[row["images"][0]["image"]].append(row)
+    assert 60 < len(films) <= 120
+    for path, found in films.items():
+        with Image.open(path.removeprefix("file://")) as image:
+            assert image.size == (256, 256) and image.mode == "L"
+        tasks = [row["extra_info"]["task"] for row in found]
+        assert tasks.count("report") == 1 and tasks.count("grounding") <= 3
+        report = json.loads(found[0]["reward_model"]["ground_truth"])["report"].lower()
+        assert 8 <= len(report.split()) <= 70
+        for row in found[1:]:
+            truth = json.loads(row["reward_model"]["ground_truth"])
+            assert truth["boxes"] and len(set(truth["labels"])) == 1
+            kind = truth["labels"][0]
+            told = ("is enlarged", "size is increased") if kind == "enlarged heart" else (kind,)
+            assert any(words in report for words in told)
+            assert not any(f"no {words}" in report for words in told)
+
+
+def test_gold_answers_parse_back_to_the_boxes(demo, rows):
+    convention = get_convention("radvlm")
+    for rl, sft in zip(rows(demo / "val.parquet"), rows(demo / "sft_val.parquet"), strict=True):
+        if rl["extra_info"]["task"] == "grounding":
+            wanted = json.loads(rl["reward_model"]["ground_truth"])["boxes"]
+            parsed = convention.parse(sft["messages"][1]["content"], (256, 256))
+            got = [[box.x1, box.y1, box.x2, box.y2] for box in parsed.boxes]
+            assert np.allclose(got, wanted, atol=0.0051)
+
+
+def test_absent_findings_on_request(rows, tmp_path):
+    assert main(["demo", "--out", str(tmp_path), "--patients", "30", "--absent", "1", "--embed"]) == 0
+    empty = [row for row in all_rows(rows, tmp_path) if '"boxes": []' in row["reward_model"]["ground_truth"]]
+    assert len(empty) >= 30
+    assert Image.open(io.BytesIO(empty[0]["images"][0]["bytes"])).size == (256, 256)
+    assert not Path(tmp_path / "images").exists()

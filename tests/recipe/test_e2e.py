@@ -1,0 +1,292 @@
+"""verl's trainers for real, on the CPU: minutes, not seconds."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("verl")
+
+from recipe.cxr_grpo import launch, processes
+from reward_fns.scoring import Sample, score_batch
+from reward_fns.spec import of_rewards
+
+pytestmark = pytest.mark.e2e
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real"
+SMALL = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"]
+BOXES = of_rewards(["box_soft_f1"])
+SMALL.append("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16")
+
+
+def start(out, *arguments):
+    command = [sys.executable, "-m", "recipe.cxr_grpo.quickstart", "--out", str(out), "--patients", "30"]
+    command += ["--sft-steps", "40", "--steps", "3", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def others():
+    """Processes that any run of ours has marked."""
+    marks = []
+    for process in processes.psutil.process_iter():
+        try:
+            marks += [process.pid] if processes.MARK in process.environ() else []
+        except (processes.psutil.Error, OSError):
+            continue
+    return marks
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A quickstart that is interrupted in GRPO and then run again to its end; returns its folder and both outputs."""
+    out = tmp_path_factory.mktemp("run") / "quickstart"
+    first = start(out, *SMALL, "trainer.save_freq=1")
+    deadline = time.time() + 400
+    # verl writes a step's checkpoint first, then its rollouts, then its metrics: wait for the last of them.
+    while 1 not in launch.metrics(out, "grpo"):
+        assert first.poll() is None and time.time() < deadline, first.stdout.read()
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    interrupted = first.communicate(timeout=60)[0]
+    left = others()
+    second = start(out, *SMALL, "trainer.save_freq=1")
+    resumed = second.communicate(timeout=400)[0]
+    return out, first.returncode, interrupted, left, second.returncode, resumed
+
+
+def test_an_interrupted_run_says_so_and_leaves_no_process(finished):
+    _, status, output, left, *_ = finished
+    assert status == 130, output
+    assert "interrupted" in output
+    assert left == []
+
+
+def test_the_same_command_resumes_and_completes(finished):
+    out, *_, status, output = finished
+    assert status == 0, output
+    assert "[sft] done before, kept" in output
+    assert others() == []
+    assert (out / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "3"
+    assert "global_step_" in (out / "grpo.log").read_text(errors="replace")
+
+
+def test_the_summary_has_both_tasks_and_every_phase(finished):
+    out = finished[0]
+    summary = json.loads((out / "summary.json").read_text())
+    for when in ("before", "after", "difference"):
+        assert set(summary[when]) == {"grounding", "report"}
+        for value in summary[when].values():
+            assert value["n"] > 0
+            assert value["ci95"][0] <= value["mean"] <= value["ci95"][1]
+    assert set(summary["seconds"]) == {"data", "model", "sft", "grpo"}
+    assert summary["versions"]["verl"] == "0.9.1"
+    for task in ("grounding", "report"):
+        change = summary["after"][task]["mean"] - summary["before"][task]["mean"]
+        assert summary["difference"][task]["mean"] == pytest.approx(change)
+
+
+def test_no_rollout_was_lost(finished):
+    out = finished[0]
+    for step in (1, 2, 3):
+        rows = dump(out, step)
+        assert len(rows) == 16
+        assert all(row["output"] and row["gts"] for row in rows)
+
+
+def test_the_trained_model_loads_and_differs_from_where_it_started(finished):
+    from safetensors.torch import load_file
+
+    out = finished[0]
+    before = load_file(next((out / "sft").glob("global_step_*/huggingface/model.safetensors")))
+    after = load_file(out / "checkpoints" / "global_step_3" / "actor" / "huggingface" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not before[name].equal(after[name]) for name in before)
+
+
+def test_gradients_flowed_and_the_page_is_there(finished):
+    out = finished[0]
+    page = (out / "report.html").read_text()
+    assert page.count("<figure") > 3
+    # verl logs a step after its checkpoint, so the first attempt may have been interrupted between the two; and after
+    # so short an SFT all rollouts of one step may earn the same.
+    steps = launch.metrics(out, "grpo")
+    norms = [steps[number]["actor/grad_norm"] for number in (2, 3)]
+    assert all(math.isfinite(norm) for norm in norms)
+    assert max(norms) > 0
+
+
+def grpo(out, model, train, val, steps, *overrides):
+    arguments = [
+        f"data.train_files={train}", f"data.val_files={val}", f"actor_rollout_ref.model.path={model}",
+        f"trainer.default_local_dir={out}/checkpoints", f"trainer.rollout_data_dir={out}/rollouts",
+        f"trainer.total_training_steps={steps}", "trainer.save_freq=-1", "trainer.test_freq=-1",
+        "trainer.val_before_train=false", *SMALL, *overrides,
+    ]  # fmt: skip
+    launch.start("grpo", "quickstart_grpo", arguments, out=out)
+    return dump(out, steps)
+
+
+def dump(out, step):
+    return [json.loads(line) for line in (out / "rollouts" / f"{step}.jsonl").read_text().splitlines()]
+
+
+def test_rollouts_by_transformers_where_vllm_is_not_to_be_had(finished, tmp_path):
+    out = finished[0]
+    model = next((out / "sft").glob("global_step_*/huggingface"))
+    data = out / "data"
+    grpo(tmp_path, model, data / "train.parquet", data / "val.parquet", 2, "actor_rollout_ref.rollout.name=hf")
+    # Log-probabilities of the sampled tokens agree between the rollout's model and the trainer's.
+    for step in launch.metrics(tmp_path, "grpo").values():
+        assert abs(step["actor/ppo_kl"]) < 0.01
+
+
+@pytest.mark.skipif(not (REAL / "tbx11k").is_dir(), reason="the real films are not here")
+def test_real_films_through_the_same_recipe(finished, tmp_path):
+    out = finished[0]
+    model = next((out / "sft").glob("global_step_*/huggingface"))
+    films = REAL / "tbx11k"
+    command = [sys.executable, "-m", "data_prep", "coco", "--root", films, "--out", tmp_path / "data", "--strict"]
+    command += ["--annotations", films / "TBX11K_train.json", "--split", "train", "--max-pixels", "16384"]
+    subprocess.run([*map(str, command)], check=True)
+    train = tmp_path / "data" / "train.parquet"
+    rows = grpo(tmp_path, model, train, train, 2, "data.train_batch_size=2",
+                "actor_rollout_ref.actor.ppo_mini_batch_size=2", "actor_rollout_ref.rollout.n=8")  # fmt: skip
+    assert len(rows) == 16
+    assert {json.loads(row["gts"])["task"] for row in rows} == {"grounding"}
+
+
+def test_every_component_is_in_the_logs_and_in_the_dump_of_each_step(finished):
+    out = finished[0]
+    logged = launch.metrics(out, "grpo")
+    for step in (2, 3):
+        rows = dump(out, step)
+        assert logged[step]["reward/failed_rollouts"] == 0
+        for task, name in (("report", "gleu"), ("grounding", "box_soft_f1"), ("grounding", "box_f1@0.5")):
+            values = [row[name] for row in rows if row["task"] == task]
+            assert all(row[name] is None for row in rows if row["task"] != task)
+            if values:
+                assert logged[step][f"reward/{task}/{name}/mean"] == pytest.approx(sum(values) / len(values))
+                assert logged[step][f"reward/{task}/answer_chars/mean"] > 0
+    assert "reward/failed_groups:0" in (out / "grpo.log").read_text(errors="replace")  # the console's line
+
+
+# A scorer whose right answer can be told from the text, and that fails as the step says that it is in.
+FRAGILE = """
+import itertools
+import math
+import threading
+import time
+
+from reward_fns import reward
+
+calls, rest, lock, hanging = itertools.count(), itertools.count(), threading.Lock(), []
+
+
+@reward("fragile", task="report", range=(0.0, 1.0), blocking=True)
+def fragile(prediction: str, reference: str, extra_info: dict, dead: bool = False) -> float:
+    step = extra_info["global_steps"] + 1  # verl counts the versions of the weights
+    if dead or step == 2 or next(calls) == 0:  # away in the second step, and once for a moment
+        raise ConnectionError("the scorer is away")
+    if step == 3:
+        with lock:
+            hanging.append(extra_info["id"])
+        if extra_info["id"] == hanging[0]:
+            time.sleep(600)
+    if step == 3 and next(rest) > 0:  # leaves one of the other group
+        return math.nan
+    return len(prediction) % 7 / 7
+"""
+
+
+@pytest.fixture
+def fragile(finished, tmp_path):
+    """Run GRPO with the fragile scorer on batches of two reports and two groundings each."""
+    out = finished[0]
+    reward = out.parent / "fragile.py"  # one place for all tests: a process knows one reward of a name
+    reward.write_text(FRAGILE)
+    rows = pq.read_table(out / "data" / "train.parquet").to_pylist()
+    tasks = [[row for row in rows if row["extra_info"]["task"] == task] for task in ("report", "grounding")]
+    mixed = [row for pair in zip(*tasks, strict=False) for row in pair]
+    schema = pq.read_schema(out / "data" / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(mixed, schema=schema), tmp_path / "train.parquet")
+
+    def run(steps, rules, **options):
+        spec = {
+            "report": [{"name": "fragile", "path": str(reward), "options": options}],
+            "grounding": [
+                {"name": "box_soft_f1", "weight": 0.0}
+            ],  # logged only: what is learned comes from the reports
+            "failures": rules | {"backoff": 0.1, "timeout": 2.0},
+        }
+        (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+        kwargs = "reward.custom_reward_function.reward_kwargs."
+        model = next((out / "sft").glob("global_step_*/huggingface"))
+        train = tmp_path / "train.parquet"
+        grpo(tmp_path, model, train, train, steps, "data.shuffle=false", "actor_rollout_ref.rollout.name=hf",
+             f"{kwargs}preset=null", f"{kwargs}spec={tmp_path / 'spec.yaml'}",
+             "actor_rollout_ref.actor.use_kl_loss=false")  # the only gradient is that of the reward  # fmt: skip
+        return tmp_path
+
+    return run
+
+
+def test_a_scorer_that_dies_and_returns_that_hangs_and_that_says_nan_is_never_trained_on(fragile):
+    out = fragile(4, {"retries": 1, "stop_after": 30})
+    logged = launch.metrics(out, "grpo")
+    counted = {
+        step: [
+            logged[step][f"reward/{key}"] for key in ("failed_rollouts", "failed_groups", "scorers/fragile/failures")
+        ]
+        for step in logged
+    }
+    assert counted[1] == counted[4] == [0, 0, 0]
+    assert logged[1]["reward/scorers/fragile/retries"] == 1
+    assert counted[2] == [8, 2, 8]
+    assert counted[3] == [7, 2, 7]
+    # No report in the second step and one in the third, which has nothing to be compared with.
+    assert [logged[step]["critic/advantages/max"] for step in (2, 3)] == [0.0, 0.0]
+    assert [logged[step]["actor/grad_norm"] for step in (2, 3)] == [0.0, 0.0]
+    assert logged[1]["actor/grad_norm"] > 0
+    for step in logged:
+        rows = dump(out, step)
+        assert len(rows) == 16 - counted[step][0]
+        assert not any(row["uid"].startswith("pad") for row in rows)
+        for row in rows:
+            if row["task"] == "report":
+                assert row["fragile"] == pytest.approx(len(row["output"].strip()) % 7 / 7)
+                assert row["score"] == pytest.approx(row["fragile"])
+            else:
+                (result,) = score_batch([Sample("", row["output"], row["gts"], {"task": "grounding"})], BOXES)
+                assert (row["box_soft_f1"], row["score"]) == (pytest.approx(result["box_soft_f1"]), 0.0)
+
+
+def test_a_dead_scorer_ends_the_run_by_its_name(fragile):
+    with pytest.raises(launch.RunFailed) as failure:
+        fragile(4, {"retries": 0, "stop_after": 6}, dead=True)
+    message = str(failure.value).splitlines()[-1]
+    assert "'fragile'" in message
+    assert "given up after 6 failures in a row" in message
+    assert "the scorer is away" in message
+    assert others() == []
+
+
+def test_the_custom_reward_example_trains_on_the_quickstart(finished, tmp_path):
+    script = Path(__file__).parents[2] / "examples" / "custom_reward" / "run.sh"
+    env = os.environ | {"QUICKSTART": str(finished[0]), "OUT": str(tmp_path), "VENV": str(Path(sys.prefix))}
+    command = ["bash", str(script), *SMALL, "trainer.total_training_steps=2", "trainer.val_before_train=false",
+               "trainer.test_freq=-1", "trainer.save_freq=-1", "actor_rollout_ref.rollout.name=hf"]  # fmt: skip
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "report/sides" in done.stdout
+    rows = dump(tmp_path, 1) + dump(tmp_path, 2)
+    assert any(row["sides"] is not None for row in rows)
+    for row in rows:
+        if row["task"] == "report":
+            assert row["score"] == pytest.approx(row["gleu"] + 0.5 * row["sides"])

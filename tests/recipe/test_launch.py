@@ -1,0 +1,152 @@
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+
+pytest.importorskip("verl")
+
+from recipe.cxr_grpo import launch
+from reward_fns.errors import UsageError
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Overrides with which the quickstart's GRPO config passes the checks."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in (model / "config.json", tmp_path / "train.parquet", tmp_path / "val.parquet"):
+        path.touch()
+    return {
+        "data.train_files": str(tmp_path / "train.parquet"),
+        "data.val_files": str(tmp_path / "val.parquet"),
+        "actor_rollout_ref.model.path": str(model),
+    }
+
+
+def check(inputs, out, **changes):
+    overrides = [f"{key}={value}" for key, value in (inputs | changes).items()]
+    launch.check("grpo", launch.compose("quickstart_grpo", overrides), out)
+
+
+def test_a_complete_config_passes(inputs, tmp_path):
+    check(inputs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.train_files", "/nowhere/train.parquet", "data.train_files: no file /nowhere/train.parquet"),
+        ("data.val_files", "[/nowhere/a.parquet,/nowhere/b.parquet]", "data.val_files: no file /nowhere/a.parquet"),
+        (
+            "actor_rollout_ref.model.path",
+            "/nowhere/model",
+            "actor_rollout_ref.model.path: no config.json in /nowhere/model",
+        ),
+        ("reward.custom_reward_function.reward_kwargs.preset", "quickstrat", "quickstart"),
+        ("data.train_batch_size", "18", "18 is not a multiple of ppo_mini_batch_size"),
+        ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", "48", "not a multiple of ppo_micro_batch_size_per"),
+        ("actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu", "48", "ref.log_prob_micro_batch_size_per_gpu=48"),
+        ("reward.custom_reward_function.reward_kwargs.spec", "{report: [{name: gleu}]}", "(?i)exactly one|not both"),
+    ],
+)
+def test_broken_use_is_refused_by_name(inputs, tmp_path, key, value, message):
+    with pytest.raises(UsageError, match=message):
+        check(inputs, tmp_path, **{key: value})
+
+
+def test_a_spec_of_one_s_own_is_checked_too(inputs, tmp_path):
+    kwargs = "reward.custom_reward_function.reward_kwargs."
+    check(inputs, tmp_path, **{kwargs + "preset": "null", kwargs + "spec": "{grounding: [{name: box_iou}]}"})
+    with pytest.raises(UsageError, match="box_iou"):
+        check(inputs, tmp_path, **{kwargs + "preset": "null", kwargs + "spec": "{grounding: [{name: box_iuo}]}"})
+
+
+def test_an_override_that_does_not_exist_is_refused(inputs):
+    with pytest.raises(UsageError, match=r"trainer\.total_step"):
+        launch.compose("quickstart_grpo", ["trainer.total_step=3"])
+
+
+def test_a_full_disk_is_refused(inputs, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 10**12 - 10**6, 10**6))
+    with pytest.raises(UsageError, match=r"0\.0 GB free, a run needs"):
+        check(inputs, tmp_path)
+
+
+def test_a_platform_that_can_not_be_loaded_is_said_aloud():
+    code = """
+import sys
+import recipe.cxr_grpo.launch as launch
+sys.modules["recipe.cxr_grpo.cpu.platform"] = None
+try:
+    launch.check_platform()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    env = {"VERL_PLATFORM": "cpu", "PATH": "", "HOME": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "UsageError the CPU platform can't be loaded" in done.stdout, done.stderr
+
+
+def test_metrics_of_several_attempts_are_one_series(tmp_path):
+    (tmp_path / "grpo.metrics.1.jsonl").write_text(
+        '{"step": 1, "data": {"score": 0.1}}\n{"step": 2, "data": {"score": 0.2}}\n{"step": 3, "da'
+    )
+    (tmp_path / "grpo.metrics.2.jsonl").write_text(
+        '{"step": 2, "data": {"score": 0.25}}\n{"step": 3, "data": {"score": 0.3}}\n'
+    )
+    assert launch.metrics(tmp_path, "grpo") == {1: {"score": 0.1}, 2: {"score": 0.25}, 3: {"score": 0.3}}
+
+
+def test_a_run_that_fails_names_the_scorer_and_keeps_to_its_own_attempt(inputs, tmp_path, monkeypatch):
+    said = "ScorerUnavailable: reward 'green' failed on sample 'p7': ConnectionError('refused')"
+
+    def trainer(command, log, **_):
+        with log.open("a") as file:
+            file.write(f"(RewardLoopWorker pid=7) reward_fns.errors.{said}\nRuntimeError: no trajectories\n")
+        return 1
+
+    monkeypatch.setattr(launch.processes, "run", trainer)
+    (tmp_path / "grpo.log").write_text("an earlier attempt\nScorerUnavailable: reward 'gleu' failed\n")
+    overrides = [f"{key}={value}" for key, value in inputs.items()]
+    with pytest.raises(launch.RunFailed) as failure:
+        launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path)
+    assert "grpo ended with status 1" in str(failure.value)
+    assert "| RuntimeError: no trajectories" in str(failure.value)
+    assert "earlier" not in str(failure.value)
+    assert str(failure.value).endswith(said.removeprefix("ScorerUnavailable: "))
+
+
+def test_a_manager_that_rewards_failures_with_0_is_refused(inputs, tmp_path):
+    with pytest.raises(UsageError, match="rate_limited"):
+        check(inputs, tmp_path, **{"reward.reward_manager.name": "rate_limited"})
+
+
+def test_weights_are_fetched_before_anything_starts_and_recorded(inputs, tmp_path, monkeypatch):
+    (tmp_path / "weighty.py").write_text(f"""
+from reward_fns import reward
+from reward_fns.scorers.weights import HubFile
+
+
+@reward("weighty", task="report", range=(0.0, 1.0), needs=lambda options: [HubFile({str(tmp_path)!r}, "weights.bin")])
+def weighty(prediction: str, reference: str) -> float:
+    return 0.0
+""")
+    (tmp_path / "spec.yaml").write_text("report: [{name: weighty, path: weighty.py}]")
+    started = []
+    monkeypatch.setattr(launch.processes, "run", lambda *_, **__: started.append(1) and 0)
+    kwargs = "reward.custom_reward_function.reward_kwargs."
+    given = inputs | {kwargs + "preset": "null", kwargs + "spec": str(tmp_path / "spec.yaml")}
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    with pytest.raises(UsageError, match=r"weighty: .*has no weights\.bin"):
+        launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path / "out")
+    assert not started and not (tmp_path / "out").exists()
+    (tmp_path / "weights.bin").write_bytes(b"abc")
+    launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path / "out")
+    recorded = json.loads((tmp_path / "out" / "weights.json").read_text())
+    assert recorded[str(tmp_path / "weights.bin")] == hashlib.sha256(b"abc").hexdigest()
+    assert started

@@ -1,0 +1,40 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reward_fns.scorers.encoder import batches, encodable
+
+
+@given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 1200))
+def test_batches_hold_everything_once_within_the_budget(lengths, tokens):
+    found = list(batches(lengths, tokens))
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= tokens
+
+
+def test_batches_are_sorted_and_full():
+    assert list(batches([5, 1, 5, 1, 1], tokens=10)) == [[1, 3, 4], [0, 2]]
+    assert list(batches([], tokens=10)) == []
+
+
+def test_encodable():
+    assert encodable("a\ud800b\udfff") == "ab"
+    assert encodable("caf\u00e9 \U0001f600 \u4e2d") == "caf\u00e9 \U0001f600 \u4e2d"
+
+
+@pytest.mark.parametrize("text", ["", "\u202e\x00", "x" * 100_000, "heart " * 20_000])
+def test_states_for_any_text(text_models, text):
+    pytest.importorskip("torch")
+    from transformers import AutoModel, AutoTokenizer
+
+    from reward_fns.scorers.encoder import MAX_TOKENS, Encoder
+
+    folder = text_models.root / "distilbert-base-uncased"
+    encoder = Encoder(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+    (batch,) = encoder([text])
+    assert batch.indices == [0]
+    assert 2 <= len(batch.ids[0]) <= MAX_TOKENS
+    assert batch.states.shape == (1, len(batch.ids[0]), 32)
+    assert batch.states.isfinite().all()
+    assert list(encoder([])) == []

@@ -1,0 +1,370 @@
+import asyncio
+import itertools
+import math
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import reward_fns
+from reward_fns.errors import DataError, ScorerUnavailable, UsageError
+from reward_fns.failures import counts
+from reward_fns.registry import get, reward
+from reward_fns.scoring import Sample, score_batch, score_samples
+from reward_fns.spec import resolve
+
+pytestmark = pytest.mark.usefixtures("scratch_registry")
+
+
+def report(text, sample_id="p7", **info):
+    return Sample("set/report", text, {"report": "clear"}, {"id": sample_id, **info})
+
+
+def toy(function, rules=None, name="toy", **arguments):
+    """Register a report reward of range 0 to 1; give its spec."""
+    reward(name, task="report", range=(0.0, 1.0), **arguments)(function)
+    return resolve({"report": [{"name": name}], "failures": rules or {}})
+
+
+def values(results):
+    return [result if isinstance(result, Exception) else result["toy"] for result in results]
+
+
+async def half(prediction, reference):
+    await asyncio.sleep(0)
+    return len(prediction) / 10
+
+
+async def halves(predictions, references):
+    await asyncio.sleep(0)
+    return [len(text) / 10 for text in predictions]
+
+
+@pytest.mark.parametrize(
+    ("function", "batched"),
+    [
+        (half, False),
+        (halves, True),
+        (lambda prediction, reference: half(prediction, reference), False),
+        (lambda predictions, references: halves(predictions, references), True),
+    ],
+)
+def test_async_rewards_stand_next_to_plain_ones(function, batched):
+    spec = toy(function, batched=batched)
+    assert values(score_batch([report("abc"), report("abcde"), report("")], spec)) == [0.3, 0.5, 0.0]
+
+
+def test_where_a_reward_runs():
+    main, threads = threading.current_thread(), {}
+
+    def named(key, result):
+        threads[key] = threading.current_thread()
+        return result
+
+    async def awaited(prediction, reference):
+        return named("async", 0.0)
+
+    reward("plain", task="report", range=(0, 1))(lambda prediction, reference: named("plain", 0.0))
+    reward("slow", task="report", range=(0, 1), blocking=True)(lambda prediction, reference: named("slow", 0.0))
+    reward("lists", task="report", range=(0, 1), batched=True)(lambda p, r: named("lists", [0.0]))
+    reward("async", task="report", range=(0, 1), blocking=True)(awaited)
+    spec = resolve({"report": [{"name": name} for name in ("plain", "slow", "lists", "async")]})
+    assert not isinstance(score_batch([report("a")], spec)[0], Exception)
+    assert [key for key, thread in threads.items() if thread is main] == ["plain", "async"]
+    assert threads["slow"].daemon and threads["lists"].daemon
+    assert not get("async").blocking
+
+
+def test_the_event_loop_lives_while_a_batched_reward_works():
+    ticked = threading.Event()
+    spec = toy(lambda predictions, references: [float(ticked.wait(20))], batched=True)
+
+    async def run():
+        scoring = asyncio.ensure_future(score_samples([report("a")], spec))
+        await asyncio.sleep(0.05)
+        ticked.set()  # were the loop busy, the reward would wait in vain
+        return values(await scoring)
+
+    assert asyncio.run(run()) == [1.0]
+
+
+def test_calls_under_way_are_bounded_and_waiting_for_a_place_is_no_time_out():
+    under_way, most = 0, 0
+
+    async def busy(prediction, reference):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.15)
+        under_way -= 1
+        return 1.0
+
+    spec = toy(busy, {"concurrency": 3, "timeout": 1.0, "retries": 0})
+    assert values(score_batch([report("a")] * 24, spec)) == [1.0] * 24  # 8 rounds of 0.15 s
+    assert most == 3
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_long_lists_reach_a_batched_reward_in_parts(is_async):
+    sizes = []
+
+    def plain(predictions, references):
+        sizes.append(len(predictions))
+        time.sleep(0 if is_async else 0.25)
+        return [len(text) / 100 for text in predictions]
+
+    async def awaited(predictions, references):
+        await asyncio.sleep(0.25)
+        return plain(predictions, references)
+
+    spec = toy(awaited if is_async else plain, {"timeout": 1.0, "retries": 0}, batched=True)
+    texts = ["x" * (number % 99 + 1) for number in range(150)]  # 5 calls of 0.25 s
+    assert values(score_batch([report(text) for text in texts], spec)) == [len(text) / 100 for text in texts]
+    assert sizes == [32] * 4 + [22]
+
+
+def flaky(failures):
+    """A reward that fails in the ways given, one after the other, and then scores 1."""
+    left = iter(failures)
+
+    def function(prediction, reference):
+        what = next(left, 1.0)
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    return function
+
+
+@pytest.mark.parametrize("trouble", [OSError("down"), math.nan, 7.0, None, "bad", StopIteration()])
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_scorer_that_recovers_within_its_retries(trouble, blocking):
+    spec = toy(flaky([trouble] * 2), {"retries": 2}, blocking=blocking)
+    assert values(score_batch([report("a")], spec)) == [1.0]
+    assert (counts()["toy"].retries, counts()["toy"].failures) == (2, 0)
+
+
+@pytest.mark.parametrize("trouble", [OSError("down"), math.nan, StopIteration()])
+def test_a_scorer_that_fails_once_too_often(trouble):
+    (failure,) = score_batch([report("a")], toy(flaky([trouble] * 3), {"retries": 2}))
+    assert isinstance(failure, ScorerUnavailable) and failure.reward == "toy"
+    assert counts()["toy"].failures == 1
+
+
+def test_the_pause_before_a_retry_does_not_hold_up_other_samples(monkeypatch):
+    monkeypatch.setattr("reward_fns.failures.FailureRules.pause", lambda self, retry: 3.0)
+
+    def picky(prediction, reference):
+        if prediction == "bad":
+            raise ValueError("can't read it")
+        return 1.0
+
+    start = time.monotonic()
+    results = score_batch([report("bad"), report("good")] * 10, toy(picky, {"retries": 1}))
+    assert time.monotonic() - start < 25  # 30 s one after the other
+    assert [isinstance(result, ScorerUnavailable) for result in results] == [True, False] * 10
+
+
+def test_a_sample_that_a_batched_scorer_cannot_digest_fails_alone():
+    calls = []
+
+    def picky(predictions, references):
+        calls.append(predictions)
+        if "bad" in predictions:
+            raise ValueError("can't read it")
+        return [1.0] * len(predictions)
+
+    found = values(score_batch([report("a"), report("bad", "p8"), report("b")], toy(picky, batched=True)))
+    assert found[0] == found[2] == 1.0
+    assert str(found[1]) == "reward 'toy' failed on sample 'p8': ValueError(\"can't read it\")"
+    assert calls[0] == ["a", "bad", "b"] and all(len(call) == 1 for call in calls[1:])
+
+
+HANGS = [
+    pytest.param(lambda stop: lambda p, r: stop.wait(60), {"blocking": True}, id="thread"),
+    pytest.param(lambda stop: lambda p, r: stop.wait(60), {"batched": True}, id="batch"),
+    pytest.param(lambda stop: lambda p, r: asyncio.sleep(60), {}, id="async"),
+]
+
+
+@pytest.mark.parametrize(("make", "arguments"), HANGS)
+def test_a_hanging_scorer_is_ended_and_given_up(make, arguments):
+    stop = threading.Event()
+    spec = toy(make(stop), {"retries": 1, "timeout": 0.1, "stop_after": 3, "concurrency": 2}, **arguments)
+    start = time.monotonic()
+    results = [score_batch([report("a", number)], spec)[0] for number in range(50)]
+    assert time.monotonic() - start < 50  # one that hangs takes a minute
+    stop.set()
+    assert "TimeoutError('no answer within the time limit of 0.1 s')" in str(results[0])
+    for result in results[3:]:
+        assert isinstance(result, ScorerUnavailable)
+        assert "reward 'toy' failed" in str(result) and "given up after 3 failures in a row" in str(result)
+        assert "TimeoutError" in str(result) and "on sample '0'" in str(result)
+
+
+def test_an_async_scorer_that_refuses_to_be_cancelled_is_left_behind():
+    async def stubborn(prediction, reference):
+        for _ in range(400):
+            if seconds:
+                break
+            try:
+                await asyncio.sleep(0.1)
+            except asyncio.CancelledError:
+                continue
+        return 1.0
+
+    async def run():
+        start = time.monotonic()
+        found = await score_samples([report("a")], toy(stubborn, {"retries": 0, "timeout": 0.1}))
+        seconds.append(time.monotonic() - start)
+        return found
+
+    seconds: list[float] = []
+    (failure,) = asyncio.run(run())
+    assert isinstance(failure, ScorerUnavailable) and seconds[0] < 30  # it goes on for 40
+
+
+def test_a_hanging_thread_does_not_keep_the_process_from_ending(tmp_path):
+    script = tmp_path / "hang.py"
+    script.write_text(
+        "import time\nfrom reward_fns import reward\nfrom reward_fns.scoring import Sample, score_batch\n"
+        "from reward_fns.spec import resolve\n"
+        "@reward('hang', task='report', range=(0, 1), blocking=True)\n"
+        "def hang(prediction, reference):\n    time.sleep(600)\n"
+        "spec = resolve({'report': [{'name': 'hang'}], 'failures': {'retries': 0, 'timeout': 0.1}})\n"
+        "print(score_batch([Sample('a/report', 'x', {'report': 'y'}, {})], spec))\n"
+    )
+    env = {"PYTHONPATH": str(__import__("pathlib").Path(reward_fns.__file__).parents[1])}
+    done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "TimeoutError" in done.stdout
+
+
+def test_a_dead_scorer_that_comes_back_in_time_goes_on():
+    moods = itertools.chain([OSError("down")] * 4, itertools.repeat(1.0))
+    spec = toy(flaky(moods), {"retries": 0, "stop_after": 5})
+    found = [values(score_batch([report("a")], spec))[0] for _ in range(6)]
+    assert [isinstance(value, ScorerUnavailable) for value in found] == [True] * 4 + [False] * 2
+    assert counts()["toy"].in_a_row == 0
+
+
+def test_a_dead_scorer_is_not_asked_again_once_given_up():
+    asked = []
+    spec = toy(lambda p, r: asked.append(1) or math.nan, {"retries": 1, "stop_after": 2})
+    results = score_batch([report("a")] * 2, spec) + [score_batch([report("a")], spec)[0] for _ in range(9)]
+    assert all(isinstance(result, ScorerUnavailable) for result in results) and len(asked) == 4
+    assert counts()["toy"].failures == 11
+
+
+def test_one_given_up_reward_leaves_the_others_alone():
+    bad = toy(lambda p, r: math.nan, {"retries": 0, "stop_after": 1})
+    good = toy(lambda p, r: 1.0, name="fine")
+    assert isinstance(score_batch([report("a")], bad)[0], ScorerUnavailable)
+    assert score_batch([report("a")], good)[0]["fine"] == 1.0
+
+
+def test_score_batch_inside_a_running_loop():
+    spec = toy(half)
+
+    async def notebook():
+        return score_batch([report("abc")], spec)
+
+    assert values(asyncio.run(notebook())) == [0.3]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_several_threads_with_a_loop_each(batched):
+    spec = toy(halves if batched else half, {"concurrency": 2}, batched=batched)
+    found = {}
+
+    def work(number):
+        found[number] = values(score_batch([report("x" * (n % 10 + 1)) for n in range(30)], spec))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert list(found.values()) == [[(n % 10 + 1) / 10 for n in range(30)]] * 8
+    assert counts()["toy"].samples == 240
+
+
+def test_wrong_use_is_not_tried_again():
+    asked = []
+
+    async def picky(prediction, reference):
+        asked.append(1)
+        raise UsageError("no address")
+
+    with pytest.raises(UsageError, match="no address"):
+        score_batch([report("a")], toy(picky))
+    assert len(asked) == 1 and "toy" not in counts()
+
+
+def test_a_cancelled_call_cancels_the_scorer():
+    ended = []
+
+    async def patient(prediction, reference):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(1)
+
+    async def run():
+        scoring = asyncio.ensure_future(score_samples([report("a")], toy(patient)))
+        await asyncio.sleep(0.05)
+        scoring.cancel()
+        await asyncio.wait({scoring})
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert ended == [1]
+
+
+def test_context_reaches_single_and_batched_rewards():
+    seen = {}
+
+    def alone(prediction, reference, output, thinking, reward_router_address, reward_model_tokenizer):
+        seen["alone"] = (prediction, output, thinking, reward_router_address, reward_model_tokenizer)
+        return 0.0
+
+    def together(predictions, references, output, thinking):
+        seen["together"] = (predictions, output, thinking)
+        return [0.0] * len(predictions)
+
+    reward("alone", task="report", range=(0, 1))(alone)
+    reward("together", task="report", range=(0, 1), batched=True)(together)
+    spec = {"report": [{"name": "alone"}, {"name": "together"}]}
+    call = reward_fns.compute_score(
+        "a/report", "<think>b</think> c", {"report": "d"}, {"thinking": True}, spec=spec,
+        reward_router_address="host:1", reward_model_tokenizer="tokenizer", something_new=1,
+    )  # fmt: skip
+    asyncio.run(call)
+    assert seen["alone"] == ("c", "<think>b</think> c", True, "host:1", "tokenizer")
+    assert seen["together"] == (["c"], ["<think>b</think> c"], [True])
+    score_batch([report("c")], resolve(spec))
+    assert seen["alone"] == ("c", "c", False, None, None)
+
+
+def test_a_reward_for_any_task_appears_once_and_gets_texts():
+    seen = []
+    reward("anywhere", task="any", range=(0, 1))(
+        lambda prediction, reference: seen.append((prediction, reference)) or 0.5
+    )
+    spec = resolve(
+        {
+            "report": [{"name": "gleu"}, {"name": "anywhere", "weight": 0.1}],
+            "grounding": [{"name": "anywhere", "weight": 2.0}, {"name": "box_iou"}],
+        }
+    )
+    assert spec.reward_names == ["gleu", "anywhere", "box_iou"]
+    box = "Here: [0.1, 0.2, 0.5, 0.6]"
+    truth = {"boxes": [[0.1, 0.2, 0.5, 0.6]]}
+    first, second, third, bad = score_batch(
+        [report("clear"), Sample("a/grounding", box, truth, {}), report(""), Sample("a/vqa", "x", {}, {})], spec
+    )
+    assert seen == [("clear", "clear"), (box, "")]
+    assert (first["score"], second["score"]) == (pytest.approx(1.05), pytest.approx(2.0))
+    assert list(first) == list(second) == list(third)
+    assert third["anywhere"] == 0.0 and isinstance(bad, DataError)
