@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-from data_prep.sample import Sample, stable_hash
+from data_prep.sample import KINDS, Sample, stable_hash
 from reward_fns.conventions import get_convention
 
 _QUESTIONS = {
-    "report": (
+    "findings": (
         "Write a report of this chest X-ray.",
         "Report the findings on this chest film.",
         "What does this chest X-ray show? Write the report.",
         "Read this frontal chest film and write down your findings.",
     ),
-    "grounding": (
+    "impression": (
+        "Write the impression of this chest X-ray.",
+        "Give your overall impression of this chest film.",
+        "What do you conclude from this chest X-ray? Write the impression.",
+        "Read this frontal chest film and sum it up in an impression.",
+    ),
+    "report": (
+        "Write a full report of this chest X-ray, findings and impression.",
+        "Report this chest film: first the findings, then the impression.",
+        "Read this chest X-ray and write its findings and your impression.",
+        "Describe this frontal chest film and conclude with an impression.",
+    ),
+    "finding": (
         "Locate the {phrase} on this chest X-ray.",
         "Find the {phrase} and give its position.",
         "Mark the {phrase} on this film.",
         "Box the following finding: {phrase}.",
+    ),
+    "anatomy": (
+        "Where is the {phrase} on this chest X-ray?",
+        "Give the position of this anatomical structure: {phrase}.",
+        "Outline the {phrase} with a box.",
+        "Locate this region of the chest film: {phrase}.",
+    ),
+    "abnormality": (
+        "Where do you see {phrase} on this chest X-ray?",
+        "Box every sign of {phrase}.",
+        "Does this film show {phrase}? Give each place.",
+        "Locate this abnormality: {phrase}.",
+    ),
+    "phrase": (
+        "Which part of this chest X-ray does this describe? {phrase}",
+        "Locate what this sentence of a report speaks of: {phrase}",
+        "Box the place of the following observation: {phrase}",
+        "Where on this film is this seen? {phrase}",
+    ),
+    "detection": (
+        "Find every abnormality on this chest X-ray and name each.",
+        "Box all abnormal findings on this film, with their names.",
+        "Detect and name the abnormalities of this chest film.",
+        "List the place and name of each abnormality that you see.",
     ),
 }
 _NOTHING_THERE = "There is no such finding."
@@ -42,12 +78,11 @@ def render(
         UsageError: for an unknown convention.
     """
     convention = get_convention(box_format)
-    wordings = _QUESTIONS[sample.task]
-    question = wordings[stable_hash(sample.id) % len(wordings)]
+    wordings = _QUESTIONS[sample.kind or KINDS[sample.task][0]]
+    question = sample.question or wordings[stable_hash(sample.id) % len(wordings)].format(phrase=sample.phrase)
     if sample.task == "report":
         answer = sample.report or ""
     else:
-        question = question.format(phrase=sample.phrase)
         answer = convention.render(sample.boxes, frame) if sample.boxes else _NOTHING_THERE
         if format_hint:
             question = f"{question} {convention.hint}"

@@ -10,7 +10,12 @@ from pathlib import Path
 from reward_fns.boxes import Box
 
 SPLITS = ("train", "val", "test")
-TASKS = ("report", "grounding")
+KINDS = {
+    "report": ("findings", "impression", "report"),
+    "grounding": ("finding", "anatomy", "abnormality", "phrase", "detection"),
+}
+"""Task (which rewards apply) -> what its questions can be after; the first is the default."""
+TASKS = tuple(KINDS)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Sample:
         report: reference text, for task "report".
         phrase: what to locate, for task "grounding".
         boxes: where it is, for task "grounding"; empty if it is not there.
+        kind: which of the task's questions is asked, see `KINDS`; "" is the task's first.
+        question: asked word by word instead of one of our own, without the image tag.
 
     Raises:
         ValueError: if a field is out of its range or missing for the task; the message shows the sample.
@@ -44,6 +51,8 @@ class Sample:
     report: str | None = None
     phrase: str | None = None
     boxes: tuple[Box, ...] = ()
+    kind: str = ""
+    question: str | None = None
 
     def __post_init__(self) -> None:
         checks = {
@@ -53,6 +62,8 @@ class Sample:
             "width and height must be positive": self.width > 0 and self.height > 0,
             "a report sample needs a report": self.task != "report" or bool(self.report and self.report.strip()),
             "a grounding sample needs a phrase": self.task != "grounding" or bool(self.phrase and self.phrase.strip()),
+            f"kind must be one of {KINDS.get(self.task)}": not self.kind or self.kind in KINDS.get(self.task, ()),
+            "a question must not be blank": self.question is None or bool(self.question.strip()),
         }
         for rule, kept in checks.items():
             if not kept:
@@ -63,7 +74,7 @@ class Sample:
         return (
             f"Sample(id={self.id!r}, patient_id={self.patient_id!r}, split={self.split!r}, dataset={self.dataset!r}, "
             f"task={self.task!r}, image={image}, size={self.width}x{self.height}, report={self.report!r}, "
-            f"phrase={self.phrase!r}, boxes={self.boxes})"
+            f"phrase={self.phrase!r}, boxes={self.boxes}, kind={self.kind!r}, question={self.question!r})"
         )
 
 
