@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,3 +76,8 @@ def test_curves_are_what_the_trainer_logged_over_all_attempts(tmp_path):
     assert quickstart.components(tmp_path) == {
         "report/gleu": {1: 0.1, 2: 0.25, 3: 0.3}, "report/rouge_l": {3: 0.4},
     }  # fmt: skip
+
+
+def test_the_decoding_is_told_in_words():
+    assert quickstart.decoding(SimpleNamespace(do_sample=True, temperature=0.7)) == "sampled at temperature 0.7"
+    assert quickstart.decoding(SimpleNamespace(do_sample=False, temperature=0.7)) == "greedy"

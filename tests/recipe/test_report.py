@@ -30,6 +30,7 @@ def test_what_a_model_wrote_is_escaped(page):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "Lungs &lt;b&gt;clear&lt;/b&gt;." in page
     assert "Locate &lt;x&gt;." in page
+    assert "Answers: a &lt; b." in page
 
 
 def test_nothing_is_fetched(page):

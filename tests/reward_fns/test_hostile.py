@@ -1,8 +1,8 @@
 """Hostile answers for every registered reward, also for those to come.
 
 A reward that needs weights finds tiny ones where it looks by default. One that needs a server joins in by a fixture
-called <name>_options in conftest.py, which gives the options with which it asks a server of the test. For those two
-kinds the environment variable CXR_GRPO_HOSTILE sets how many answers there are: 100,000 take hours.
+called <name>_options in conftest.py, which gives the options with which it asks a server of the test. The environment
+variable CXR_GRPO_HOSTILE raises the number of answers for each reward, say to 100000.
 """
 
 import asyncio
@@ -42,7 +42,8 @@ TRUTHS = {
 FORMATS = ["radvlm", "qwen3vl", "qwen25vl", "pixel"]
 NAMES = names()  # while pytest collects: what other tests register is not meant
 NEEDY = [name for name in NAMES if get(name).needs or inspect.iscoroutinefunction(get(name).function)]
-NEEDY_COUNT = int(os.environ.get("CXR_GRPO_HOSTILE", "300"))
+ASKED = int(os.environ.get("CXR_GRPO_HOSTILE", "0"))
+NEEDY_COUNT, FREE_COUNT = max(ASKED, 300), max(ASKED, 20_000)
 
 
 def hostile(task, count, long_every):
@@ -84,11 +85,11 @@ def alone_as_together(samples, spec):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_hundred_thousand_hostile_answers(task):
+def test_hostile_answers_for_every_reward_without_weights(task):
     free = [name for name in NAMES if name not in NEEDY and task in get(name).tasks]
     assert {"gleu", "box_iou", "think_format"} & set(free)
     spec = resolve({task: [{"name": name} for name in free]})
-    samples = list(hostile(task, count=100_000, long_every=10_000))
+    samples = list(hostile(task, count=FREE_COUNT, long_every=10_000))
     score_all(samples, spec)
     alone_as_together(samples[1:200], spec)
 
