@@ -40,29 +40,35 @@ def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
     """
 
     def pick(*wordings: str) -> str:
-        # The first wording is the usual one: a house style that a model can learn, with some variety.
-        return wordings[0] if rng.random() < 0.7 else wordings[1 + int(rng.integers(len(wordings) - 1))]
+        # Half of the films are in the house style, the first wording; the others as their reader likes.
+        return wordings[0] if rng.random() < 0.5 else wordings[1 + int(rng.integers(len(wordings) - 1))]
 
     present = {f.kind for f in findings}
     heart = (
-        pick("The heart is enlarged.", "The heart size is increased.")
+        pick("The heart is enlarged.", "The heart size is increased.", "Cardiomegaly.", "Large cardiac silhouette.")
         if HEART in present
-        else pick("The heart size is normal.", "The heart is not enlarged.")
+        else pick("The heart size is normal.", "The heart is not enlarged.", "No cardiomegaly.", "Normal heart.")
     )
     lungs = [
         pick(f"There is {_article(f.kind)} {f.kind} in the {f.side} {f.zone} lung zone.",
-             f"{_article(f.kind).capitalize()} {f.kind} is seen in the {f.side} {f.zone} lung zone.")
+             f"{_article(f.kind).capitalize()} {f.kind} is seen in the {f.side} {f.zone} lung zone.",
+             f"The {f.side} {f.zone} lung zone shows {_article(f.kind)} {f.kind}.",
+             f"{f.side.capitalize()} {f.zone} zone {f.kind}.")
         for kind in (OPACITY, NODULE)
         for f in _by_side([f for f in findings if f.kind == kind])
-    ] or [pick("The lungs are clear.", "No opacity or nodule is seen.")]  # fmt: skip
+    ] or [pick("The lungs are clear.", "No opacity or nodule is seen.", "Clear lungs.", "Both lungs are well aerated.")]  # fmt: skip
     pleura = _pleura(findings, pick)
     devices = [
-        pick(f"A {f.side} pacemaker is in place.", f"There is a {f.side} pacemaker.")
+        pick(f"A {f.side} pacemaker is in place.", f"There is a {f.side} pacemaker.", f"Pacemaker on the {f.side}.")
         for f in findings
         if f.kind == PACEMAKER
     ]
-    devices += [pick("A central line is in place.", "There is a central line.") for f in findings if f.kind == LINE]
-    parts = [[heart], lungs] if rng.random() < 0.8 else [lungs, [heart]]
+    devices += [
+        pick("A central line is in place.", "There is a central line.", "Central line present.")
+        for f in findings
+        if f.kind == LINE
+    ]
+    parts = [[heart], lungs] if rng.random() < 0.7 else [lungs, [heart]]
     return " ".join(sentence for part in [*parts, pleura, devices] for sentence in part)
 
 
@@ -70,18 +76,43 @@ def _pleura(findings: Sequence[Finding], pick: Callable[..., str]) -> list[str]:
     fluid = [f.side for f in _by_side([f for f in findings if f.kind == EFFUSION])]
     air = [f.side for f in findings if f.kind == PNEUMOTHORAX]
     if not fluid and not air:
-        return [pick("No pleural effusion or pneumothorax.", "There is no pneumothorax or pleural effusion.")]
+        return [
+            pick(
+                "No pleural effusion or pneumothorax.",
+                "There is no pneumothorax or pleural effusion.",
+                "The pleural spaces are normal.",
+                "Neither effusion nor pneumothorax.",
+            )
+        ]
     sentences = []
     if len(fluid) == 2:
-        sentences.append(pick("There are bilateral pleural effusions.", "Bilateral pleural effusions are seen."))
+        sentences.append(
+            pick(
+                "There are bilateral pleural effusions.",
+                "Bilateral pleural effusions are seen.",
+                "Both sided effusions.",
+            )
+        )
     elif fluid:
-        sentences.append(pick(f"There is a {fluid[0]} pleural effusion.", f"A {fluid[0]} pleural effusion is seen."))
+        sentences.append(
+            pick(
+                f"There is a {fluid[0]} pleural effusion.",
+                f"A {fluid[0]} pleural effusion is seen.",
+                f"Pleural effusion on the {fluid[0]}.",
+            )
+        )
     else:
-        sentences.append(pick("No pleural effusion.", "There is no pleural effusion."))
+        sentences.append(pick("No pleural effusion.", "There is no pleural effusion.", "No fluid."))
     if air:
-        sentences.append(pick(f"There is a {air[0]} pneumothorax.", f"A {air[0]} pneumothorax is seen."))
+        sentences.append(
+            pick(
+                f"There is a {air[0]} pneumothorax.",
+                f"A {air[0]} pneumothorax is seen.",
+                f"Pneumothorax on the {air[0]}.",
+            )
+        )
     else:
-        sentences.append(pick("No pneumothorax.", "There is no pneumothorax."))
+        sentences.append(pick("No pneumothorax.", "There is no pneumothorax.", "No sign of pneumothorax."))
     return sentences
 
 
