@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("CXR_GRPO_REAL_DATA", ROOT.parent / "shared" / "data" / "real"))
@@ -21,7 +22,8 @@ def reference(tmp_path_factory):
     """
     venv = Path(os.environ.get("PARITY_VENV", ROOT / ".venv-parity")).absolute()
     install = ["bash", str(ROOT / "examples/install.sh"), str(venv), "reference"]
-    made = subprocess.run(install, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with FileLock(f"{venv}.lock"):  # tests may run in several processes
+        made = subprocess.run(install, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert made.returncode == 0, made.stdout
     folder = tmp_path_factory.mktemp("reference")
 
