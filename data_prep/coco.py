@@ -82,6 +82,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     if not options.root.is_dir():
         raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
     content = _read(options.annotations)
+    problems.source(options.annotations)
     categories = _categories(content, problems)
     films = _films(content, problems)
     _attach_boxes(content, films, categories, problems)

@@ -14,6 +14,11 @@ def positive(text: str) -> int:
     return value
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """`--workers`, for loaders that read or convert with `data_prep.parallel.each`."""
+    parser.add_argument("--workers", type=positive, default=1, help="processes that read and convert")
+
+
 def probability(text: str) -> float:
     """A number from 0 to 1."""
     value = float(text)

@@ -56,8 +56,8 @@ def demo_corpus() -> Iterable[str]:
         yield demo_text.report(findings, rng)
         for kind in {finding.kind for finding in findings}:
             phrase = demo_text.phrase(kind, [finding for finding in findings if finding.kind == kind])
-            yield from (wording.format(phrase=phrase) for wording in prompts._QUESTIONS["grounding"])
-        yield from prompts._QUESTIONS["report"]
+            yield from (wording.format(phrase=phrase) for wording in prompts._QUESTIONS["finding"])
+        yield from prompts._QUESTIONS["findings"]
 
 
 def coordinate_tokens() -> list[str]:
