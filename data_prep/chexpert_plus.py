@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_prep import images, tables
-from data_prep.opened import opened
+from data_prep import pictures, tables
+from data_prep.options import add_workers
 from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help=f"folder with {_TABLE} and PNG/ or DICOM/")
     parser.add_argument("--section", choices=SECTIONS, default="impression", help="the part of a report to ask for")
     parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
-    images.add_arguments(parser)
+    add_workers(parser)
 
 
 class _Film(NamedTuple):
@@ -83,7 +83,9 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             study = film.patient, film.study
             best[study] = min(film, best.get(study, film), key=lambda one: one.rank)
         films = {film.path: film for film in best.values()}
-    return opened(_planned(table, films, options, problems), options, problems)
+    records = _records(table, films, options, problems)
+    for fields, (image, width, height) in pictures.read(records, problems, options.workers, pictures.by_header):
+        yield Sample(image=image, width=width, height=height, **fields)
 
 
 def _films(table: Path, problems: Problems) -> dict[str, _Film]:
@@ -107,9 +109,10 @@ def _films(table: Path, problems: Problems) -> dict[str, _Film]:
     return found
 
 
-def _planned(
+def _records(
     table: Path, films: dict[str, _Film], options: argparse.Namespace, problems: Problems
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The samples but for their image, and where that lies."""
     rows = tables.rows(table, (*_FILM, *_TEXT), problems)
     for path, dicom, _, _, split, findings, impression in tqdm(rows, unit="row", disable=None):
         film = films.pop(path, None)
@@ -121,24 +124,26 @@ def _planned(
             continue
         kind, report = chosen
         study = f"{film.patient}_{film.study}"
-        yield (
-            _image(options.root, path, dicom),
-            {
-                "id": study if options.per == "study" else f"{study}_{Path(path).stem}",
+        place = _image(options.root, path, dicom, problems)
+        if place is not None:
+            fields = {
+                "id": study if options.per == "study" else f"{study}_{place.stem}",
                 "patient_id": film.patient,
                 "split": NAMES[split],
                 "dataset": "chexpert_plus",
                 "task": "report",
                 "report": report,
                 "kind": kind,
-            },
-        )
+            }
+            yield fields, place
 
 
-def _image(root: Path, path: str, dicom: str) -> Path:
-    """Where the film lies; if nowhere, where the PNG should."""
+def _image(root: Path, path: str, dicom: str, problems: Problems) -> Path | None:
     png = Path(path).with_suffix(".png")
     places = [root / "PNG" / png, root / png, root / path]
     if _PATH.fullmatch(dicom):
         places += [root / "DICOM" / dicom, root / dicom]
-    return next((place for place in places if place.is_file()), places[0])
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        problems.add("missing_image", path, f"neither {places[0]} nor any other form of it is there; not used")
+    return found

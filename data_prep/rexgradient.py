@@ -16,16 +16,15 @@ Per study, its first film whose view is PA is taken, else the first that is AP, 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from data_prep import images
-from data_prep.opened import opened
-from data_prep.problems import Problems, RefusedData
+from data_prep import jsons, pictures
+from data_prep.options import add_workers
+from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import Sample
 from data_prep.sections import SECTIONS, Sections, choose, line
@@ -34,7 +33,6 @@ from reward_fns.errors import UsageError
 
 _VIEWS = {"PA": 0, "POSTERO_ANTERIOR": 0, "AP": 1, "ANTERO_POSTERIOR": 1}
 _MISSING = {"", "none", "nan", "n/a"}
-_CHUNK = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with metadata/ and deid_png/")
     parser.add_argument("--section", choices=SECTIONS, default="findings", help="the part of a report to ask for")
     parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
-    images.add_arguments(parser)
+    add_workers(parser)
 
 
 @data_set(
@@ -63,17 +61,22 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     there = {name: path for name, path in files.items() if path.is_file()}
     if not there:
         raise UsageError(f"--root {options.root}: there is none of {', '.join(str(path) for path in files.values())}")
-    return opened(_planned(there, options, problems), options, problems)
+    for name in files.keys() - there.keys():
+        problems.notes[f"no metadata of the {name} split"] += 1
+    records = _records(there, options, problems)
+    for fields, (image, width, height) in pictures.read(records, problems, options.workers, pictures.by_header):
+        yield Sample(image=image, width=width, height=height, **fields)
 
 
-def _planned(
+def _records(
     files: dict[str, Path], options: argparse.Namespace, problems: Problems
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The samples but for their image, and where that lies."""
     for name, path in files.items():
-        problems.source(path)
-        for study, entry in tqdm(_entries(path), desc=name, unit="study", disable=None):
+        for study, entry in tqdm(jsons.members(path, problems), desc=name, unit="study", disable=None):
+            where = f"{path.name}: {study}"
             problems.count("studies")
-            films = _films(entry, f"{path.name}: {study}", problems)
+            films = _films(entry, where, problems)
             if films is None:
                 continue
             texts = [_text(entry.get(section)) for section in ("Findings", "Impression")]
@@ -85,18 +88,18 @@ def _planned(
                 problems.notes["studies without a film of view PA or AP"] += 1
             kind, report = chosen
             for film in films[: 1 if options.per == "study" else None]:
-                yield (
-                    options.root / film,
-                    {
-                        "id": study if options.per == "study" else f"{study}-{film.stem}",
+                place = pictures.within(options.root, film, where, problems)
+                if place is not None:
+                    fields = {
+                        "id": study if options.per == "study" else f"{study}-{place.stem}",
                         "patient_id": str(entry["PatientID"]),
                         "split": NAMES[name],
                         "dataset": "rexgradient",
                         "task": "report",
                         "report": report,
                         "kind": kind,
-                    },
-                )
+                    }
+                    yield fields, place
 
 
 def _text(value: Any) -> str:
@@ -104,12 +107,12 @@ def _text(value: Any) -> str:
     return "" if text.lower() in _MISSING else text
 
 
-def _films(entry: Any, where: str, problems: Problems) -> list[PurePosixPath] | None:
+def _films(entry: Any, where: str, problems: Problems) -> list[str] | None:
     """The frontal films of a study, best first, relative to the root; None, and a problem, if the entry is unusable."""
     values = entry if isinstance(entry, dict) else {}
     paths, views, patient = (values.get(key) for key in ("ImagePath", "ImageViewPosition", "PatientID"))
     problems.count("images", len(paths) if isinstance(paths, list) else 0)
-    if not (isinstance(paths, list) and isinstance(views, list) and _text(patient)):
+    if not (isinstance(paths, list) and isinstance(views, list) and _text(str(patient))):
         told = "needs lists ImagePath and ImageViewPosition, and PatientID; study not used"
         problems.add("missing_key", where, told)
         return None
@@ -117,46 +120,5 @@ def _films(entry: Any, where: str, problems: Problems) -> list[PurePosixPath] | 
         told = f"{len(paths)} ImagePath and {len(views)} ImageViewPosition; study not used"
         problems.add("missing_key", where, told)
         return None
-    found = []
-    for place, (path, view) in enumerate(zip(paths, views, strict=True)):
-        parts = PurePosixPath(str(path).removeprefix("../"))
-        if parts.is_absolute() or ".." in parts.parts or parts.parts[:1] != ("deid_png",):
-            problems.add("unsafe_path", where, f"image {path!r} is not under ../deid_png/; image not used")
-        elif view in _VIEWS:
-            found.append((_VIEWS[view], place, parts))
-    return [parts for _, _, parts in sorted(found)]
-
-
-def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Keys and values of the object in a JSON file, one by one: the training file is too large to hold as a whole."""
-    decoder = json.JSONDecoder()
-    try:
-        with path.open(encoding="utf-8") as file:
-            text, start = file.read(_CHUNK).lstrip(), 1
-            if not text.startswith("{"):
-                raise RefusedData(f"{path} holds no JSON object; get it again")
-            while True:
-                try:
-                    start = _skip(text, start, ", \t\r\n")
-                    if text[start : start + 1] == "}":
-                        return
-                    key, end = decoder.raw_decode(text, start)
-                    value, end = decoder.raw_decode(text, _skip(text, end, ": \t\r\n"))
-                except ValueError as error:
-                    more = file.read(_CHUNK)
-                    if not more:
-                        raise RefusedData(f"{path} is no valid JSON or cut short: {error}; get it again") from error
-                    text, start = text[start:] + more, 0
-                else:
-                    yield str(key), value
-                    start = end
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RefusedData(f"{path} is not in UTF-8: {error.reason}; get the original") from error
-
-
-def _skip(text: str, start: int, characters: str) -> int:
-    while text[start : start + 1] and text[start] in characters:
-        start += 1
-    return start
+    ranked = [(_VIEWS[str(view)], place) for place, view in enumerate(views) if str(view) in _VIEWS]
+    return [str(paths[place]).removeprefix("../") for _, place in sorted(ranked)]

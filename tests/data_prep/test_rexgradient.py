@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from fixtures import rexgradient as fixture
 
-from data_prep import rexgradient
+from data_prep import jsons
 from data_prep.cli import main
 
 TRAIN = "metadata/train_metadata_view_position.json"
@@ -36,9 +36,9 @@ def kinds(tmp_path):
 
 
 @pytest.mark.parametrize("indent", [None, 4])
-@pytest.mark.parametrize("chunk", [7, 1 << 20])
-def test_findings_become_rows(run, rows, tmp_path, monkeypatch, indent, chunk):
-    monkeypatch.setattr(rexgradient, "_CHUNK", chunk)
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_findings_become_rows(run, rows, tmp_path, monkeypatch, indent, block):
+    monkeypatch.setattr(jsons, "_BLOCK", block)
     root = fixture.write(tmp_path / "rex", indent=indent)
     status, told, written = run(rows, root, "--strict")
     assert status == 0
@@ -100,7 +100,13 @@ def test_every_problem_is_counted_listed_and_refused_under_strict(run, rows, tmp
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"[]", "no JSON object"), (b'{"a": {', "cut short"), (b'{"a": ?}', "no valid JSON"), (b'{"\xff": 1}', "UTF-8")],
+    [
+        (b"[]", "expected '{'"),
+        (b'{"a": {', "cut short"),
+        (b'{"a": ?}', "is not valid JSON"),
+        (b"{} {}", "there is more behind"),
+        (b'{"\xff": 1}', "UTF-8"),
+    ],
 )
 def test_damaged_metadata_stop_the_run(run, rows, tmp_path, content, message):
     root = fixture.write(tmp_path / "rex")
@@ -112,7 +118,8 @@ def test_damaged_metadata_stop_the_run(run, rows, tmp_path, content, message):
 def test_a_split_can_be_absent_but_not_all(run, rows, tmp_path):
     root = fixture.write(tmp_path / "rex")
     (root / TRAIN).unlink()
-    assert len(run(rows, root)[2]) == 2
+    _, told, written = run(rows, root)
+    assert len(written) == 2 and "no metadata of the train split: 1" in told
     shutil.rmtree(root / "metadata")
     status, told, _ = run(rows, root)
     assert status == 2 and TRAIN in told
