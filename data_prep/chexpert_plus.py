@@ -27,8 +27,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_prep import pictures, tables
-from data_prep.options import add_workers
+from data_prep import images, pictures, tables
 from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help=f"folder with {_TABLE} and PNG/ or DICOM/")
     parser.add_argument("--section", choices=SECTIONS, default="impression", help="the part of a report to ask for")
     parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
-    add_workers(parser)
+    images.add_arguments(parser)
 
 
 class _Film(NamedTuple):
@@ -84,7 +83,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             best[study] = min(film, best.get(study, film), key=lambda one: one.rank)
         films = {film.path: film for film in best.values()}
     records = _records(table, films, options, problems)
-    for fields, (image, width, height) in pictures.read(records, problems, options.workers, pictures.by_header):
+    for fields, (image, width, height) in pictures.read(records, options, problems):
         yield Sample(image=image, width=width, height=height, **fields)
 
 

@@ -24,9 +24,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep import pictures
+from data_prep import images, pictures
 from data_prep.jsons import objects
-from data_prep.options import add_workers, shares
+from data_prep.options import shares
 from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import KINDS, SPLITS, Sample, split_of
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--split", choices=SPLITS, default="train", help="the split of objects that name none")
     split.add_argument("--split-by-hash", type=shares, help="or shares of their patients, train,val,test: 0.8,0.1,0.1")
-    add_workers(parser)
+    images.add_arguments(parser)
 
 
 @data_set(
@@ -66,7 +66,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     if not options.root.is_dir():
         raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
     records = _records(tqdm(objects(options.annotations, problems), unit="object", disable=None), options, problems)
-    for (where, item), (picture, width, height) in pictures.read(records, problems, options.workers):
+    for (where, item), (picture, width, height) in pictures.read(records, options, problems):
         boxes = _boxes(item, width, height, options.box_unit, where, problems)
         if boxes is not None:
             patient = item["patient_id"]

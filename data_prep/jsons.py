@@ -71,7 +71,7 @@ def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
                 yield str(key), text.take(decoder, number)
             text.skip("}")
             if text.next():
-                raise RefusedData(f"{path}: there is more behind the end of the object; it is damaged, get it again")
+                text.fail("there is more behind its end")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
@@ -102,7 +102,7 @@ def _listed(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
         yield f"item {number}", text.take(decoder, number)
     text.skip("]")
     if text.next():
-        raise RefusedData(f"{path}: there is more behind the end of the list; it is damaged, get it again")
+        text.fail("there is more behind its end")
 
 
 class _Text:
@@ -124,7 +124,7 @@ class _Text:
     def skip(self, character: str) -> None:
         found = self.next()
         if found != character:
-            self._fail(f"expected {character!r}, found {found!r}" if found else f"ends where {character!r} should be")
+            self.fail(f"expected {character!r}, found {found!r}" if found else f"ends where {character!r} should be")
         self._at += 1
 
     def take(self, decoder: json.JSONDecoder, number: int) -> Any:
@@ -137,7 +137,7 @@ class _Text:
             except (json.JSONDecodeError, RecursionError) as error:
                 # Perhaps only the rest of the object is not there yet. Twice as much each time keeps this linear.
                 if len(self._held) - self._at > _LONGEST or not self._more(block):
-                    self._fail(f"item {number}: {getattr(error, 'msg', error)}")
+                    self.fail(f"item {number}: {getattr(error, 'msg', error)}")
                 block *= 2
 
     def _more(self, size: int) -> bool:
@@ -148,9 +148,9 @@ class _Text:
         try:
             self._held = self._held[self._at :] + self._decoder.decode(read, final=self._ended)
         except UnicodeDecodeError as error:
-            self._fail(f"not in UTF-8 (byte 0x{error.object[error.start]:02x})")
+            self.fail(f"not in UTF-8 (byte 0x{error.object[error.start]:02x})")
         self._at = 0
         return not self._ended
 
-    def _fail(self, what: str) -> None:
+    def fail(self, what: str) -> None:
         raise RefusedData(f"{self._path} is not valid JSON, or cut short: {what}; mend it or get it again")

@@ -22,9 +22,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep import pictures
+from data_prep import images, pictures
 from data_prep.dialogs import Dialog, dialogs
-from data_prep.options import add_workers, shares, with_group
+from data_prep.options import shares, with_group
 from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import KINDS, SPLITS, TASKS, Sample, split_of
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--split", choices=SPLITS, default="train", help="the split that all items go to")
     split.add_argument("--split-by-hash", type=shares, help="shares of patients, train,val,test: 0.8,0.1,0.1")
-    add_workers(parser)
+    images.add_arguments(parser)
 
 
 @data_set(
@@ -67,7 +67,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         raise UsageError(f"--kind {kind} is not of --task {options.task}, which has {', '.join(KINDS[options.task])}")
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
     placed = _placed(items, options, problems)
-    for (dialog, patient), (picture, width, height) in pictures.read(placed, problems, options.workers):
+    for (dialog, patient), (picture, width, height) in pictures.read(placed, options, problems):
         frame = get_convention(options.source_format).frame(width, height)
         content = task_content(options.task, dialog, options.source_format, frame, problems)
         if content is not None:

@@ -12,7 +12,7 @@ The XML files do not say which image is the frontal one, and the first often is 
 file of the other edition too, or ask for all views. Names, dates and at times whole words are masked as XXXX; how many
 is told. There is no patient id and no official split, so each study counts as a patient of its own.
 
-Licence: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 images at NLM; 3,851 reports on Kaggle.
+Licence: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 images at NLM.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 from tqdm import tqdm
 
-from data_prep import pictures, tables
-from data_prep.options import add_workers, shares
+from data_prep import images, pictures, tables
+from data_prep.options import shares
 from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import SPLITS, Sample, split_of
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--split", choices=SPLITS, help="the split that all studies go to")
     split.add_argument("--split-by-hash", type=shares, default="0.8,0.1,0.1", help="shares of studies, train,val,test")
-    add_workers(parser)
+    images.add_arguments(parser)
 
 
 @data_set(
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     example="python -m data_prep openi --reports NLMCXR_reports.tgz --images NLMCXR_png "
     "--projections indiana_projections.csv --out data/openi",
     arguments=add_arguments,
-    expected={"reports (NLM)": 3955, "images (NLM)": 7470, "reports (Kaggle)": 3851},
+    expected={"reports (NLM)": 3955, "images (NLM)": 7470},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
     """One report sample per study or image; whatever cannot be used goes to `problems`.
@@ -100,7 +100,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             yield _sample(study, kind, report, "", None, 0, 0, options)
         return
     placed = _placed(wanted, views, options, problems)
-    for (study, kind, report, name), (picture, width, height) in pictures.read(placed, problems, options.workers):
+    for (study, kind, report, name), (picture, width, height) in pictures.read(placed, options, problems):
         yield _sample(study, kind, report, name, picture, width, height, options)
 
 
@@ -204,7 +204,6 @@ def _kaggle(path: Path, views: _Views, problems: Problems) -> Iterator[_Study]:
         images.setdefault(key.split("_")[0], []).append(name)
     seen: set[str] = set()
     for uid, findings, impression in tables.rows(path, ("uid", "findings", "impression"), problems):
-        problems.count("reports (Kaggle)")
         if not uid.strip():
             problems.add("missing_key", path.name, "a row has no uid; not used")
         elif uid in seen:

@@ -15,11 +15,6 @@ def positive(text: str) -> int:
     return value
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
-    """`--workers`, for loaders that read images with `data_prep.pictures`."""
-    parser.add_argument("--workers", type=positive, default=1, help="images that are read at a time")
-
-
 def probability(text: str) -> float:
     """A number from 0 to 1."""
     value = float(text)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
 
-from data_prep.images import Film, Unreadable, film
+from data_prep.images import Film, Unreadable, film, films
 from data_prep.problems import Problems
 
 _Record = TypeVar("_Record")
@@ -29,8 +29,16 @@ def within(root: Path, name: str, where: str, problems: Problems) -> Path | None
     return None
 
 
-def by_header(path: Path) -> Film:
-    """`images.film`, but an 8-bit PNG or JPEG is not decoded: thousands a second, and damage further on is not seen."""
+def headers(records: Iterable[tuple[_Record, Path]], problems: Problems) -> Iterator[tuple[_Record, Film]]:
+    """`read`, but 8-bit PNG and JPEG files are not decoded: thousands a second, and damage further on is not seen."""
+    for record, path in records:
+        try:
+            yield record, _by_header(path)
+        except Unreadable as error:
+            problems.add("unreadable_image", str(error), "get the file again; not used")
+
+
+def _by_header(path: Path) -> Film:
     errors = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
     with suppress(*errors), Image.open(path, formats=("PNG", "JPEG")) as image:
         if not image.mode.startswith(("I", "F")):
@@ -39,35 +47,25 @@ def by_header(path: Path) -> Film:
 
 
 def read(
-    records: Iterable[tuple[_Record, Path]],
-    problems: Problems,
-    workers: int = 1,
-    how: Callable[[Path], Film] = film,
+    records: Iterable[tuple[_Record, Path]], options: argparse.Namespace, problems: Problems
 ) -> Iterator[tuple[_Record, Film]]:
     """Each record with its picture, in the same order; those whose file cannot be read become problems.
 
     Args:
-        records: with the path of the image file of each.
+        records: with the path of the image file of each; read ahead of what is yielded by a few only.
+        options: with those of `images.add_arguments`.
         problems: is told of unreadable images.
-        workers: threads that read; libraries decode images without holding up other threads. Twice as many
-            pictures may wait to be taken, so memory stays flat however many records there are.
-        how: reads one.
     """
-    waiting: deque[tuple[_Record, Future[Film]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for record, path in records:
-                waiting.append((record, pool.submit(how, path)))
-                if len(waiting) > 2 * workers:
-                    yield from _taken(*waiting.popleft(), problems)
-            while waiting:
-                yield from _taken(*waiting.popleft(), problems)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    waiting: deque[_Record] = deque()
 
+    def paths() -> Iterator[Path]:
+        for record, path in records:
+            waiting.append(record)
+            yield path
 
-def _taken(record: _Record, picture: Future[Film], problems: Problems) -> Iterator[tuple[_Record, Film]]:
-    try:
-        yield record, picture.result()
-    except Unreadable as error:
-        problems.add("unreadable_image", str(error), "get the file again; not used")
+    for found in films(paths(), options.workers, options.store_pixels):
+        record = waiting.popleft()
+        if isinstance(found, Unreadable):
+            problems.add("unreadable_image", str(found), "get the file again; not used")
+        else:
+            yield record, found

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from data_prep import pictures
 from data_prep.dialogs import Dialog, dialogs
 from data_prep.llava import task_content
-from data_prep.options import add_workers, shares
+from data_prep.options import shares
 from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import SPLITS, Sample, split_of
@@ -79,7 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--split", choices=SPLITS, default="train", help="the split that all items go to")
     split.add_argument("--split-by-hash", type=shares, help="shares of patients, train,val,test: 0.98,0.02,0")
-    add_workers(parser)
 
 
 @data_set(
@@ -102,9 +101,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
     placed = _placed(items, options, problems)
     # Only headers are read: to decode a million films takes days, and `validate` opens those that are used.
-    for (dialog, source), (picture, width, height) in pictures.read(
-        placed, problems, options.workers, pictures.by_header
-    ):
+    for (dialog, source), (picture, width, height) in pictures.headers(placed, problems):
         content = _content(dialog, source, problems)
         if content is None:
             continue

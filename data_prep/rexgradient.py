@@ -22,8 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep import jsons, pictures
-from data_prep.options import add_workers
+from data_prep import images, jsons, pictures
 from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with metadata/ and deid_png/")
     parser.add_argument("--section", choices=SECTIONS, default="findings", help="the part of a report to ask for")
     parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
-    add_workers(parser)
+    images.add_arguments(parser)
 
 
 @data_set(
@@ -64,7 +63,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     for name in files.keys() - there.keys():
         problems.notes[f"no metadata of the {name} split"] += 1
     records = _records(there, options, problems)
-    for fields, (image, width, height) in pictures.read(records, problems, options.workers, pictures.by_header):
+    for fields, (image, width, height) in pictures.read(records, options, problems):
         yield Sample(image=image, width=width, height=height, **fields)
 
 
