@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from fixtures import chexpert_plus as fixture
+from fixtures import films
 from PIL import Image
 
 from data_prep.cli import main
@@ -85,6 +86,23 @@ def test_deep_images_are_converted(run, rows, tmp_path):
         assert picture.mode == "L" and picture.size == fixture.SIZE
 
 
+def test_films_are_looked_for_in_every_form(run, rows, tmp_path):
+    run(rows)
+    root = tmp_path / "chexpert"
+    (root / FIRST).unlink()
+    film = root / "DICOM/train/patient00001/study1/view2_frontal.dcm"
+    film.parent.mkdir(parents=True)
+    films.dicom(film)
+    (root / "PNG/train/patient00002").rename(root / "moved")
+    (root / "train").mkdir()
+    (root / "moved").rename(root / "train/patient00002")
+    status, _, written = run.again(rows, root, tmp_path / "out", "--strict", "--store-pixels", "1200")
+    converted, plain = (written[f"{study}_study1"] for study in ("patient00001", "patient00002"))
+    assert status == 0 and "/out/images/" in converted["images"][0]["image"]
+    assert (converted["extra_info"]["width"], converted["extra_info"]["height"]) == (30, 40)
+    assert plain["images"][0]["image"] == f"file://{root}/train/patient00002/study1/view1_frontal.png"
+
+
 def cut_short(path):
     deep(path)
     path.write_bytes(path.read_bytes()[:-40])
@@ -119,11 +137,11 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize(("films", "kind"), ENTRIES.values(), ids=ENTRIES)
-def test_every_problem_is_counted_listed_and_refused_under_strict(run, rows, tmp_path, films, kind):
-    status, told, written = run(rows, "--strict", films=films)
+@pytest.mark.parametrize(("entries", "kind"), ENTRIES.values(), ids=ENTRIES)
+def test_every_problem_is_counted_listed_and_refused_under_strict(run, rows, tmp_path, entries, kind):
+    status, told, written = run(rows, "--strict", films=entries)
     assert status == 1 and kind in told and not written
-    status, _, written = run(rows, films=films)
+    status, _, written = run(rows, films=entries)
     assert status == 0 and len(written) == 2 and kinds(tmp_path) == {kind: 1}
 
 
