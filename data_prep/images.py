@@ -23,10 +23,8 @@ from PIL import Image, UnidentifiedImageError
 
 from data_prep import dicom
 from data_prep.apart import ProcessDied, apart
+from data_prep.kept import Film, kept
 from data_prep.options import positive
-
-Film = tuple[Path | bytes, int, int]
-"""Path of the picture or the bytes of a PNG, width, height."""
 
 
 class Unreadable(ValueError):
@@ -40,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--store-pixels",
         type=positive,
         help="store films of more pixels than this scaled down to it, e.g. 1048576, instead of whole",
+    )
+    parser.add_argument(
+        "--keep-films", type=Path, metavar="DIR", help="keep converted films there: a stopped run goes on where it was"
     )
 
 
@@ -75,16 +76,19 @@ def film(path: Path, store_pixels: int | None = None) -> Film:
     return (_film_apart if fragile else _convert)(path, store_pixels)
 
 
-def films(paths: Iterable[Path], workers: int = 1, store_pixels: int | None = None) -> Iterator[Film | Unreadable]:
+def films(
+    paths: Iterable[Path], workers: int = 1, store_pixels: int | None = None, keep: Path | None = None
+) -> Iterator[Film | Unreadable]:
     """`film` of each path in the same order, over several processes; an error is yielded in its place, not raised.
 
-    At most two films per process wait to be taken, so memory stays flat however many paths there are.
+    At most two films per process wait to be taken, so memory stays flat however many paths there are. Converted films
+    are kept in the folder `keep`, where the next run finds them, and are that file's path then.
     """
+    convert = film if workers == 1 else _film_apart
+    work = partial(_attempt, partial(kept, keep, convert) if keep else convert, store_pixels=store_pixels)
     if workers == 1:
-        for path in paths:
-            yield _attempt(film, path, store_pixels)
+        yield from map(work, paths)
         return
-    work = partial(_attempt, _film_apart, store_pixels=store_pixels)
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Film | Unreadable]] = deque()
     try:

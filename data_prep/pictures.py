@@ -63,7 +63,7 @@ def read(
             waiting.append(record)
             yield path
 
-    for found in films(paths(), options.workers, options.store_pixels):
+    for found in films(paths(), options.workers, options.store_pixels, options.keep_films):
         record = waiting.popleft()
         if isinstance(found, Unreadable):
             problems.add("unreadable_image", str(found), "get the file again; not used")

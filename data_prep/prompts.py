@@ -75,6 +75,11 @@ _QUESTIONS = {
         "Mark each pathological finding of this chest X-ray and say what it is.",
     ),
 }
+_REPORT_HINTS = {
+    "findings": "Answer with the findings alone: one paragraph of plain text, without headings or lists.",
+    "impression": "Answer with the impression alone: one paragraph of plain text, without headings or lists.",
+    "report": 'Answer in plain text without lists, as "Findings: ... Impression: ...".',
+}
 _NOTHING_THERE = "There is no such finding."
 _NOTHING_FOUND = "There is no abnormality."
 
@@ -92,20 +97,23 @@ def render(
         frame: width and height that the convention's coordinates refer to (`Convention.frame`).
         thinking: append " /think", which asks for a reasoning trace, as the data script released with
             arXiv 2512.10691 does.
-        format_hint: append the convention's description of the answer format, for models that were never tuned on it.
+        format_hint: append a description of the answer format, for models that were never tuned on it: of the boxes
+            in this convention, or of the part of a report that is asked for.
 
     Raises:
         UsageError: for an unknown convention.
     """
     convention = get_convention(box_format)
-    wordings = _QUESTIONS[sample.kind or KINDS[sample.task][0]]
+    kind = sample.kind or KINDS[sample.task][0]
+    wordings = _QUESTIONS[kind]
     question = sample.question or wordings[stable_hash(sample.id) % len(wordings)].format(phrase=sample.phrase)
-    named = sample.kind == "detection"
+    named = kind == "detection"
     if sample.task == "report":
-        answer = sample.report or ""
+        answer, hint = sample.report or "", _REPORT_HINTS[kind]
     else:
         nothing = _NOTHING_FOUND if named else _NOTHING_THERE
         answer = convention.render(sample.boxes, frame, named=named) if sample.boxes else nothing
-        if format_hint:
-            question = f"{question} {convention.describe(named=named)}"
+        hint = convention.describe(named=named)
+    if format_hint:
+        question = f"{question} {hint}"
     return question + (" /think" if thinking else ""), sample.answer or answer

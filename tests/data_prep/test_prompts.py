@@ -37,11 +37,13 @@ def test_thinking_suffix_and_format_hint(make_sample):
     assert full == f"{plain} {get_convention('qwen3vl').hint} /think"
 
 
-def test_a_report_answer_is_the_report_and_needs_no_box_format(make_sample):
-    sample = make_sample(task="report", report="The lungs are clear.", phrase=None, boxes=())
+@pytest.mark.parametrize("kind", ["", "findings", "impression", "report"])
+def test_a_report_answer_is_the_report_and_its_hint_is_not_about_boxes(make_sample, kind):
+    sample = make_sample(task="report", kind=kind, report="The lungs are clear.", phrase=None, boxes=())
     question, answer = render(sample, "radvlm", (40, 30), format_hint=True)
+    plain, _ = render(sample, "radvlm", (40, 30))
     assert answer == "The lungs are clear."
-    assert get_convention("radvlm").hint not in question
+    assert question.startswith(f"{plain} Answer") and get_convention("radvlm").hint not in question
 
 
 def test_an_unknown_convention_is_wrong_use(make_sample):
