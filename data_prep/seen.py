@@ -45,6 +45,10 @@ class Seen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget everything."""
         self._database.close()
 
     def first(self, kind: str, key: bytes, note: str) -> str | None:

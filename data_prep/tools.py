@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep import validate
+from data_prep import filter, traces, validate
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,22 @@ TOOLS = (
         "python -m data_prep validate data/mine --sheet sheet.png --json report.json",
         validate.add_arguments,
         validate.run,
+    ),
+    Tool(
+        "filter",
+        "rewrite reports so that only what is visible remains",
+        filter.__doc__ or "",
+        "python -m data_prep filter data/mine --out data/clean --endpoint http://127.0.0.1:8000/v1 --model NAME --yes",
+        filter.add_arguments,
+        filter.run,
+    ),
+    Tool(
+        "traces",
+        "have a teacher model write reasoning for a cold start",
+        traces.__doc__ or "",
+        "python -m data_prep traces data/mine --out data/cold --endpoint http://127.0.0.1:8000/v1 --model NAME --yes",
+        traces.add_arguments,
+        traces.run,
     ),
 )
 
