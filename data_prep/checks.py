@@ -153,16 +153,17 @@ def truth_of(ground_truth: Any) -> Mapping[str, Any]:
     return truth
 
 
-def info_defects(data_source: Any, info: Mapping[str, Any]) -> Iterator[Defect]:
-    """What is wrong with `extra_info` in itself and against `data_source`."""
+def info_defects(data_source: Any, info: Mapping[str, Any], images: int) -> Iterator[Defect]:
+    """What is wrong with `extra_info` in itself and against `data_source`, in a row with so many images."""
     missing = [key for key, value in info.items() if value is None or value == ""]
     if missing:
         yield "missing value", f"extra_info has no {', '.join(missing)}"
     for key, valid in (("split", SPLITS), ("task", TASKS), ("box_format", tuple(CONVENTIONS))):
         if info.get(key) and info[key] not in valid:
             yield "unknown value", f"extra_info.{key} is {info[key]!r}, need one of {', '.join(valid)}"
-    if any(info.get(side) is not None and info[side] < 1 for side in ("width", "height")):
-        yield "bad size", f"width and height must be positive, got {info['width']} x {info['height']}"
+    least = 1 if images else 0
+    if any(info.get(side) is not None and info[side] < least for side in ("width", "height")):
+        yield "bad size", f"width and height must be at least {least}, got {info['width']} x {info['height']}"
     name, slash, task = str(data_source or "").rpartition("/")
     if not (name and slash) or task != info.get("task"):
         yield "rows disagree", f"data_source {data_source!r} must be <set>/{info.get('task')}, as extra_info.task says"

@@ -23,14 +23,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from data_prep import asking, checks
 from data_prep.journal import Journal
 from data_prep.problems import Problems, RefusedData
 from data_prep.rules import COMPARISON, MARK, visible_only
 from data_prep.seen import Seen, digest
-from data_prep.staging import parquet_rows, rewrite, staged, write_problems
+from data_prep.staging import parquet_rows, read_schema, rewrite, staged, write_problems
 from data_prep.validate import parquet_files
 from reward_fns.errors import UsageError
 from reward_fns.scorers.judge import Judge
@@ -189,10 +187,7 @@ class _Source:
 
 
 def _is_sft(path: Path) -> bool:
-    try:
-        schema = pq.read_schema(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise RefusedData(f"{path}: cannot be read ({error}); try python -m data_prep validate {path}") from error
+    schema = read_schema(path)
     if defects := checks.schema_defects(schema):
         raise RefusedData(f"{path}: {defects[0][1]}; make it again, or see python -m data_prep validate {path}")
     return checks.is_sft(schema)

@@ -31,6 +31,18 @@ def staged(out: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a parquet file.
+
+    Raises:
+        RefusedData: it can't be read.
+    """
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RefusedData(f"{path}: cannot be read ({error}); try python -m data_prep validate {path}") from error
+
+
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file, a batch in memory at a time.
 

@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from data_prep import asking, checks, pictures
@@ -33,7 +32,7 @@ from data_prep.journal import Journal
 from data_prep.options import probability
 from data_prep.problems import Problems, RefusedData
 from data_prep.sample import stable_hash
-from data_prep.staging import parquet_rows, rewrite, staged, write_problems
+from data_prep.staging import parquet_rows, read_schema, rewrite, staged, write_problems
 from data_prep.validate import parquet_files
 from reward_fns.errors import UsageError
 from reward_fns.scorers.judge import Judge
@@ -79,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns its exit status."""
     model = asking.server(options)
-    paths = [path for given in options.paths for path in parquet_files(given) if _is_sft(path)]
+    paths = [path for given in options.paths for path in parquet_files(given) if checks.is_sft(read_schema(path))]
     if not paths:
         raise UsageError(f"no SFT file in {', '.join(map(str, options.paths))}; they have a column messages")
     if any(path.absolute().parent == options.out.absolute() for path in paths):
@@ -157,7 +156,8 @@ class _Plan:
         if len(turns) != 2 or len(images) != 1 or turns[0]["content"].count("<image>") != 1:
             return False
         # By the image's name, not its path: a copy of the data elsewhere is divided in the same way.
-        name = (images[0].get("bytes") and pictures.identity(images[0]).hex()) or Path(str(images[0].get("image"))).name
+        embedded = images[0].get("bytes") is not None
+        name = pictures.identity(images[0]).hex() if embedded else Path(str(images[0]["image"])).name
         drawn = stable_hash(f"{self.options.seed}/{turns[0]['content']}/{name}")
         return drawn / 2**64 >= self.options.direct_share
 
@@ -204,14 +204,6 @@ def _message(text: str, entry: dict[str, Any]) -> asking.Message:
     film.save(buffer, "JPEG", quality=95)
     url = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
-
-
-def _is_sft(path: Path) -> bool:
-    try:
-        schema = pq.read_schema(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise RefusedData(f"{path}: cannot be read ({error}); try python -m data_prep validate {path}") from error
-    return checks.is_sft(schema)
 
 
 def _write(plan: _Plan, paths: list[Path], journal: Journal) -> int:

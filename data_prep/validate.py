@@ -284,7 +284,9 @@ class Validator:
 def _rl_parts(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[checks.Defect]]:
     """`extra_info` and the ground truth of an RL row, each empty if it can't be read, and what is wrong with them."""
     info = row["extra_info"] or {}
-    defects = list(checks.info_defects(row["data_source"], info)) if info else [("missing value", "no extra_info")]
+    defects = [("missing value", "no extra_info")]
+    if info:
+        defects = list(checks.info_defects(row["data_source"], info, len(row["images"])))
     try:
         truth = checks.truth_of((row["reward_model"] or {}).get("ground_truth"))
     except ValueError as error:
