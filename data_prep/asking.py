@@ -265,7 +265,11 @@ def ask_all(
             await asyncio.gather(*(work(bar) for _ in range(concurrency)))
 
     with contextlib.closing(waiting):
-        asyncio.run(work_together())
+        try:
+            asyncio.run(work_together())
+        except (KeyboardInterrupt, SystemExit):
+            print(f"\nanswers so far are in {journal.path}; the same command goes on from there", file=sys.stderr)
+            raise
     if in_a_row > concurrency + 3:
         raise RefusedData(
             f"stopped after {in_a_row} failures in a row, the last: {problems.found[-1].detail}. Answers so far are in "

@@ -166,6 +166,7 @@ class Validator:
     def _check_rows(self, rows: Sequence[dict[str, Any]], counts: FileCounts) -> None:
         sft = counts.kind == "SFT"
         for row in rows:
+            row["no images"] = row["images"] is None
             row["images"] = [entry or {} for entry in row["images"] or ()]
             turns = "messages" if sft else "prompt"
             row[turns] = [turn or dict.fromkeys(("role", "content")) for turn in row[turns] or ()]
@@ -180,6 +181,8 @@ class Validator:
             info: dict[str, Any] = {}
             truth: dict[str, Any] = {}
             split = _split_of_sft(counts.path)
+            if sft and row["no images"]:
+                found.append(("missing value", "images is null, which verl's MultiTurnSFTDataset can't read; need []"))
             if not sft:
                 info, truth, defects = _rl_parts(row)
                 found += defects

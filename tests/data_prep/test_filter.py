@@ -1,6 +1,10 @@
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -143,6 +147,37 @@ def test_a_dead_server_stops_the_run(tmp_path, judge_server, capsys):
     assert main(["filter", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), *model]) == 1
     assert "failures in a row" in capsys.readouterr().err
     assert len(judge_server.requests) < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on_where_it_was(tmp_path, judge_server, number):
+    lines = [json.dumps({"report": f"Film {i} is clear."}) for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    asked, hold = [], True
+
+    def answer(prompt):
+        asked.append(prompt)
+        if hold and len(asked) > 5:
+            judge_server.stopped.wait(60)
+        return prompt.split("\n")[-3]
+
+    judge_server.answer = answer
+    out = tmp_path / "out"
+    arguments = ["filter", str(tmp_path / "a.jsonl"), "--out", str(out), "--endpoint", judge_server.url]
+    arguments += ["--model", "m", "--yes", "--concurrency", "1"]
+    run = subprocess.Popen([sys.executable, "-m", "data_prep", *arguments], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(asked) < 6 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == (-9 if number == signal.SIGKILL else 143)
+    assert number == signal.SIGKILL or ("the same command goes on" in errors and "Traceback" not in errors)
+    assert [path.name for path in out.iterdir()] == ["journal.jsonl"]
+    hold = False
+    assert main(arguments) == 0
+    assert len(asked) == 6 + 7  # five were kept
+    assert len((out / "a.jsonl").read_text().splitlines()) == 12
 
 
 def test_many_at_a_time(tmp_path, judge_server):

@@ -220,6 +220,18 @@ def test_an_sft_row_without_an_answer(sound, rewrite, capsys):
     assert status == 1 and "empty message: 1" in said
 
 
+def test_an_sft_row_whose_images_are_null(sound, rewrite, capsys):
+    rewrite(sound / "sft_train.parquet", all_of(row("images", None), row("messages.0.content", "Where?")))
+    status, said = verdict(capsys, sound)
+    assert status == 1 and "missing value: 1" in said and "images is null" in said
+
+
+def test_rows_without_images_pass(sound, rewrite, capsys):
+    none = all_of(row("images", []), row("prompt.0.content", "Hm?"), row("extra_info.width", 0))
+    rewrite(sound / "val.parquet", none)
+    assert verdict(capsys, sound)[0] == 0
+
+
 def test_sft_images_of_held_out_patients(sound, capsys):
     (sound / "sft_val.parquet").rename(sound / "sft_train_more.parquet")
     status, said = verdict(capsys, sound)
@@ -324,6 +336,14 @@ def test_many_defects_are_counted_and_the_first_listed(sound, rewrite, tmp_path,
     assert sum(problem["kind"] == "duplicate id" for problem in told["listed"]) == 1000
 
 
+@pytest.mark.parametrize("command", ["validate", "filter", "traces"])
+def test_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example: python -m data_prep {command} data/mine" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -331,7 +351,6 @@ def test_many_defects_are_counted_and_the_first_listed(sound, rewrite, tmp_path,
         (["{}/nowhere"], "no such file or folder"),
         (["{}/data", "--preset", "paper_groundin"], "did you mean 'paper_grounding'"),
         (["{}/data", "--spec", "{}/no.yaml"], "no reward spec"),
-        (["{}/data", "--model", "{}/empty"], "--model"),
     ],
 )
 def test_wrong_use_has_status_2(sound, tmp_path, capsys, arguments, message):

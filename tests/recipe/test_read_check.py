@@ -104,7 +104,9 @@ def test_the_command_says_the_same_of_lengths(data, model, capsys):
 
     assert main(["validate", str(data / "paths"), "--model", model]) == 0
     assert main(["validate", str(data / "paths"), "--model", model, "--max-prompt-length", "30"]) == 1
-    assert "prompt too long: " in capsys.readouterr().out
+    assert main(["validate", str(data / "paths"), "--model", str(data)]) == 2
+    said = capsys.readouterr()
+    assert "prompt too long: " in said.out and f"--model {data}: no processor can be loaded" in said.err
 
 
 @pytest.mark.parametrize(
