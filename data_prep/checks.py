@@ -9,13 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.rows import rl_schema, sft_schema
 from data_prep.sample import SPLITS, TASKS
-from data_prep.writer import rl_schema, sft_schema
 from reward_fns.conventions import CONVENTIONS
 
 Defect = tuple[str, str]
 """A short fixed kind, and what exactly is wrong."""
 
+RL_TASKS = tuple(task for task in TASKS if task != "conversation")
+"""Tasks that rewards can score."""
 _OTHER_MEDIA = ("<video>", "<audio>")
 _ROLES = ("system", "user", "assistant")
 
@@ -158,7 +160,7 @@ def info_defects(data_source: Any, info: Mapping[str, Any], images: int) -> Iter
     missing = [key for key, value in info.items() if value is None or value == ""]
     if missing:
         yield "missing value", f"extra_info has no {', '.join(missing)}"
-    for key, valid in (("split", SPLITS), ("task", TASKS), ("box_format", tuple(CONVENTIONS))):
+    for key, valid in (("split", SPLITS), ("task", RL_TASKS), ("box_format", tuple(CONVENTIONS))):
         if info.get(key) and info[key] not in valid:
             yield "unknown value", f"extra_info.{key} is {info[key]!r}, need one of {', '.join(valid)}"
     least = 1 if images else 0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from data_prep import pictures
+from data_prep import row_images
 from data_prep.seen import Seen
 
 Film = tuple[int, int] | str | None
@@ -25,13 +25,13 @@ class Films:
         self._seen, self._how = seen, how
         self._pool = ThreadPoolExecutor(thread_name_prefix="film")  # Pillow decodes without holding Python's lock
 
-    key = staticmethod(pictures.identity)
+    key = staticmethod(row_images.identity)
 
     def place(self, entry: Mapping[str, Any]) -> str | bytes:
         """Where an image is read from, "" if it has no place."""
         try:
-            return pictures.source(entry)
-        except pictures.BadPicture:
+            return row_images.source(entry)
+        except row_images.BadPicture:
             return ""
 
     def look_at(self, entries: Iterable[Mapping[str, Any]]) -> dict[bytes, Film]:
@@ -46,9 +46,9 @@ class Films:
 
     def _look(self, entry: Mapping[str, Any]) -> Film:
         try:
-            place = pictures.source(entry)
-            return None if self._how == "skip" else pictures.inspect(place, decode=self._how == "decode")
-        except pictures.BadPicture as error:
+            place = row_images.source(entry)
+            return None if self._how == "skip" else row_images.inspect(place, decode=self._how == "decode")
+        except row_images.BadPicture as error:
             return str(error)
 
 

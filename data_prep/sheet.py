@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.pictures import BadPicture, thumbnail
+from data_prep.row_images import BadPicture, thumbnail
 from reward_fns.boxes import Box
 
 _SIDE, _TEXT, _MARGIN, _COLUMNS, _LINES = 300, 13, 8, 4, 4

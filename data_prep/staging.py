@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.problems import Problems, RefusedData
+from data_prep.writer import remove_killed
 
 _BATCH = 128
 
@@ -22,11 +25,18 @@ _BATCH = 128
 def staged(out: Path) -> Iterator[Path]:
     """A hidden folder whose files move into `out` if the block ends without an exception, and else are gone."""
     out.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
+    prefix = f".unfinished-{platform.node()}-"
+    remove_killed(out, prefix)
+    place = Path(tempfile.mkdtemp(prefix=prefix, dir=out))
+    lock = place / "lock"
     try:
-        yield place
-        for file in sorted(place.iterdir()):
-            os.replace(file, out / file.name)
+        with lock.open("w") as held:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield place
+            for file in sorted(place.iterdir()):
+                if file != lock:
+                    os.replace(file, out / file.name)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

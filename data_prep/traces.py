@@ -27,7 +27,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_prep import asking, checks, pictures
+from data_prep import asking, checks, row_images
 from data_prep.journal import Journal
 from data_prep.options import probability
 from data_prep.problems import Problems, RefusedData
@@ -157,14 +157,14 @@ class _Plan:
             return False
         # By the image's name, not its path: a copy of the data elsewhere is divided in the same way.
         embedded = images[0].get("bytes") is not None
-        name = pictures.identity(images[0]).hex() if embedded else Path(str(images[0]["image"])).name
+        name = row_images.identity(images[0]).hex() if embedded else Path(str(images[0]["image"])).name
         drawn = stable_hash(f"{self.options.seed}/{turns[0]['content']}/{name}")
         return drawn / 2**64 >= self.options.direct_share
 
     def key(self, row: dict[str, Any]) -> str:
         """The journal's key of a row's trace."""
         question, answer = (turn["content"] for turn in row["messages"])
-        image = pictures.identity(row["images"][0]).hex()
+        image = row_images.identity(row["images"][0]).hex()
         settings = [*map(str, self.options.words), str(self.options.temperature)]
         return asking.key_of(self.model, self.prompt, question, answer, image, *settings)
 
@@ -191,9 +191,9 @@ class _Plan:
 
 def _message(text: str, entry: dict[str, Any]) -> asking.Message:
     try:
-        with pictures.opened(pictures.source(entry)) as image:
+        with row_images.opened(row_images.source(entry)) as image:
             film = image.convert("RGB")
-    except (pictures.BadPicture, OSError, ValueError) as error:
+    except (row_images.BadPicture, OSError, ValueError) as error:
         raise asking.Unusable(f"there is no image to show: {error}") from error
     if (most := entry.get("max_pixels")) and film.width * film.height > most:
         shrink = (most / (film.width * film.height)) ** 0.5

@@ -32,7 +32,6 @@ from data_prep.lengths import PromptLengths
 from data_prep.options import positive
 from data_prep.patients import check_disjoint
 from data_prep.problems import Problem, RefusedData
-from data_prep.sample import TASKS
 from data_prep.seen import Seen, digest
 from data_prep.sheet import Sheet, Tile
 from reward_fns.boxes import Box
@@ -320,7 +319,7 @@ def run(options: argparse.Namespace) -> int:
         validator.finish()
     findings = validator.findings
     unscored = {
-        task for counts in validator.files for task in counts.tasks if task in TASKS
+        task for counts in validator.files for task in counts.tasks if task in checks.RL_TASKS
     } - validator.spec.tasks.keys()
     passed = not findings.counts
     print("\n".join(_table(validator.files)))

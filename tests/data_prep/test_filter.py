@@ -1,5 +1,6 @@
 import io
 import json
+import platform
 import signal
 import subprocess
 import sys
@@ -198,7 +199,11 @@ def test_many_at_a_time(tmp_path, judge_server):
 
 
 def test_rules_need_no_server(data, rows, tmp_path, capsys):
+    left_by_a_kill = tmp_path / "out" / f".unfinished-{platform.node()}-x"
+    left_by_a_kill.mkdir(parents=True)
+    (left_by_a_kill / "lock").touch()
     assert main(["filter", str(data), "--rules", "--out", str(tmp_path / "out")]) == 0
+    assert not left_by_a_kill.exists()
     assert reports(rows, tmp_path / "out") == {"a": "The heart is large.", "b": "The lungs are clear.", "g": None}
     assert json.loads((tmp_path / "out" / "filter.json").read_text())["method"] == "rules"
     assert len(problems(tmp_path / "out")) == 2

@@ -12,7 +12,8 @@ from PIL import Image
 from data_prep.cli import main
 from data_prep.patients import check_disjoint
 from data_prep.problems import RefusedData
-from data_prep.writer import DatasetWriter, rl_schema, sft_schema
+from data_prep.rows import rl_schema, sft_schema
+from data_prep.writer import DatasetWriter
 from reward_fns.boxes import Box
 
 
