@@ -223,6 +223,8 @@ class Validator:
         turns = row["messages" if sft else "prompt"]
         asked = [str(turn["content"]) for turn in turns if turn["role"] == "user"]
         films = [self._films.key(entry) for entry in row["images"]]
+        if not films:  # reports without their films all ask the same
+            return []
         return self._repeats("question", digest("SFT" if sft else "RL", *films, *asked), where)
 
     def _image_in_two_splits(self, row: dict[str, Any], where: str, split: str) -> list[checks.Defect]:
