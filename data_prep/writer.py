@@ -88,7 +88,7 @@ class DatasetWriter:
     def __enter__(self) -> Self:
         self.out.mkdir(parents=True, exist_ok=True)
         prefix = f".unfinished-{platform.node()}-"
-        _remove_killed(self.out, prefix)
+        remove_killed(self.out, prefix)
         self._staging = Path(tempfile.mkdtemp(prefix=prefix, dir=self.out))
         self._lock = (self._staging / "lock").open("w")
         with suppress(OSError):  # a file system without locks
@@ -189,7 +189,7 @@ class DatasetWriter:
             self.files[name] = file.move(self.out)
 
 
-def _remove_killed(out: Path, prefix: str) -> None:
+def remove_killed(out: Path, prefix: str) -> None:
     """Remove what runs of this machine left that were killed outright: their lock is free."""
     for lock in out.glob(f"{prefix}*/lock"):
         with suppress(OSError), lock.open() as held:
