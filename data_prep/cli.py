@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
+from data_prep.card import check_place, remove_card, write_card
 from data_prep.options import positive
 from data_prep.problems import Problems, RefusedData
 from data_prep.registry import DataSet, data_sets
+from data_prep.tools import Tool, add_to
 from data_prep.writer import MAX_PIXELS, MIN_PIXELS, DatasetWriter
 from reward_fns.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `python -m data_prep`; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given, argparse.Namespace(command=given))
     if options.set is None:
         for known in data_sets().values():
             print(f"{known.name:16}{known.summary}")
         return 0
     try:
-        return _prepare(options.set, options)
+        return options.set.run(options) if isinstance(options.set, Tool) else _prepare(options.set, options)
     except UsageError as error:
         return _fail(str(error), 2)
     except RefusedData as error:
@@ -50,10 +55,15 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
         embed=options.embed,
         min_pixels=options.min_pixels,
         max_pixels=options.max_pixels,
+        shard_rows=options.shard_rows,
     )
+    if options.card:
+        check_place(options.out)
     with writer:
-        for sample in itertools.islice(chosen.load(options, problems), options.limit):
-            writer.add(sample)
+        samples = chosen.load(options, problems)
+        with contextlib.closing(samples) if isinstance(samples, Generator) else contextlib.nullcontext():
+            for sample in itertools.islice(samples, options.limit):
+                writer.add(sample)
         if told := problems.summary():
             print(told, file=sys.stderr)
         if problems.found and options.strict:
@@ -61,9 +71,28 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
         if not writer.counts:
             raise RefusedData("not one usable sample; nothing was written")
     _write_problems(options.out / "problems.jsonl", problems)
-    for (split, task), count in sorted(writer.counts.items()):
-        print(f"{options.out / split}.parquet: {count} {task}")
+    differences = [] if options.limit else problems.unexpected(chosen.expected)
+    for difference in differences:
+        print(f"warning: {chosen.name} is not as published: {difference}", file=sys.stderr)
+    if options.card:
+        write_card(chosen, options, writer, problems, differences)
+    else:
+        remove_card(options.out)
+    _print_counts(writer)
     return 0
+
+
+def _print_counts(writer: DatasetWriter) -> None:
+    totals: Counter[tuple[str, str]] = Counter()
+    for (split, task, _), count in writer.counts.items():
+        totals[split, task] += count
+    for (split, task), count in sorted(totals.items()):
+        name = split if task != "conversation" else f"sft_{split}"
+        files = writer.files.get(name, [])
+        place = files[0] if len(files) == 1 else f"{writer.out / name}-*.parquet ({len(files)} shards)"
+        print(
+            f"{place}: {count} {task}" if files else f"{count} {task} of {split} have no rows for RL and were left out"
+        )
 
 
 def _write_problems(path: Path, problems: Problems) -> None:
@@ -96,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(set=known)
         known.add_arguments(command)
         _common_arguments(command)
+    add_to(commands)
     return parser
 
 
@@ -109,5 +139,7 @@ def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, help="stop after so many samples")
     parser.add_argument("--embed", action="store_true", help="store images in the parquet files, not as paths")
     parser.add_argument("--strict", action="store_true", help="refuse the data if anything is wrong with it")
+    parser.add_argument("--card", action="store_true", help="write README.md: counts, options, versions, hashes")
+    parser.add_argument("--shard-rows", type=positive, help="split each parquet file into shards of so many rows")
     parser.add_argument("--min-pixels", type=positive, default=MIN_PIXELS, help="scale images up to this many pixels")
     parser.add_argument("--max-pixels", type=positive, default=MAX_PIXELS, help="scale images down to this many")

@@ -21,7 +21,7 @@ from typing import Any, cast
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep.options import shares
+from data_prep.options import shares, with_group
 from data_prep.problems import Problems
 from data_prep.registry import data_set
 from data_prep.sample import SPLITS, Sample, split_of, stable_hash
@@ -37,20 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON file")
     parser.add_argument("--name", default="coco", help="name of the data set in the rows")
     parser.add_argument("--include-empty", action="store_true", help="ask images without boxes for an absent finding")
-    parser.add_argument("--patient-regex", type=_pattern, help="first group in file_name is the patient (else: file)")
+    parser.add_argument("--patient-regex", type=with_group, help="first group in file_name is the patient (else: file)")
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--split", choices=SPLITS, default="train", help="the split that all images go to")
     split.add_argument("--split-by-hash", type=shares, help="shares of patients, train,val,test: 0.8,0.1,0.1")
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"not a regular expression: {error}") from error
-    if pattern.groups < 1:
-        raise argparse.ArgumentTypeError("needs a group in round brackets that captures the patient")
-    return pattern
 
 
 @dataclass
@@ -82,6 +72,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     if not options.root.is_dir():
         raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
     content = _read(options.annotations)
+    problems.source(options.annotations)
     categories = _categories(content, problems)
     films = _films(content, problems)
     _attach_boxes(content, films, categories, problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 
 
 def positive(text: str) -> int:
@@ -28,3 +29,14 @@ def shares(text: str) -> tuple[float, float, float]:
     if len(parts) != 3 or not math.isclose(sum(parts), 1, abs_tol=1e-6):
         raise argparse.ArgumentTypeError(f"need three shares train,val,test that sum to 1, got {text}")
     return parts[0], parts[1], parts[2]
+
+
+def with_group(text: str) -> re.Pattern[str]:
+    """A regular expression with a group that captures the patient."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"not a regular expression: {error}") from error
+    if pattern.groups < 1:
+        raise argparse.ArgumentTypeError("needs a group in round brackets that captures the patient")
+    return pattern

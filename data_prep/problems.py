@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 _SHOWN_PER_KIND = 20
@@ -27,15 +29,43 @@ class Problems:
     Attributes:
         found: the defects; what has one is left out of the data, and `--strict` refuses the data for it.
         notes: counts of what is worth knowing but no defect, e.g. images without boxes.
+        counts: what there is of the data set as published, e.g. studies, whether it can be used or not.
+        sources: the files that labels and texts were read from, in the order of reading; for a folder of many small
+            ones, the folder and the pattern of their names. `--card` hashes them.
     """
 
     def __init__(self) -> None:
         self.found: list[Problem] = []
         self.notes: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.sources: dict[Path, str | None] = {}
 
     def add(self, kind: str, where: str, detail: str) -> None:
         """Note one defect; see `Problem` for the arguments."""
         self.found.append(Problem(kind, where, detail))
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count what the set's publication counts too; see `unexpected`. With 0, to be told if none is found."""
+        self.counts[what] += number
+
+    def source(self, path: Path, pattern: str | None = None) -> None:
+        """Note a file that labels or texts are read from, or with a pattern such as "*.xml" a folder of such files."""
+        self.sources[path.absolute()] = pattern
+
+    def merge(self, other: Problems) -> None:
+        """Add what was met elsewhere, e.g. in another process."""
+        self.found += other.found
+        self.notes += other.notes
+        self.counts += other.counts
+        self.sources |= other.sources
+
+    def unexpected(self, published: Mapping[str, int]) -> list[str]:
+        """One line per count that differs from the published one; what the loader did not count says nothing."""
+        return [
+            f"{what}: {self.counts[what]:,} here, {number:,} as published ({self.counts[what] - number:+,})"
+            for what, number in published.items()
+            if what in self.counts and self.counts[what] != number
+        ]
 
     def summary(self) -> str:
         """Counts per kind with the first cases of each, one line each; empty if there is nothing to tell."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import data_prep
 from data_prep.problems import Problems
@@ -17,20 +17,26 @@ Loader = Callable[[argparse.Namespace, Problems], Iterable[Sample]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """A registered data set: its name on the command line, one line about it, its options and its loader."""
+    """A registered data set: name on the command line, one line about it, options, loader and published counts."""
 
     name: str
     summary: str
     example: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     load: Loader
+    expected: Mapping[str, int] = field(default_factory=dict)
 
 
 _registered: dict[str, DataSet] = {}
 
 
 def data_set(
-    name: str, *, summary: str, example: str, arguments: Callable[[argparse.ArgumentParser], None]
+    name: str,
+    *,
+    summary: str,
+    example: str,
+    arguments: Callable[[argparse.ArgumentParser], None],
+    expected: Mapping[str, int] | None = None,
 ) -> Callable[[Loader], Loader]:
     """Register the decorated function as the loader of a data set.
 
@@ -39,6 +45,8 @@ def data_set(
         summary: one line for `list`.
         example: a command line for `--help`.
         arguments: adds the set's own options to its parser.
+        expected: how much of what the published set has. The loader counts the same with `Problems.count`, and a
+            run over everything warns of each difference.
 
     The loader gets the parsed options and a `Problems` to report defects to, and yields samples one by one.
     """
@@ -46,7 +54,7 @@ def data_set(
     def register(load: Loader) -> Loader:
         if name in _registered:
             raise ValueError(f"two data sets are called {name!r}: {_registered[name].load} and {load}")
-        _registered[name] = DataSet(name, summary, example, arguments, load)
+        _registered[name] = DataSet(name, summary, example, arguments, load, expected or {})
         return load
 
     return register

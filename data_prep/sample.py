@@ -13,8 +13,9 @@ SPLITS = ("train", "val", "test")
 KINDS = {
     "report": ("findings", "impression", "report"),
     "grounding": ("finding", "anatomy", "abnormality", "phrase", "detection"),
+    "conversation": ("conversation", "classification"),
 }
-"""Task (which rewards apply) -> what its questions can be after; the first is the default."""
+"""Task (which rewards apply; none for "conversation") -> what its questions can be after; the first is the default."""
 TASKS = tuple(KINDS)
 
 
@@ -27,14 +28,16 @@ class Sample:
         patient_id: all samples of a patient must be in one split.
         split: "train", "val" or "test".
         dataset: short name of the data set, first half of verl's `data_source`.
-        task: "report" or "grounding".
-        image: path of an image file, or the bytes of one.
-        width, height: size of that image in pixels, as stored.
+        task: "report", "grounding" or "conversation".
+        image: path of an image file, or the bytes of one; None for a report whose image is not at hand.
+        width, height: size of that image in pixels, as stored; 0 without one.
         report: reference text, for task "report".
         phrase: what to locate, for task "grounding".
         boxes: where it is, for task "grounding"; empty if it is not there.
         kind: which of the task's questions is asked, see `KINDS`; "" is the task's first.
         question: asked word by word instead of one of our own, without the image tag.
+        answer: what SFT teaches word by word, instead of `report` or of `boxes` as the box convention writes them.
+        turns: questions with their answers, for task "conversation", which becomes rows for SFT only.
 
     Raises:
         ValueError: if a field is out of its range or missing for the task; the message shows the sample.
@@ -45,7 +48,7 @@ class Sample:
     split: str
     dataset: str
     task: str
-    image: Path | bytes
+    image: Path | bytes | None
     width: int
     height: int
     report: str | None = None
@@ -53,17 +56,28 @@ class Sample:
     boxes: tuple[Box, ...] = ()
     kind: str = ""
     question: str | None = None
+    answer: str | None = None
+    turns: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         checks = {
             "id, patient_id and dataset must not be empty": bool(self.id and self.patient_id and self.dataset),
             f"split must be one of {SPLITS}": self.split in SPLITS,
             f"task must be one of {TASKS}": self.task in TASKS,
-            "width and height must be positive": self.width > 0 and self.height > 0,
+            "width and height must be positive, or 0 for a report without image": (
+                (self.width > 0 and self.height > 0)
+                if self.image is not None
+                else self.task == "report" and self.width == self.height == 0
+            ),
             "a report sample needs a report": self.task != "report" or bool(self.report and self.report.strip()),
             "a grounding sample needs a phrase": self.task != "grounding" or bool(self.phrase and self.phrase.strip()),
             f"kind must be one of {KINDS.get(self.task)}": not self.kind or self.kind in KINDS.get(self.task, ()),
             "a question must not be blank": self.question is None or bool(self.question.strip()),
+            "an answer must not be blank": self.answer is None or bool(self.answer.strip()),
+            "a conversation, and nothing else, needs turns without a blank part": (
+                (self.task == "conversation") == bool(self.turns)
+                and all(part.strip() for turn in self.turns for part in turn)
+            ),
         }
         for rule, kept in checks.items():
             if not kept:
@@ -74,7 +88,8 @@ class Sample:
         return (
             f"Sample(id={self.id!r}, patient_id={self.patient_id!r}, split={self.split!r}, dataset={self.dataset!r}, "
             f"task={self.task!r}, image={image}, size={self.width}x{self.height}, report={self.report!r}, "
-            f"phrase={self.phrase!r}, boxes={self.boxes}, kind={self.kind!r}, question={self.question!r})"
+            f"phrase={self.phrase!r}, boxes={self.boxes}, kind={self.kind!r}, question={self.question!r}, "
+            f"answer={self.answer!r}, turns={self.turns})"
         )
 
 

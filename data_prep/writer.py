@@ -1,15 +1,16 @@
-"""Samples to parquet: rows for verl's RLHFDataset and for its MultiTurnSFTDataset, from the same samples.
+"""Samples to parquet files: rows for RL and for SFT, built aside and moved into place at the end.
 
-Files are built under a hidden folder in the output folder and moved into place at the end, so a run that fails, is
-interrupted or is killed leaves no file that looks whole. Memory does not grow with the number of rows.
+Files are built under a hidden folder in the output folder, so a run that fails, is interrupted or is killed leaves no
+file that looks whole. Memory holds one row group per file and a hash of each id and patient, however long the rows are.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
-import json
 import os
+import platform
 import shutil
 import tempfile
 from collections import Counter
@@ -19,11 +20,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.problems import RefusedData
-from data_prep.prompts import render
-from data_prep.sample import Sample
+from data_prep.rows import rl_row, rl_schema, sft_row, sft_schema
+from data_prep.sample import KINDS, SPLITS, Sample
+from data_prep.shards import ShardedFile
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
 
@@ -32,90 +33,18 @@ if TYPE_CHECKING:
 
 # The paper's bounds for RL and evaluation, in pixels: 451584 = 672 x 672 (arXiv 2512.10691, released data script).
 MIN_PIXELS, MAX_PIXELS = 1024, 451584
-_ROW_GROUP = 128
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SFT_SPLITS = ("train", "val")
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_EXTRA_INFO = pa.struct(
-    [
-        ("id", pa.string()),
-        ("patient_id", pa.string()),
-        ("split", pa.string()),
-        ("index", pa.int64()),
-        ("thinking", pa.bool_()),
-        ("task", pa.string()),
-        ("box_format", pa.string()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-    ]
-)
-
-
-def _images_type(embed: bool) -> pa.DataType:
-    # verl takes a row for embedded as soon as the key `bytes` exists, whatever its value: one struct for both
-    # kinds, with nulls, cannot be read.
-    source = ("bytes", pa.binary()) if embed else ("image", pa.string())
-    return pa.list_(pa.struct([source, ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]))
-
-
-def rl_schema(embed: bool = False) -> pa.Schema:
-    """Schema of train, val and test.parquet (verl 0.9.1, RLHFDataset); `embed`: images as bytes, not as paths."""
-    return pa.schema(
-        [
-            ("data_source", pa.string()),
-            ("prompt", _MESSAGES),
-            ("images", _images_type(embed)),
-            ("ability", pa.string()),
-            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-            ("extra_info", _EXTRA_INFO),
-        ]
-    )
-
-
-def sft_schema(embed: bool = False) -> pa.Schema:
-    """Schema of sft_train and sft_val.parquet (verl 0.9.1, MultiTurnSFTDataset)."""
-    return pa.schema([("messages", _MESSAGES), ("images", _images_type(embed))])
-
-
-class _ParquetFile:
-    """One file that is written a row group at a time."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path = path
-        self.count = 0
-        self._rows: list[dict[str, Any]] = []
-        self._file = path.open("wb")
-        self._writer = pq.ParquetWriter(self._file, schema)
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        self.count += 1
-        if len(self._rows) == _ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._writer.schema))
-            self._rows = []
-
-    def close(self) -> None:
-        with self._file:
-            self._flush()
-            self._writer.close()
-
-    def abandon(self) -> None:
-        """Close without a footer, which pyarrow would else try to write when the writer is collected."""
-        self._writer.is_open = False
-        # What a full disk did not take before, it does not take now either.
-        with suppress(OSError):
-            self._file.close()
 
 
 class DatasetWriter:
     """Writes `train`, `val`, `test`, `sft_train` and `sft_val.parquet` (those that get rows), and `images/`.
 
-    A context manager: files appear in `out` when the block ends without an exception, and not before. SFT rows always
-    ask without the thinking suffix, because gold answers have no reasoning trace.
+    A context manager: files appear in `out` when the block ends without an exception, and not before.
+
+    Attributes:
+        counts: samples by split, task and kind.
+        files: the parquet files by split, e.g. "sft_train", once they are in place.
 
     Args:
         out: folder, made if needed. Files of the same name in it are replaced.
@@ -124,6 +53,7 @@ class DatasetWriter:
         format_hint: describe the answer format in the question.
         embed: store images in the parquet files, instead of paths.
         min_pixels, max_pixels: size bounds that the model's processor keeps to when it resizes an image.
+        shard_rows: split each file into shards of so many rows.
 
     Raises:
         UsageError: for an unknown convention, impossible bounds, or a full disk.
@@ -139,6 +69,7 @@ class DatasetWriter:
         embed: bool = False,
         min_pixels: int = MIN_PIXELS,
         max_pixels: int = MAX_PIXELS,
+        shard_rows: int | None = None,
     ) -> None:
         if not 0 < min_pixels <= max_pixels:
             raise UsageError(f"need 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
@@ -146,13 +77,22 @@ class DatasetWriter:
         self.convention = get_convention(box_format)
         self.thinking, self.format_hint, self.embed = thinking, format_hint, embed
         self.bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self._files: dict[str, _ParquetFile] = {}
-        self._ids: set[str] = set()
+        self.shard_rows = shard_rows
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.files: dict[str, list[Path]] = {}
+        self._files: dict[str, ShardedFile] = {}
+        # Hashes, not texts: of a million ids, two have the same one with a probability of 3e-8.
+        self._ids: set[int] = set()
+        self._split_of: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         self.out.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.out))
+        prefix = f".unfinished-{platform.node()}-"
+        remove_killed(self.out, prefix)
+        self._staging = Path(tempfile.mkdtemp(prefix=prefix, dir=self.out))
+        self._lock = (self._staging / "lock").open("w")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
     def __exit__(
@@ -180,63 +120,45 @@ class DatasetWriter:
         for file in self._files.values():
             file.abandon()
         shutil.rmtree(self._staging, ignore_errors=True)
+        self._lock.close()
         return written
 
     def add(self, sample: Sample) -> None:
-        """Write the RL row of a sample, and its SFT row if it is for training or validation.
+        """Write the RL row of a sample unless it is a conversation, and its SFT row if for training or validation.
 
         Raises:
-            RefusedData: if a sample with this id was written before.
+            RefusedData: a sample with this id was written before, or one of this patient to another split.
         """
-        if sample.id in self._ids:
+        if (identity := hash(sample.id)) in self._ids:
             raise RefusedData(f"two samples have the id {sample.id!r}; the second: {sample}")
-        self._ids.add(sample.id)
-        self.counts[sample.split, sample.task] += 1
-        frame = self.convention.frame(sample.width, sample.height, **self.bounds)
-        images = [{**self._source(sample), **self.bounds}]
-        rl = self._open(sample.split, rl_schema(self.embed))
-        rl.add(self._rl_row(sample, frame, images, index=rl.count))
+        self._ids.add(identity)
+        split = SPLITS.index(sample.split)
+        before = self._split_of.setdefault(hash(sample.patient_id), split)
+        if before != split:
+            raise RefusedData(
+                f"patient {sample.patient_id!r} is in two splits, {SPLITS[before]} and, with sample {sample.id!r}, "
+                f"{sample.split}; give all images of a patient to one split"
+            )
+        self.counts[sample.split, sample.task, sample.kind or KINDS[sample.task][0]] += 1
+        frame = 0, 0
+        images = []
+        if sample.image is not None:
+            frame = self.convention.frame(sample.width, sample.height, **self.bounds)
+            images = [{**self._source(sample.image), **self.bounds}]
+        if sample.task != "conversation":
+            rl = self._open(sample.split, rl_schema(self.embed))
+            hints = {"thinking": self.thinking, "format_hint": self.format_hint}
+            rl.add(rl_row(sample, self.convention, frame, images, rl.count, **hints))
         if sample.split in _SFT_SPLITS:
-            question, answer = render(sample, self.convention.name, frame, format_hint=self.format_hint)
-            messages = [_user(question), {"role": "assistant", "content": answer}]
-            self._open(f"sft_{sample.split}", sft_schema(self.embed)).add({"messages": messages, "images": images})
+            row = sft_row(sample, self.convention, frame, images, format_hint=self.format_hint)
+            self._open(f"sft_{sample.split}", sft_schema(self.embed)).add(row)
 
-    def _rl_row(
-        self, sample: Sample, frame: tuple[int, int], images: list[dict[str, Any]], index: int
-    ) -> dict[str, Any]:
-        question, _ = render(sample, self.convention.name, frame, thinking=self.thinking, format_hint=self.format_hint)
-        # verl's dumps keep the ground truth but not extra_info: these tell whose row it is and how to read the answer.
-        truth: dict[str, Any] = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task}
-        truth["box_format"] = self.convention.name
-        if sample.task == "report":
-            truth |= {"report": sample.report}
-        else:
-            truth |= {
-                "boxes": [[box.x1, box.y1, box.x2, box.y2] for box in sample.boxes],
-                "labels": [box.label for box in sample.boxes],
-                "frame": list(frame),
-            }
-        return {
-            "data_source": f"{sample.dataset}/{sample.task}",
-            "prompt": [_user(question)],
-            "images": images,
-            "ability": "radiology",
-            "reward_model": {"style": "rule", "ground_truth": json.dumps(truth, ensure_ascii=False)},
-            "extra_info": {
-                "id": sample.id,
-                "patient_id": sample.patient_id,
-                "split": sample.split,
-                "index": index,
-                "thinking": self.thinking,
-                "task": sample.task,
-                "box_format": self.convention.name,
-                "width": sample.width,
-                "height": sample.height,
-            },
-        }
+    def patients(self) -> dict[str, int]:
+        """How many patients each split has."""
+        found = Counter(self._split_of.values())
+        return {split: found[place] for place, split in enumerate(SPLITS) if found[place]}
 
-    def _source(self, sample: Sample) -> dict[str, Any]:
-        image = sample.image
+    def _source(self, image: Path | bytes) -> dict[str, Any]:
         if self.embed:
             return {"bytes": image if isinstance(image, bytes) else image.read_bytes()}
         if isinstance(image, bytes):
@@ -250,9 +172,9 @@ class DatasetWriter:
         # Not Path.as_uri(): the reader (qwen_vl_utils) takes what follows "file://" literally, without decoding %20.
         return {"image": f"file://{image.absolute()}"}
 
-    def _open(self, name: str, schema: pa.Schema) -> _ParquetFile:
+    def _open(self, name: str, schema: pa.Schema) -> ShardedFile:
         if name not in self._files:
-            self._files[name] = _ParquetFile(self._staging / f"{name}.parquet", schema)
+            self._files[name] = ShardedFile(self._staging, name, schema, self.shard_rows)
         return self._files[name]
 
     def _commit(self) -> None:
@@ -263,9 +185,13 @@ class DatasetWriter:
             (self.out / "images").mkdir(exist_ok=True)
             for image in (self._staging / "images").iterdir():
                 os.replace(image, self.out / "images" / image.name)
-        for file in self._files.values():
-            os.replace(file.path, self.out / file.path.name)
+        for name, file in self._files.items():
+            self.files[name] = file.move(self.out)
 
 
-def _user(question: str) -> dict[str, str]:
-    return {"role": "user", "content": f"<image>\n{question}"}
+def remove_killed(out: Path, prefix: str) -> None:
+    """Remove what runs of this machine left that were killed outright: their lock is free."""
+    for lock in out.glob(f"{prefix}*/lock"):
+        with suppress(OSError), lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent)

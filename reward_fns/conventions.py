@@ -28,6 +28,11 @@ _NUMBER = r"[-+]?(?:[0-9]{1,50}(?:\.[0-9]{0,50})?|\.[0-9]{1,50}|(?i:nan|inf(?:in
 _QUAD = re.compile(r"\[" + ",".join([rf"\s*({_NUMBER})\s*"] * 4) + r"\]")
 _OBJECT_OR_QUAD = re.compile(r"\{[^{}]*\}|" + _QUAD.pattern)
 _LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
+# Between a place and the next of the same name, and what names a place: from a line's or part's beginning to a colon.
+_SAME_NAME = re.compile(r"\s{0,9}(?:,|,?\s{0,9}\band\b)\s{0,9}")
+_NAME = re.compile(r"[;\n]\s{0,9}[.,]?\s{0,9}([^\s\[\]:;.,][^\[\]:;\n]{0,79}):\s{0,9}\Z")
+_NAME_WINDOW = 120  # characters; bounds the time that a hostile text can take
+_NOT_IN_NAME = re.compile(r"[\[\]:;\s]+")
 _ATTEMPT = re.compile(r"bbox_2d|\[\s*[-+]?\.?[0-9]|(?:(?<![0-9.])[0-9.]{1,50}[^0-9.A-Za-z]{1,9}){3}[0-9.]")
 
 
@@ -82,7 +87,13 @@ class Convention:
         bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         return smart_resize(width, height, **{key: value for key, value in bounds.items() if value is not None})
 
-    def render(self, boxes: Sequence[Box], frame: Frame) -> str:
+    def describe(self, *, named: bool = False) -> str:
+        """The hint, with how to name the places if the answer is to (see `render`)."""
+        if self.as_json or not named:
+            return self.hint
+        return f"{self.hint} Write the name of each finding before its places, as in name: [...] and [...]; name: [...]"
+
+    def render(self, boxes: Sequence[Box], frame: Frame, *, named: bool = False) -> str:
         """The text that gives these boxes.
 
         A box that rounding would leave without width or height is widened by one unit of the last decimal.
@@ -90,12 +101,16 @@ class Convention:
         Args:
             boxes: what to write.
             frame: see `frame`; only conventions in pixels depend on it.
+            named: in text conventions, group the boxes by label and write it before them; JSON always has the labels.
+                Square brackets, colons and semicolons in a label become spaces, because names end there.
 
         >>> boxes = [Box(0.123, 0.3, 0.45, 0.8, "nodule"), Box(0.5, 0.5, 0.501, 1.0, "line")]
         >>> get_convention("radvlm").render(boxes, (640, 480))
         '[0.12, 0.3, 0.45, 0.8] and [0.5, 0.5, 0.51, 1.0]'
         >>> get_convention("qwen3vl").render(boxes[:1], (640, 480))
         '[{"bbox_2d": [123, 300, 450, 800], "label": "nodule"}]'
+        >>> get_convention("radvlm").render([*boxes, boxes[0]], (640, 480), named=True)
+        'nodule: [0.12, 0.3, 0.45, 0.8] and [0.12, 0.3, 0.45, 0.8]; line: [0.5, 0.5, 0.51, 1.0]'
         """
         width, height = self._scale(frame)
         rows = []
@@ -106,8 +121,12 @@ class Convention:
         if self.as_json:
             objects = [{"bbox_2d": row, "label": box.label} for row, box in zip(rows, boxes, strict=True)]
             return json.dumps(objects, ensure_ascii=False)
-        texts = [str(row) for row in rows]
-        return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+        if not named:
+            return _listed([str(row) for row in rows])
+        groups: dict[str, list[str]] = {}
+        for row, box in zip(rows, boxes, strict=True):
+            groups.setdefault(_NOT_IN_NAME.sub(" ", box.label).strip(), []).append(str(row))
+        return "; ".join(f"{name}: {_listed(texts)}" if name else _listed(texts) for name, texts in groups.items())
 
     def _scale(self, frame: Frame) -> Frame:
         return {"share": (1, 1), "thousandth": (1000, 1000)}.get(self.unit, frame)
@@ -126,7 +145,9 @@ class Convention:
 
         Every `[a, b, c, d]` of four numbers is a box, alone in the text or inside JSON; code fences and anything
         else around them don't matter, and JSON that breaks off keeps the boxes that are complete. A label is taken
-        from the JSON object the box is in. Numbers may have a sign, decimals and an exponent, or be nan or inf.
+        from the JSON object the box is in; in text conventions it is what stands before a colon before the box, from
+        the last semicolon or the line's beginning on, and holds for the boxes that "," or "and" joins to it. Numbers
+        may have a sign, decimals and an exponent, or be nan or inf.
 
         Args:
             text: an answer; any text, in linear time.
@@ -136,11 +157,14 @@ class Convention:
         ... # doctest: +NORMALIZE_WHITESPACE
         ParsedBoxes(boxes=(Box(x1=0.1, y1=0.2, x2=0.3, y2=0.4, label=''),), invalid=((0.9, 0.1, 0.2, 0.3),),
                     unreadable=False)
+        >>> named = get_convention("radvlm").parse("mass: [0, 0, .1, .1] and [0, 0, .2, .2]", (1, 1))
+        >>> [box.label for box in named.boxes]
+        ['mass', 'mass']
         """
         boxes: list[Box] = []
         invalid: list[Quad] = []
         width, height = self._scale(frame)
-        for numbers, label in _quads(text):
+        for numbers, label in _quads(text, names=not self.as_json):
             x1, y1, x2, y2 = (float(number) for number in numbers)
             quad = (x1 / width, y1 / height, x2 / width, y2 / height)
             box = _valid(quad, label) if len(boxes) < MAX_BOXES else None
@@ -152,13 +176,30 @@ class Convention:
         return ParsedBoxes(tuple(boxes), tuple(invalid), unreadable)
 
 
-def _quads(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
+def _listed(texts: Sequence[str]) -> str:
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def _quads(text: str, names: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+    end, name = 0, ""
     for match in _OBJECT_OR_QUAD.finditer(text):
         if match[1] is not None:
-            yield match.groups(), ""
+            if names:
+                name = _name(text, end, match.start(), name)
+                end = match.end()
+            yield match.groups(), name
         else:
             label = _label(match[0])
             yield from ((quad.groups(), label) for quad in _QUAD.finditer(match[0]))
+
+
+def _name(text: str, end: int, start: int, name: str) -> str:
+    """The name of a place that starts there, after one of that name which ends there."""
+    if end and _SAME_NAME.fullmatch(text, max(end, start - _NAME_WINDOW), start):
+        return name
+    between = text[start - _NAME_WINDOW : start] if start - end > _NAME_WINDOW else f";{text[end:start]}"
+    found = _NAME.search(between)
+    return found[1].strip() if found else ""
 
 
 def _label(json_object: str) -> str:

@@ -1,6 +1,7 @@
 import pytest
 
-from data_prep.prompts import render
+from data_prep.prompts import _QUESTIONS, render
+from data_prep.sample import KINDS
 from reward_fns.boxes import Box
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
@@ -36,13 +37,37 @@ def test_thinking_suffix_and_format_hint(make_sample):
     assert full == f"{plain} {get_convention('qwen3vl').hint} /think"
 
 
-def test_a_report_answer_is_the_report_and_needs_no_box_format(make_sample):
-    sample = make_sample(task="report", report="The lungs are clear.", phrase=None, boxes=())
+@pytest.mark.parametrize("kind", ["", "findings", "impression", "report"])
+def test_a_report_answer_is_the_report_and_its_hint_is_not_about_boxes(make_sample, kind):
+    sample = make_sample(task="report", kind=kind, report="The lungs are clear.", phrase=None, boxes=())
     question, answer = render(sample, "radvlm", (40, 30), format_hint=True)
+    plain, _ = render(sample, "radvlm", (40, 30))
     assert answer == "The lungs are clear."
-    assert get_convention("radvlm").hint not in question
+    assert question.startswith(f"{plain} Answer") and get_convention("radvlm").hint not in question
 
 
 def test_an_unknown_convention_is_wrong_use(make_sample):
     with pytest.raises(UsageError, match="qwen3vl"):
         render(make_sample(), "qwen3v", (40, 30))
+
+
+@pytest.mark.parametrize("box_format", FORMATS)
+def test_a_detection_answer_gives_the_names_back(make_sample, box_format):
+    convention = get_convention(box_format)
+    boxes = (Box(0.1, 0.2, 0.3, 0.4, "Nodule/Mass"), Box(0.5, 0.5, 0.9, 0.9, "ILD"), Box(0.1, 0.6, 0.3, 0.7, "ILD"))
+    sample = make_sample(kind="detection", boxes=boxes, phrase="abnormalities")
+    question, answer = render(sample, box_format, (1000, 1000), format_hint=True)
+    assert question.endswith(convention.describe(named=True))
+    assert [box.label for box in convention.parse(answer, (1000, 1000)).boxes] == ["Nodule/Mass", "ILD", "ILD"]
+    assert render(make_sample(kind="detection", boxes=()), box_format, (1, 1))[1] == "There is no abnormality."
+
+
+def test_an_answer_of_its_own_is_kept_word_by_word(make_sample):
+    assert render(make_sample(answer="At [0.1, 0.2, 0.5, 0.75]."), "radvlm", (1, 1))[1] == "At [0.1, 0.2, 0.5, 0.75]."
+
+
+@pytest.mark.parametrize("kind", [kind for kinds in KINDS.values() for kind in kinds if kind in _QUESTIONS])
+def test_wordings_differ_and_name_the_phrase_where_there_is_one(kind):
+    wordings = _QUESTIONS[kind]
+    assert len(set(wordings)) == len(wordings) >= 4
+    assert all(("{phrase}" in wording) == (kind in KINDS["grounding"][:4]) for wording in wordings)

@@ -17,6 +17,14 @@ from data_prep.sample import split_of, stable_hash
         {"width": 0},
         {"phrase": None},
         {"task": "report", "report": " "},
+        {"kind": "findings"},
+        {"question": " "},
+        {"answer": ""},
+        {"image": None},
+        {"image": None, "width": 0, "height": 0},
+        {"task": "conversation"},
+        {"turns": (("Where?", "There."),)},
+        {"task": "conversation", "turns": (("Where?", " "),)},
     ],
 )
 def test_a_broken_sample_is_refused_and_shown(make_sample, change):

@@ -6,9 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import writer as writer_module
+from data_prep import shards
 from data_prep.problems import RefusedData
-from data_prep.writer import DatasetWriter, rl_schema, sft_schema
+from data_prep.rows import rl_schema, sft_schema
+from data_prep.writer import DatasetWriter
 from reward_fns.errors import UsageError
 
 EXTRA_INFO = ["id", "patient_id", "split", "index", "thinking", "task", "box_format", "width", "height"]
@@ -84,8 +85,11 @@ def test_an_image_path_is_kept_literally(make_sample, rows, tmp_path):
     assert rows(tmp_path / "out/train.parquet")[0]["images"][0]["image"] == f"file://{image}"
 
 
-def test_rows_are_written_in_groups(make_sample, tmp_path):
-    write(tmp_path, (make_sample(id=f"s{i}") for i in range(300)))
+@pytest.mark.parametrize(("limit", "value"), [("_ROWS_PER_GROUP", 100), ("_BYTES_PER_GROUP", 100 * 100)])
+def test_rows_are_written_in_groups(make_sample, tmp_path, monkeypatch, limit, value):
+    monkeypatch.setattr(shards, limit, value)
+    image = make_sample().image[:100]
+    write(tmp_path, (make_sample(id=f"s{i}", image=image) for i in range(300)), embed=True)
     file = pq.ParquetFile(tmp_path / "train.parquet")
     assert file.num_row_groups == 3 and file.metadata.num_rows == 300
 
@@ -93,6 +97,59 @@ def test_rows_are_written_in_groups(make_sample, tmp_path):
 def test_the_same_id_twice_is_refused(make_sample, tmp_path):
     with pytest.raises(RefusedData, match="'a'"):
         write(tmp_path, [make_sample(), make_sample()])
+
+
+def test_a_patient_in_two_splits_is_refused(make_sample, tmp_path):
+    with pytest.raises(RefusedData, match="'p1' is in two splits, train and, with sample 'b', test"):
+        write(tmp_path, [make_sample(), make_sample(id="b", split="test")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_hold_the_rows_in_order_and_replace_what_was_there(make_sample, rows, tmp_path):
+    samples = [make_sample(id=f"s{i:02d}") for i in range(7)]
+    (tmp_path / "val.parquet").write_text("another run's, for another split")
+    (tmp_path / "training.parquet").write_text("not ours")
+    for shard_rows, wanted in ((2, [2, 2, 2, 1]), (3, [3, 3, 1]), (None, [7])):
+        write(tmp_path, samples, shard_rows=shard_rows)
+        for name in ("train", "sft_train"):
+            files = sorted(path for path in tmp_path.glob(f"{name}[-.]*"))
+            assert [len(rows(path)) for path in files] == wanted
+            assert files[-1].name == (
+                f"{name}-{len(wanted) - 1:05d}-of-{len(wanted):05d}.parquet" if shard_rows else f"{name}.parquet"
+            )
+        read = [row["extra_info"] for path in sorted(tmp_path.glob("train[-.]*")) for row in rows(path)]
+        assert [info["index"] for info in read] == list(range(7)) and read[3]["id"] == "s03"
+    assert {"val.parquet", "training.parquet"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_conversation_becomes_a_row_for_sft_only(make_sample, rows, tmp_path):
+    turns = (("What is seen?", "A nodule."), ("Where?", "On the left."))
+    told = make_sample(task="conversation", phrase=None, boxes=(), turns=turns)
+    write(tmp_path, [told, make_sample(id="b", split="test", patient_id="p2")])
+    (row,) = rows(tmp_path / "sft_train.parquet")
+    assert [message["content"] for message in row["messages"]] == [
+        "<image>\nWhat is seen?",
+        "A nodule.",
+        "Where?",
+        "On the left.",
+    ]
+    assert not (tmp_path / "train.parquet").exists()
+
+
+def test_a_report_without_image_has_no_image_tag(make_sample, rows, tmp_path):
+    write(tmp_path, [make_sample(task="report", report="Clear.", image=None, width=0, height=0)], box_format="qwen25vl")
+    (row,), (sft,) = rows(tmp_path / "train.parquet"), rows(tmp_path / "sft_train.parquet")
+    assert row["images"] == sft["images"] == []
+    assert "<image>" not in row["prompt"][0]["content"] + sft["messages"][0]["content"]
+
+
+def test_counts_are_by_kind_and_patients_by_split(make_sample, tmp_path):
+    with DatasetWriter(tmp_path) as writer:
+        for sample in three_splits(make_sample):
+            writer.add(sample)
+    assert writer.counts["train", "grounding", "finding"] == writer.counts["train", "report", "findings"] == 1
+    assert writer.patients() == {"train": 1, "val": 1, "test": 1}
+    assert writer.files["sft_val"] == [tmp_path / "sft_val.parquet"]
 
 
 @pytest.mark.parametrize("bounds", [(0, 10), (20, 10)])
@@ -124,11 +181,20 @@ def test_a_full_disk_names_the_path_and_leaves_nothing(make_sample, tmp_path, mo
         raise full
 
     if place == "row group":
-        monkeypatch.setattr(writer_module.pq.ParquetWriter, "write_table", no_space)
+        monkeypatch.setattr(shards.pq.ParquetWriter, "write_table", no_space)
     elif place == "footer":
-        monkeypatch.setattr(writer_module.pq.ParquetWriter, "close", no_space)
+        monkeypatch.setattr(shards.pq.ParquetWriter, "close", no_space)
     else:
         monkeypatch.setattr(Path, "write_bytes", no_space)
     with pytest.raises(UsageError, match=f"no space left on the disk of {tmp_path}.*MB"):
         write(tmp_path, [make_sample()])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_leaves_another_one_that_still_writes_alone(make_sample, rows, tmp_path):
+    with DatasetWriter(tmp_path) as first:
+        first.add(make_sample())
+        write(tmp_path, [make_sample(id="second", split="test")])
+    assert rows(tmp_path / "train.parquet")[0]["extra_info"]["id"] == "a"
+    assert rows(tmp_path / "test.parquet")[0]["extra_info"]["id"] == "second"
+    assert not list(tmp_path.glob(".*"))

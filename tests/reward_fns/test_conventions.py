@@ -217,3 +217,54 @@ def test_smart_resize_by_hand(size, expected):
 def test_rendered_json_is_json():
     text = get_convention("qwen3vl").render([BOX, Box(0.0, 0.0, 0.0001, 1.0)], (1000, 1000))
     assert [item["bbox_2d"] for item in json.loads(text)] == [[120, 300, 450, 800], [0, 0, 1, 1000]]
+
+
+NAMED = (
+    Box(0.1, 0.2, 0.3, 0.4, "Nodule/Mass"),
+    Box(0.5, 0.5, 0.7, 0.9, "ILD"),
+    Box(0.6, 0.1, 0.8, 0.2, "Nodule/Mass"),
+    Box(0.0, 0.0, 0.2, 0.1),
+)
+
+
+@pytest.mark.parametrize("name", ["radvlm", "pixel", "qwen3vl", "qwen25vl"])
+def test_named_boxes_are_read_back_with_their_names(name):
+    convention = get_convention(name)
+    frame = convention.frame(1000, 800)
+    read = convention.parse(convention.render(NAMED, frame, named=True), frame)
+    assert sorted((box.label, round(box.x1, 1)) for box in read.boxes) == sorted((box.label, box.x1) for box in NAMED)
+    assert not read.invalid and not read.unreadable
+
+
+def test_without_names_the_text_is_as_before():
+    assert get_convention("radvlm").render(NAMED[:2], (1, 1)) == "[0.1, 0.2, 0.3, 0.4] and [0.5, 0.5, 0.7, 0.9]"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Seen at [0, 0, 1, 1].", [""]),
+        ("Mass: [0, 0, 1, 1], [0, 0, 0.5, 1] and [0, 0, 1, 0.5]", ["Mass"] * 3),
+        ("Mass: [0, 0, 1, 1]. Effusion: [0, 0, 1, 1]", ["Mass", "Effusion"]),
+        ("Mass: [0, 0, 1, 1]\nLeft effusion: [0, 0, 1, 1]; [0, 0, 1, 1]", ["Mass", "Left effusion", ""]),
+        ("Mass: [0, 0, 1, 1] or [0, 0, 1, 1]", ["Mass", ""]),
+        (f"{'long ' * 40}: [0, 0, 1, 1]", [""]),
+        (f"{'long ' * 40}; mass: [0, 0, 1, 1]", ["mass"]),
+        ("mass\n[0, 0, 1, 1]", [""]),
+    ],
+)
+def test_names_in_text(text, names):
+    assert [box.label for box in get_convention("radvlm").parse(text, (1, 1)).boxes] == names
+
+
+def test_a_name_cannot_break_the_text():
+    box = Box(0.1, 0.2, 0.3, 0.4, "a [b]: c;\nd")
+    text = get_convention("radvlm").render([box], (1, 1), named=True)
+    assert text == "a b c d: [0.1, 0.2, 0.3, 0.4]"
+    assert get_convention("radvlm").parse(text, (1, 1)).boxes[0].label == "a b c d"
+
+
+def test_only_text_conventions_say_how_to_name():
+    radvlm, qwen = get_convention("radvlm"), get_convention("qwen3vl")
+    assert radvlm.describe(named=True).startswith(radvlm.hint) and "name" in radvlm.describe(named=True)
+    assert radvlm.describe() == radvlm.hint and qwen.describe(named=True) == qwen.hint

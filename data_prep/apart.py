@@ -1,0 +1,85 @@
+"""Calls in a process apart: a decoder that crashes takes one film with it, not the run, and threads run side by side.
+
+Each thread has one such process, started at its first call and ended with the thread. A process whose parent is gone,
+however it went, ends by itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ProcessDied(Exception):
+    """The process ended in the middle of a call; the message says how."""
+
+
+class _Apart:
+    """A process that answers calls one at a time."""
+
+    def __init__(self) -> None:
+        # Spawned, not forked: a fork copies locks that other threads hold.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self._connection.recv()
+        except EOFError as error:
+            raise RuntimeError(
+                "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
+            ) from error
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            self._connection.send((function, arguments))
+            failed, answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            code = self._process.exitcode or 0
+            raise ProcessDied(signal.strsignal(-code) if code < 0 else f"exit status {code}") from error
+        if failed:
+            raise answer
+        return answer
+
+
+_threads = threading.local()
+
+
+def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
+    """Call a function of a module with arguments that can be pickled, in this thread's process apart.
+
+    Raises:
+        ProcessDied: it crashed; the next call gets a new process. What the function raises is raised here.
+    """
+    if not hasattr(_threads, "process"):
+        _threads.process = _Apart()
+    try:
+        return _threads.process.call(function, *arguments)
+    except ProcessDied:
+        del _threads.process
+        raise
+
+
+def _serve(connection: Connection) -> None:
+    """Answer calls until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent says what happens
+    connection.send("ready")
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = False, function(*arguments)
+        except Exception as error:
+            answer = True, error
+        connection.send(answer)

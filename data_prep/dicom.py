@@ -1,0 +1,221 @@
+"""DICOM films as 8-bit pictures, the way the file asks to be displayed.
+
+Stored values go through the file's modality transform (rescale or table) and its first VOI transform (table, or window
+of any of the three functions), as pydicom applies them; then the darkest value that the film has becomes 0 and the
+brightest 255. So a film without a window, and one whose table fills only part of its nominal range, still use all of
+the 8 bits. A transform that cannot be applied or leaves nothing to see (a window of width 0, or beside all values) is
+passed over. MONOCHROME1 is inverted last, whatever Presentation LUT Shape says: INVERSE is what MONOCHROME1 goes with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pydicom.dataset import FileDataset
+
+MAX_PIXELS = 80_000_000
+"""Larger pictures are refused before they are decoded; the largest detectors have some 20 million pixels."""
+# One decoder for each compression, because the next one that pydicom would turn to may fill up what is missing, or
+# crash, where the first told what is wrong. JPEG extended is read where it has 8 bits, which is what films have.
+_DECODERS = {
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended
+    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
+    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": "gdcm",  # JPEG-LS lossless
+    "1.2.840.10008.1.2.4.81": "gdcm",  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000 lossless
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.201": "pylibjpeg",  # HTJ2K lossless
+    "1.2.840.10008.1.2.4.202": "pylibjpeg",  # HTJ2K lossless, progressive
+    "1.2.840.10008.1.2.4.203": "pylibjpeg",  # HTJ2K
+    "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE
+}
+# Start-of-frame markers of JPEG (others in their range define tables) and of JPEG-LS.
+_JPEG_FRAME = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has the mark of the DICOM file format."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height from the header.
+
+    Raises:
+        ValueError: the file is no single film of a sane size; says why and what to do.
+    """
+    return _checked_size(_read(path, header_only=True))
+
+
+def picture(path: Path) -> NDArray[np.uint8]:
+    """The film, (height, width), or (height, width, 3) if it is stored in colour.
+
+    Raises:
+        ValueError: the file is no film that can be shown; says why and what to do. Decoders raise more than that.
+    """
+    dataset = _read(path, header_only=False)
+    width, height = _checked_size(dataset)
+    if "PixelData" not in dataset:
+        raise ValueError("holds no pixel data; the file may be cut off, fetch it again")
+    _check_stream(dataset, width, height)
+    if decoder := _DECODERS.get(dataset.file_meta.TransferSyntaxUID):
+        dataset.pixel_array_options(decoding_plugin=decoder)
+    with _decoding():
+        stored = dataset.pixel_array
+    if stored.shape[:2] != (height, width):
+        raise ValueError(f"has {stored.shape[1]} x {stored.shape[0]} pixels, its header says {width} x {height}")
+    return stored if stored.ndim == 3 else _grey(stored, dataset)
+
+
+def crashes_on_damage(path: Path) -> bool:
+    """Whether the file's decoder, GDCM, may end the whole process on a damaged stream: decode it in one apart."""
+    from pydicom.filereader import read_file_meta_info
+
+    return _DECODERS.get(read_file_meta_info(path).get("TransferSyntaxUID")) == "gdcm"
+
+
+def _read(path: Path, header_only: bool) -> FileDataset:
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    # pydicom inflates such a file whole, whatever its size, before anything of it can be looked at.
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ValueError("is deflated as a whole; rewrite it uncompressed, e.g. with dcmconv +te")
+    return dcmread(path, stop_before_pixels=header_only)
+
+
+def _checked_size(dataset: FileDataset) -> tuple[int, int]:
+    """Width and height, once the header promises one film that can be shown."""
+    width, height = dataset.get("Columns") or 0, dataset.get("Rows") or 0
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    samples, depth = dataset.get("SamplesPerPixel", 1), dataset.get("BitsAllocated")
+    photometric = dataset.get("PhotometricInterpretation")
+    if width < 1 or height < 1:
+        raise ValueError("has no Rows and Columns: it is no picture, or the file is cut off")
+    if frames != 1:
+        raise ValueError(f"has {frames} frames, a film has one; extract the one that is meant")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"claims {width} x {height} pixels, more than any film ({MAX_PIXELS:,}); not decoded")
+    grey = samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
+    if not grey and not (samples == 3 and depth == 8):
+        raise ValueError(f"is {photometric} with {samples} samples a pixel; only grey films and 8-bit RGB can be shown")
+    if depth not in (8, 16):
+        raise ValueError(f"has {depth} bits a pixel allocated; films have 8 or 16")
+    return width, height
+
+
+def _check_stream(dataset: FileDataset, width: int, height: int) -> None:
+    """Refuse a compressed picture that is cut off, or of another size than the header's, before any decoder runs.
+
+    Some decoders fill up what is missing, and all allocate what the stream claims.
+    """
+    from pydicom.encaps import get_frame
+    from pydicom.uid import RLELossless
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    # Its segments are unpacked into a buffer of the header's size, and too few or too many bytes are an error.
+    if not syntax.is_compressed or syntax == RLELossless:
+        return
+    if syntax not in _DECODERS:
+        raise ValueError(f"is compressed as {syntax.name}, which can't be read here; decompress it, e.g. with dcmdjpeg")
+    with _decoding():
+        stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    claimed = _jpeg_size(stream) if stream.startswith(b"\xff\xd8") else _j2k_size(stream)
+    if claimed is None:
+        raise ValueError(f"has pixel data that are not {syntax.name}; the file is damaged, fetch it again")
+    if claimed != (width, height, dataset.SamplesPerPixel):
+        told, header = ("{} x {} x {}".format(*shape) for shape in (claimed, (width, height, dataset.SamplesPerPixel)))
+        raise ValueError(f"holds a picture of {told} samples, its header says {header}; not decoded")
+    if b"\xff\xd9" not in stream[-4:]:  # an odd length is padded
+        raise ValueError("has pixel data without an end; the file is cut off, fetch it again")
+
+
+def _jpeg_size(stream: bytes) -> tuple[int, int, int] | None:
+    """Width, height and samples a pixel in the frame header of a JPEG, JPEG lossless or JPEG-LS stream."""
+    place = 2
+    while place + 10 <= len(stream) and stream[place] == 0xFF:
+        marker = stream[place + 1]
+        if marker in _JPEG_FRAME:
+            height, width = (int.from_bytes(stream[at : at + 2], "big") for at in (place + 5, place + 7))
+            return width, height, stream[place + 9]
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
+    return None
+
+
+def _j2k_size(stream: bytes) -> tuple[int, int, int] | None:
+    """Width, height and samples a pixel in the SIZ segment of a JPEG 2000 stream, bare or within a JP2 file."""
+    start = stream.find(b"\xff\x4f\xff\x51", 0, 4096) + 8
+    if start < 8 or len(stream) < start + 34:
+        return None
+    right, bottom, left, top = (int.from_bytes(stream[at : at + 4], "big") for at in range(start, start + 16, 4))
+    return right - left, bottom - top, int.from_bytes(stream[start + 32 : start + 34], "big")
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        # The RLE decoder is written in Rust: a stream that is too long ends in a panic, which is no Exception.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ValueError(
+                f"has pixel data that cannot be decoded; fetch it again, or decompress it with another tool ({error})"
+            ) from error
+        raise
+
+
+def _grey(stored: NDArray[Any], dataset: FileDataset) -> NDArray[np.uint8]:
+    """Stored values to 8 bits through one table, which is much less work than transforming every pixel."""
+    first, last = int(stored.min()), int(stored.max())
+    low, high = first, last
+    padding = dataset.get("PixelPaddingValue")
+    if padding in (first, last):
+        film = stored[stored != padding]
+        low, high = (int(film.min()), int(film.max())) if film.size else (first, last)
+    values = np.arange(first, last + 1, dtype=stored.dtype)
+    for shown in (_displayed(values, dataset), values.astype(np.float64)):
+        present = shown[low - first : high - first + 1]
+        table = spread(shown, present.min(), present.max())
+        if table is not None:
+            break
+    else:
+        raise ValueError(f"shows nothing: every pixel has the value {first}")
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        table = 255 - table
+    whole = np.zeros(1 << (8 * stored.itemsize), np.uint8)
+    bits = np.dtype(f"u{stored.itemsize}")
+    whole[values.view(bits)] = table
+    return whole[stored.view(bits)]
+
+
+def _displayed(values: NDArray[Any], dataset: FileDataset) -> NDArray[np.float64]:
+    """Values after the file's modality and VOI transforms; all the same where these cannot be applied."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    try:
+        return apply_voi_lut(apply_modality_lut(values, dataset), dataset).astype(np.float64)
+    except Exception:  # a table or window can be broken in more ways than pydicom has errors for
+        return np.zeros(len(values))
+
+
+def spread(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8] | None:
+    """Values as 8 bits, `low` at 0 and `high` at 255; None if there is nothing between the two.
+
+    >>> spread(np.array([100, 150, 200, 300]), 100, 200).tolist()
+    [0, 128, 255, 255]
+    """
+    if not low < high:
+        return None
+    scaled = (values.astype(np.float64) - low) * 255 / (high - low)
+    return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,121 @@
+"""Sections of MIMIC-CXR's free-text reports, by the rules of the project's own section file.
+
+The rules are those that `mimic_cxr_sectioned.csv` is made with (github.com/MIT-LCP/mimic-cxr, txt/section_parser.py
+and create_section_files.py), written anew here, so that report files and that CSV give the same text:
+
+- A header is a line, not the first one, of a space, capitals and a colon followed by white space: ` FINDINGS: `. The
+  rest of its line belongs to it, and where there is none, the next line does and is no header.
+- Headers are grouped: IMPRESSION, CONCLUSION and misspellings; FINDINGS, misspellings and headers that name the views
+  (`CHEST, PA AND LATERAL:`). Of several sections of a group the last one that is not blank counts.
+- Without findings and impression, what follows the first paragraph of the last section is the `last_paragraph`.
+- Reports of a few studies are too irregular for this; they have no sections (`IRREGULAR`).
+
+Wrapped lines are joined with a space; joining them with nothing, as has been done, glues words together.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+SECTIONS = ("findings", "impression", "both", "fallback")
+"""What can be asked for, see `choose`."""
+
+_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s[^\n]*")
+_PARAGRAPH = "\n \n"
+_IMPRESSION = {
+    *("conclusion", "ndication", "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion"),
+    *("imperssion", "mpression", "impession"),
+}
+_FINDINGS = {"finding", "findins", "findindgs", "findgings", "findngs", "findnings", "finidngs"}
+_OTHER = ("history", "comparison", "addendum")
+_VIEWS = re.compile(
+    "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two views|frontal view|pa view|"
+    "ap view|one view|lateral view|bone window|frontal upright|frontal semi-upright|ribs"
+)
+
+_IRREGULAR = (
+    # The text stands under another header ...
+    "50913680 59363654 59279892 59768032 57936451 50058765 53356173 53202765 50808053 51966317 50743547 56451190 "
+    "59067458 59215320 55124749 54365831 59087630 58157373 56482935 58375018 54654948 55157853 51491012 "
+    # ... or under none ...
+    "50525523 57564132 59982525 53488209 54875119 50196495 56579911 52648681 59889364 53514462 59505494 53182247 "
+    "51410602 56412866 54986978 59003148 57150433 56760320 59562049 52674888 55258338 59330497 52119491 "
+    # ... or there is none about the image.
+    "58235663 50798377 54168089 53071062 56724958 54231141 53607029 52035334"
+)
+IRREGULAR = frozenset(_IRREGULAR.split())
+"""Ids of the studies that the official rules treat by hand, and that the section file leaves out for it."""
+
+
+class Sections(NamedTuple):
+    """What a report says, each section as one line of text; "" where there is no such section."""
+
+    findings: str = ""
+    impression: str = ""
+    last_paragraph: str = ""
+
+
+def parse(text: str) -> Sections:
+    r"""The sections of a report as it stands in its file.
+
+    >>> parse("FINAL REPORT\n \n FINDINGS: \n \n The lungs\n are clear.\n \n IMPRESSION: Normal.\n")
+    Sections(findings='The lungs are clear.', impression='Normal.', last_paragraph='')
+    """
+    headers = list(_HEADER.finditer(text))
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    found = {"findings": "", "impression": ""}
+    last = text[: headers[0].start(1)] if headers else text
+    for header, end in zip(headers, ends, strict=False):
+        group = _group(header[1].lower().strip())
+        body = text[header.end(1) + 2 : end]
+        if group is None:
+            last = body
+        elif body.strip():
+            found[group] = line(body)
+    if found["findings"] or found["impression"]:
+        return Sections(**found)
+    return Sections(last_paragraph=line(last.partition(_PARAGRAPH)[2]))
+
+
+def _group(name: str) -> str | None:
+    if name in _IMPRESSION or "impression" in name:
+        return "impression"
+    if name in _FINDINGS or "findings" in name:
+        return "findings"
+    if not any(other in name for other in _OTHER) and _VIEWS.search(name):
+        return "findings"
+    return None
+
+
+def line(text: str) -> str:
+    r"""The text with every run of white space made one space.
+
+    >>> line("small\n effusion ")
+    'small effusion'
+    """
+    return " ".join(text.split())
+
+
+def choose(sections: Sections, wanted: str) -> tuple[str, str] | None:
+    """The kind of question (`sample.KINDS`) and the reference text for it, or None if the report does not have it.
+
+    Args:
+        sections: of one report.
+        wanted: "findings" or "impression"; "both", for reports that have both; or "fallback": the findings, else the
+            impression, else the last paragraph, as the data code released with RadVLM takes them.
+
+    >>> choose(Sections("Clear lungs.", "Normal."), "both")
+    ('report', 'Findings: Clear lungs. Impression: Normal.')
+    >>> choose(Sections("", "Normal."), "fallback")
+    ('impression', 'Normal.')
+    """
+    findings, impression, last_paragraph = sections
+    if wanted == "both":
+        both = f"Findings: {findings} Impression: {impression}"
+        return ("report", both) if findings and impression else None
+    if findings and wanted != "impression":
+        return "findings", findings
+    if impression and wanted != "findings":
+        return "impression", impression
+    return ("report", last_paragraph) if last_paragraph and wanted == "fallback" else None

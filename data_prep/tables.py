@@ -1,0 +1,92 @@
+"""CSV files of published data sets, plain or gzipped, row by row with the columns that are needed."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from data_prep.problems import Problems, RefusedData
+from reward_fns.errors import UsageError
+
+_LONGEST_FIELD = 1 << 24  # characters; Python's own limit of 131,072 is no help against more than that either
+
+
+def find(folder: Path, name: str, option: str) -> Path:
+    """`folder/name`, or `folder/name.gz` where it was not unpacked.
+
+    Raises:
+        UsageError: if neither is there; it names `option`, by which the user says where to look.
+    """
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise UsageError(f"{option}: neither {folder / name} nor {name}.gz is there; download it or correct the path")
+
+
+def header(path: Path) -> list[str]:
+    """The names of the columns; see `rows` for the errors."""
+    with _open(path) as reader:
+        return next(reader, [])
+
+
+def rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tuple[str, ...]]:
+    """The values of the named columns of every row, as text; memory does not grow with the number of rows.
+
+    Args:
+        path: a CSV file in UTF-8 with a header line; gzipped if its name ends in ".gz". Fields may hold line breaks.
+        columns: two or more names; other columns are passed over, and their order does not matter.
+        problems: is told that the file was read.
+
+    Raises:
+        UsageError: if the file cannot be opened or lacks a column.
+        RefusedData: if the file is damaged: cut short, not UTF-8, or a row that has not all columns.
+    """
+    problems.source(path)
+    with _open(path) as reader:
+        names: list[str] = next(reader, [])
+        if missing := [name for name in columns if name not in names]:
+            raise UsageError(f"{path} has no column {' or '.join(missing)}; it has {', '.join(names) or 'nothing'}")
+        take = itemgetter(*(names.index(name) for name in columns))
+        for row in reader:
+            if len(row) == len(names):
+                yield take(row)
+            elif row:
+                raise RefusedData(
+                    f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(names)}; the file is "
+                    f"damaged or cut short, get it again"
+                )
+
+
+def raw(path: Path, problems: Problems) -> Iterator[list[str]]:
+    """The fields of every row, the header's first, where the header does not match the rows; errors as `rows`."""
+    problems.source(path)
+    with _open(path) as reader:
+        yield from reader
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        with path.open("rb") as raw:
+            unpacked = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            # "utf-8-sig": spreadsheet programs put a mark in front of the first name.
+            yield csv.reader(io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline=""))
+    except gzip.BadGzipFile as error:
+        raise RefusedData(f"{path} is no gzip file: {error}; get it again") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RefusedData(
+            f"{path}: not in UTF-8 (byte 0x{error.object[error.start]:02x}); it was saved anew by another program, get "
+            f"the original"
+        ) from error
+    except (csv.Error, EOFError, zlib.error) as error:
+        raise RefusedData(f"{path} is damaged: {error}; get it again") from error

@@ -1,0 +1,113 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.cli import main
+
+
+@pytest.fixture
+def run(tmp_path, capsys, rows):
+    """Runs the command on the objects; gives status, messages, RL rows by id, and problems by kind."""
+    Image.fromarray(np.full((20, 40), 90, np.uint8)).save(tmp_path / "a.png")
+
+    def convert(objects, *options):
+        path, out = tmp_path / "mine.jsonl", tmp_path / "out"
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in objects))
+        arguments = ["--root", str(tmp_path), "--annotations", str(path), "--out", str(out)]
+        status = main(["jsonl", *arguments, *options])
+        files = [out / f"{split}.parquet" for split in ("train", "val", "test")]
+        found = {row["extra_info"]["id"]: row for file in files if file.exists() for row in rows(file)}
+        listed = (out / "problems.jsonl").read_text() if (out / "problems.jsonl").exists() else ""
+        kinds = Counter(json.loads(line)["kind"] for line in listed.splitlines())
+        return status, capsys.readouterr().err, found, kinds
+
+    return convert
+
+
+def report(**changes):
+    return {"id": "r", "patient_id": "p1", "image": "a.png", "report": "Clear.", **changes}
+
+
+def phrase(**changes):
+    boxes = {"phrase": "nodule", "boxes": [[0.1, 0.2, 0.3, 0.4]]}
+    return {"id": "g", "patient_id": "p1", "image": "a.png", **boxes, **changes}
+
+
+def truth(row):
+    return json.loads(row["reward_model"]["ground_truth"])
+
+
+def test_reports_and_boxes(run):
+    entries = [
+        report(kind="impression", question="Sum it up.", split="val", patient_id="p2"),
+        phrase(labels=["mass"], kind="detection"),
+        phrase(id="none", boxes=[], kind="anatomy"),
+        phrase(id="null", question=None, comment="mine"),
+    ]
+    status, told, found, kinds = run(entries, "--strict", "--name", "ours")
+    assert status == 0 and not kinds and "unknown key 'comment': 1" in told
+    assert found["r"]["prompt"][0]["content"] == "<image>\nSum it up." and found["r"]["extra_info"]["split"] == "val"
+    assert found["g"]["data_source"] == "ours/grounding" and truth(found["g"])["labels"] == ["mass"]
+    assert truth(found["none"])["boxes"] == [] and truth(found["null"])["labels"] == ["nodule"]
+
+
+def test_boxes_in_pixels(run):
+    found = run([phrase(boxes=[[4, 4, 12, 8.0]])], "--box-unit", "pixel")[2]
+    assert np.allclose(truth(found["g"])["boxes"], [[0.1, 0.2, 0.3, 0.4]])
+
+
+def test_splits_by_patient(run):
+    entries = [report(id=f"{p}-{n}", patient_id=f"p{p}") for p in range(30) for n in range(2)]
+    found = run(entries, "--split-by-hash", "0.5,0.25,0.25")[2]
+    splits = {name: row["extra_info"]["split"] for name, row in found.items()}
+    assert len(found) == 60 and set(splits.values()) == {"train", "val", "test"}
+    assert all(splits[f"{p}-0"] == splits[f"{p}-1"] for p in range(30))
+
+
+def test_a_patient_in_two_splits_is_refused(run, tmp_path):
+    status, told, _, _ = run([report(), report(id="s", split="test")])
+    assert status == 1 and "patient 'p1' is in two splits, train and, with sample 's', test" in told
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind"),
+    [
+        (report(id=None), "bad_record"),
+        (report(patient_id=""), "bad_record"),
+        (report(patient_id=7), "bad_record"),
+        (report(report=" "), "bad_record"),
+        (report(report=None), "bad_record"),
+        (report(phrase="nodule", boxes=[]), "bad_record"),
+        (phrase(boxes=None), "bad_record"),
+        (report(kind="phrase"), "bad_record"),
+        (report(split="validate"), "bad_record"),
+        (report(id="good"), "duplicate_id"),
+        (report(image="b.png"), "missing_image"),
+        (report(image="../a.png"), "unsafe_path"),
+        (phrase(boxes=[[0.3, 0.2, 0.1, 0.4]]), "bad_box"),
+        (phrase(boxes=[[0.1, 0.2, 0.3, 1.4]]), "bad_box"),
+        (phrase(boxes=[[0.1, 0.2, 0.3, float("nan")]]), "bad_box"),
+        (phrase(boxes=[[0.1, 0.2, 0.3, float("inf")]]), "bad_box"),
+        (phrase(boxes=[[0.1, 0.2, 0.3]]), "bad_box"),
+        (phrase(boxes=[[0.1, 0.2, 0.3, "0.4"]]), "bad_box"),
+        (phrase(boxes=[[0.1, 0.2, 0.3, True]]), "bad_box"),
+        (phrase(boxes=[[0.1, 0.2, 0.3, 10**400]]), "bad_box"),
+        (phrase(boxes=[3]), "bad_box"),
+        (phrase(boxes={"x": 1}), "bad_box"),
+        (phrase(labels=[]), "bad_box"),
+        (phrase(labels="nodule"), "bad_box"),
+    ],
+)
+def test_what_cannot_be_used_is_listed_and_refused_under_strict(run, broken, kind):
+    status, _, found, kinds = run([report(id="good"), broken])
+    assert status == 0 and kinds == {kind: 1} and list(found) == ["good"]
+    assert run([report(id="good"), broken], "--strict")[0] == 1
+
+
+def test_a_missing_folder_is_wrong_use(run):
+    status, told, _, _ = run([report()], "--root", "nowhere")
+    assert status == 2 and "--root nowhere is not a folder" in told
