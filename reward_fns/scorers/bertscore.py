@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from reward_fns.scorers.encoder import Encoder, encodable, load
-from reward_fns.scorers.engine import Reader, read
+from reward_fns.scorers.engine import read
+from reward_fns.scorers.lane import Reader
 from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder, fingerprint
 

@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 
 from reward_fns.errors import UsageError
 from reward_fns.scorers.encoder import Encoder, encodable, load
-from reward_fns.scorers.engine import Reader, read
+from reward_fns.scorers.engine import read
+from reward_fns.scorers.lane import Reader
 from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint
 

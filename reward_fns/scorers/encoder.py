@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,19 +85,22 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "ignore").decode("utf-8")
 
 
-def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], tokens: int, spread: float = math.inf) -> Iterator[list[int]]:
     """Indices of all sequences, those of like length together, so that little of a batch is padding.
 
     Args:
         lengths: of the sequences, in tokens.
         tokens: most that a batch may have, padding included; a sequence longer than that comes alone.
+        spread: how many times as long as its shortest sequence the longest of a batch may be, give or take a token.
 
     >>> list(batches([9, 2, 3, 2], tokens=6))
     [[1, 3], [2], [0]]
+    >>> list(batches([9, 2, 3, 30], tokens=99, spread=2))
+    [[1, 2], [0], [3]]
     """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[i] > tokens:
+        if batch and ((len(batch) + 1) * lengths[i] > tokens or lengths[i] > lengths[batch[0]] * spread + 1):
             yield batch
             batch = []
         batch.append(i)

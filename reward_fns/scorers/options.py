@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -115,3 +115,26 @@ class EngineOptions:
     def _refuse(names: Iterable[str], why: str) -> None:
         if named := ", ".join(sorted(names)):
             raise UsageError(f"{named}: {why}")
+
+
+def parse(given: Sequence[str]) -> EngineOptions:
+    """Options as on a command line, each as name=value, with values as in YAML.
+
+    Raises:
+        UsageError: one is unknown or wrong.
+
+    >>> parse(["dtype=bfloat16", "cache_mb=64"]).cache_mb
+    64
+    """
+    import yaml
+
+    valid = [key.name for key in fields(EngineOptions)]
+    values = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--engine takes name=value, got {text!r}")
+        if key not in valid:
+            raise UsageError(f"--engine: {unknown('option', key, valid)}")
+        values[key] = yaml.safe_load(value)
+    return EngineOptions(**values)

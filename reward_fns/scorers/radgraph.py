@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reward_fns.errors import UsageError, unknown
-from reward_fns.scorers.engine import Reader, read
+from reward_fns.scorers.engine import read
+from reward_fns.scorers.lane import Reader
 from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint, unpacked
 
@@ -186,7 +187,7 @@ def _reference(model: str, revision: str | None, repo: str, encoder: str, option
 
     def encode(texts: Sequence[str]) -> list[Annotation]:
         found = package(list(texts))
-        return [_annotation(found[str(i)]["entities"]) for i in range(len(texts))]
+        return [from_package(found[str(i)]["entities"]) for i in range(len(texts))]
 
     def tokenise(texts: Sequence[str]) -> list[tuple[int, str]]:
         return [(len(text), text) for text in texts]
@@ -197,7 +198,7 @@ def _reference(model: str, revision: str | None, repo: str, encoder: str, option
 _ENVIRONMENT = "give it a virtual environment of its own with pip install 'cxr-grpo[reference]'"
 
 
-def _annotation(entities: Mapping[str, Any]) -> Annotation:
+def from_package(entities: Mapping[str, Any]) -> Annotation:
     """From the form of the package, in which entities are counted from 1."""
     return tuple(
         Entity(

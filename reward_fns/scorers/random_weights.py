@@ -38,7 +38,7 @@ def write_all(folder: Path, texts: Sequence[str], layers: int = 12, width: int =
     Args:
         folder: where to.
         texts: that the vocabularies are made of, so that their words have about as many pieces as in truth.
-        layers: of BERT; RoBERTa has half as many.
+        layers: of BERT; RoBERTa always has 6.
         width: of the hidden states.
 
     Returns:
@@ -50,15 +50,17 @@ def write_all(folder: Path, texts: Sequence[str], layers: int = 12, width: int =
     heads = max(1, width // 64)
     shape = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
     found = dict.fromkeys(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
-    bert = bert_folder(folder / "bert", list(found)[:30_000], num_hidden_layers=layers, vocab_size=30522, **shape)
+    bert = bert_folder(
+        folder / "bert-base-uncased", list(found)[:30_000], num_hidden_layers=layers, vocab_size=30522, **shape
+    )
     config = BertConfig.from_pretrained(bert)
-    scorers = folder / "scorers"
+    scorers = folder / "RRG_scorers"
     scorers.mkdir(exist_ok=True)
     state = radgraph_state(bert, "radgraph-xl", hidden=150)
     write_radgraph(scorers, "radgraph-xl", state, radgraph_config(str(bert), hidden=150))
     torch.manual_seed(0)
     write_chexbert(scorers, BertModel(config))
-    write_distilroberta(folder / "distilroberta-base", texts, vocab_size=50265, num_hidden_layers=layers // 2, **shape)
+    write_distilroberta(folder / "distilroberta-base", texts, vocab_size=50265, num_hidden_layers=6, **shape)
     roberta = str(folder / "distilroberta-base")
     return {"repo": str(scorers), "encoder": str(bert), "base": str(bert), "bert": roberta}
 

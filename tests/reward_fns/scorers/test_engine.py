@@ -10,7 +10,8 @@ from reward_fns.errors import UsageError
 from reward_fns.scorers import chexbert, engine, radgraph
 from reward_fns.scorers.bertscore import bertscore, source
 from reward_fns.scorers.cache import Cache, Store
-from reward_fns.scorers.engine import Reader, lanes, using
+from reward_fns.scorers.engine import lanes, tapped, using
+from reward_fns.scorers.lane import Reader
 from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.weights import HubFile, HubFolder
 
@@ -249,7 +250,7 @@ def test_what_real_models_find_survives_the_disk(text_models, tmp_path):
         bertscore(texts, texts[::-1], model="distilroberta-base", folder=folder)
 
     tap = {}
-    with using(EngineOptions(), tap=tap):
+    with tapped(tap):
         read_all()
     readers = {key: lane._reader for (key, options), lane in lanes().items() if options == EngineOptions()}
     assert len(tap) >= 9
