@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,10 @@ from reward_fns.scorers.options import EngineOptions
 
 APP = "cxr-grpo-scorers"
 """Name of the Ray Serve application."""
+
+
+_lock = threading.Lock()
+_handles: dict[tuple[str, str], Any] = {}
 
 
 class RemoteFailure(Exception):
@@ -71,24 +76,36 @@ def ask(
 
 
 def _over_ray(request: Mapping[str, Any], timeout: float) -> Any:
-    try:
-        from ray import serve
-        from ray.serve.exceptions import RayServeException
-    except ImportError as error:
-        raise UsageError(f"where: ray needs Ray Serve ({error}): pip install 'cxr-grpo[serve]'") from error
-    try:
-        handle = serve.get_app_handle(APP)
-    except RayServeException as error:
-        raise UsageError(
-            f"no Ray Serve application {APP} in this cluster ({str(error).partition(chr(10))[0]}); start it with "
-            "serve run examples/scorers/serve.yaml, or train with trainer.v1.trainer_mode=cxr_sync, which does"
-        ) from error
-    response = handle.score.remote(request)
+    response = _handle().score.remote(request)
     try:
         return response.result(timeout_s=timeout)
     except BaseException:
         response.cancel()  # so that nothing more is computed for it
         raise
+
+
+def _handle() -> Any:
+    """The way to the application of the Ray cluster that this process belongs to, or else of this machine's."""
+    try:
+        import ray
+        from ray import serve
+        from ray.serve.exceptions import RayServeException
+    except ImportError as error:
+        raise UsageError(f"where: ray needs Ray Serve ({error}): pip install 'cxr-grpo[serve]'") from error
+    with _lock:
+        try:
+            if not ray.is_initialized():
+                ray.init(address="auto", log_to_driver=False)
+            context = ray.get_runtime_context()
+            place = context.gcs_address, context.get_job_id()
+            if place not in _handles:
+                _handles[place] = serve.get_app_handle(APP)
+            return _handles[place]
+        except (RayServeException, ConnectionError) as error:
+            raise UsageError(
+                f"no Ray Serve application {APP} ({str(error).partition(chr(10))[0]}); start it with "
+                "serve run examples/scorers/serve.yaml, or train with trainer.v1.trainer_mode=cxr_sync, which does"
+            ) from error
 
 
 def _over_http(address: str, request: Mapping[str, Any], timeout: float) -> Any:

@@ -55,7 +55,8 @@ class Scorers:
             `values`, or under `usage` or `error` why there are none.
         """
         try:
-            return {"values": await asyncio.wait_for(self._values(request), float(request["timeout"]))}
+            _check(request)
+            return {"values": await asyncio.wait_for(self._values(request), request["timeout"])}
         except UsageError as error:
             return {"usage": str(error)}
         except asyncio.TimeoutError:
@@ -64,7 +65,6 @@ class Scorers:
             return {"error": repr(error)}
 
     async def _values(self, request: Mapping[str, Any]) -> list[float | None]:
-        _check(request)
         reward = get(request["reward"])
         if reward.needs is None or not reward.batched or reward.context:
             raise UsageError(f"{reward.name} is no reward that a deployment computes")
@@ -75,7 +75,7 @@ class Scorers:
 
         def run() -> None:
             try:
-                with using(self._options, float(request["timeout"])):
+                with using(self._options, request["timeout"]):
                     answer.set_result(reward(*sides, request["options"], {}))
             except Exception as error:
                 answer.set_exception(error)
@@ -115,6 +115,9 @@ def _check(request: Mapping[str, Any]) -> None:
         raise UsageError("predictions and references of a request must be as many")
     if not isinstance(request.get("reward"), str) or not isinstance(request.get("options"), dict):
         raise UsageError("a request needs a reward and its options")
+    timeout = request.get("timeout")
+    if type(timeout) not in (int, float) or not 0 < timeout <= 1e6:  # type: ignore[operator]
+        raise UsageError(f"timeout of a request must be a number of seconds from 0 to 1e6, got {timeout!r}")
 
 
 def application(args: Mapping[str, Any]) -> Application:
@@ -128,10 +131,10 @@ def application(args: Mapping[str, Any]) -> Application:
     """
     from ray import serve
 
-    names = [key.name for key in fields(EngineOptions)]
+    valid = [key.name for key in fields(EngineOptions)]
     for name in args:
-        if name not in names:
-            raise UsageError(f"scorers: {unknown('key', name, names)}")
+        if name not in valid:
+            raise UsageError(f"scorers: {unknown('key', name, valid)}")
     options = EngineOptions(**{**args, "where": "ray"})
     growth: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas > options.replicas:
