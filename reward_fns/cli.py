@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from reward_fns.errors import UsageError
-from reward_fns.scorers import bench
+from reward_fns.scorers import bench, fill
 
 _CHUNK = 512  # rows scored together: enough for batched rewards, few enough that the bar moves
 _SHOWN_FAILURES = 20
@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--options", nargs="+", default=[], metavar="K=V", help="its options, values as in YAML")
     check.set_defaults(run=_check)
     bench.add_parser(commands)
+    fill.add_parser(commands)
     return parser
 
 

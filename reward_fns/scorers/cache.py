@@ -114,7 +114,9 @@ class Store:
             self._give_up(error)
 
     def _open(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=_WAIT_S)
+        connection = sqlite3.connect(self._path, timeout=_WAIT_S)
+        connection.execute("PRAGMA synchronous = OFF")  # what a power cut may cost can be found again
+        return connection
 
     def _give_up(self, error: Exception) -> None:
         self._broken = True

@@ -86,6 +86,7 @@ class Lane(Generic[Found]):
         self._chars = 0  # of those
         self._running: dict[str, _Entry[Found]] = {}
         self._to_store: dict[str, Found] = {}
+        self._storing = False
         threading.Thread(target=self._run, name=f"engine {name}", daemon=True).start()
 
     def forget(self) -> None:
@@ -93,6 +94,12 @@ class Lane(Generic[Found]):
         self.counts: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.kept: Cache[Found] = Cache(self._options.cache_mb << 20)
+
+    def flush(self) -> None:
+        """Wait until what is to be on disk is there."""
+        with self._ready:
+            while self._to_store or self._storing:
+                self._ready.wait(1.0)
 
     def read(self, texts: Sequence[str], deadline: float) -> list[Found]:
         """See `reward_fns.scorers.engine.read`."""
@@ -154,10 +161,14 @@ class Lane(Generic[Found]):
                     self._ready.wait(left)
                 taken = self._take()
                 to_store, self._to_store = self._to_store, {}
+                self._storing = bool(to_store)
             try:
                 self._serve(taken)
                 if self._store:
                     self._store.put({text: self._reader.pack(what) for text, what in to_store.items()})
+                with self._ready:
+                    self._storing = False
+                    self._ready.notify_all()
             except BaseException as error:  # whatever it is: nobody may be left waiting
                 for entry in taken:
                     self._fail(entry, error)

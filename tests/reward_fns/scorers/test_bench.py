@@ -3,8 +3,9 @@ import random
 
 import pytest
 
+from reward_fns.cli import main
 from reward_fns.errors import UsageError
-from reward_fns.scorers import workload
+from reward_fns.scorers import engine, workload
 
 
 def test_work_is_that_of_a_grpo_run():
@@ -33,19 +34,18 @@ def test_files_of_reports(tmp_path):
         workload.texts_of(tmp_path / "nowhere")
 
 
-def test_benchmark_of_small_models(command):
+def test_benchmark_of_small_models(capsys):
     pytest.importorskip("transformers")
-    done = command(
-        "bench", "--prompts", 3, "--rollouts", 4, "--epochs", 2, "--layers", 1, "--width", 64,
-        "--engine", "dtype=float32", "--engine", "dtype=bfloat16", "cache_mb=64",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "24 rollouts: 3 prompts x 4 x 2 epochs" in done.stdout
-    assert "radcliq, engine as it is by default" in done.stdout
-    assert "radcliq, engine dtype=bfloat16 cache_mb=64" in done.stdout
+    size = ["--prompts", "2", "--rollouts", "3", "--epochs", "2", "--layers", "1", "--width", "64"]
+    engines = ["--engine", "dtype=float32", "--engine", "dtype=bfloat16", "cache_mb=64"]
+    assert main(["bench", *size, *engines]) == 0
+    printed = capsys.readouterr().out
+    assert "12 rollouts: 2 prompts x 3 x 2 epochs" in printed
+    assert "radcliq, engine as it is by default" in printed
+    assert "radcliq, engine dtype=bfloat16 cache_mb=64" in printed
     for what in ("rollouts/s", "tokenise", "encode", "decode", "match", "in the cache", "padding", "memory"):
-        assert done.stdout.count(what) == 2, what
-    assert done.stdout.count("of the rewards moved by more than 0.0001") == 1
+        assert printed.count(what) == 2, what
+    assert printed.count("of the rewards moved by more than 0.0001") == 1
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,80 @@ def test_benchmark_of_small_models(command):
     ],
 )
 def test_wrong_use(capsys, arguments, message):
-    from reward_fns.cli import main
-
     try:
         status = main(["bench", *arguments])
     except SystemExit as end:  # argparse's own
         status = end.code
     assert status == 2 and message in capsys.readouterr().err
+
+
+@pytest.fixture
+def spec(text_models, tmp_path):
+    """Path of a spec of two neural rewards and another, with a cache on disk."""
+    models = {"repo": str(text_models.scorers)}
+    rewards = [
+        {"name": "radgraph_f1", "options": models | {"encoder": str(text_models.bert)}},
+        {"name": "chexbert_cosine", "options": models | {"base": str(text_models.bert)}},
+        {"name": "gleu"},
+    ]
+    path = tmp_path / "spec.yaml"
+    path.write_text(json.dumps({"report": rewards, "engine": {"cache_dir": str(tmp_path / "cache")}}))
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path):
+    texts = ["The heart is enlarged.", "Small left effusion. No edema.", "Lungs are clear.", "The heart is enlarged."]
+    path = tmp_path / "rows.jsonl"
+    pairs = zip(texts, texts[1:] + texts[:1], strict=True)
+    path.write_text("".join(
+        json.dumps({"task": "report", "prediction": a, "ground_truth": {"report": b}}) + "\n" for a, b in pairs
+    ))  # fmt: skip
+    return path
+
+
+def test_what_a_precision_changes_is_measured(capsys, spec, rows):
+    assert main(["precision", "--spec", str(spec), "--file", str(rows), "--engine", "dtype=float32"]) == 0
+    same = capsys.readouterr().out
+    assert same.count("of 4 values moved 0.00% by > 0.0001") == 2 and "gleu" not in same
+    assert main(["precision", "--spec", str(spec), "--file", str(rows), "--engine", "dtype=bfloat16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (labels,) = (line for line in lines if line.startswith("CheXbert, labels changed"))
+    assert " of 42 " in labels  # 14 of each of 3 different texts
+    (texts,) = (line for line in lines if line.startswith("RadGraph, texts with any change"))
+    assert " of 3 " in texts
+    (cosine,) = (line for line in lines if line.startswith("chexbert_cosine"))
+    assert "at most 0\n" not in cosine + "\n"  # something does change
+
+
+def test_rows_that_cannot_be_compared_are_named(capsys, spec, rows):
+    rows.write_text(rows.read_text() + "{}\n")
+    assert main(["precision", "--spec", str(spec), "--file", str(rows), "--engine", "dtype=float32"]) == 1
+    assert "line 5: not a row to score" in capsys.readouterr().err
+    assert main(["precision", "--rewards", "gleu", "--file", str(rows), "--engine", "dtype=float32"]) == 2
+    assert "none of these rewards has a model" in capsys.readouterr().err
+
+
+def test_the_references_of_a_data_set_are_read_ahead(capsys, spec, rows, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    engine._lanes.clear()
+    truths = [json.dumps(json.loads(line)["ground_truth"]) for line in rows.read_text().splitlines()]
+    table = pa.table(
+        {"reward_model": [{"style": "rule", "ground_truth": truth} for truth in [*truths, '{"boxes": []}']]}
+    )
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert main(["fill", "--spec", str(spec), "--file", str(tmp_path / "train.parquet")]) == 0
+    assert "3 references, 0 of which could not be read" in capsys.readouterr().out
+    engine._lanes.clear()  # as in another process
+    assert main(["score", "--spec", str(spec), "--file", str(rows)]) == 0
+    mine = [lane for (_, options), lane in engine.lanes().items() if options.cache_dir]
+    assert [lane.counts["read"] for lane in mine] == [0, 0] and all(lane.counts["disk"] == 3 for lane in mine)
+    for name in ("nowhere.parquet", "spec.yaml"):
+        assert main(["fill", "--spec", str(spec), "--file", str(tmp_path / name)]) == 2
+    capsys.readouterr()
+    plain = tmp_path / "plain.yaml"
+    plain.write_text('{"report": [{"name": "gleu"}]}')
+    assert main(["fill", "--spec", str(plain), "--file", str(rows)]) == 2
+    assert "needs engine: {cache_dir: FOLDER}" in capsys.readouterr().err
