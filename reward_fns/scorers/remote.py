@@ -33,8 +33,8 @@ class RemoteFailure(Exception):
 def elsewhere(reward: Reward, options: EngineOptions) -> bool:
     """Whether a reward is computed by a deployment.
 
-    It is if options say so and it is a batched one that needs models, unless it comes from a user's file, of which a deployment knows
-    nothing and from nobody may take one, or it wants more of a sample than the two texts.
+    It is if options say so and it is a batched one that needs models, unless it comes from a user's file, of which a
+    deployment knows nothing and from nobody may take one, or it wants more of a sample than the two texts.
     """
     own = reward.needs is None or not reward.batched or reward.context or reward.from_file
     return options.where != "inline" and not own
