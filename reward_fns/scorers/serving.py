@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import get
+from reward_fns.scorers.encoder import device_of
 from reward_fns.scorers.engine import trouble, using
 from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.remote import APP
@@ -47,6 +48,7 @@ class Scorers:
             threads=given.threads or math.ceil(given.cpus), batch_tokens=given.batch_tokens, queue=given.queue,
             cache_mb=given.cache_mb, cache_dir=given.cache_dir,
         )  # fmt: skip
+        device_of(self._options)  # which says at once if it isn't there, and imports PyTorch before anyone waits
 
     async def score(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a request of `reward_fns.scorers.remote`.
@@ -152,7 +154,7 @@ def application(args: Mapping[str, Any]) -> Application:
         max_ongoing_requests=_ONGOING,
         max_queued_requests=_WAITING,
         health_check_period_s=5,
-        health_check_timeout_s=30,
+        health_check_timeout_s=120,  # loading a model can hold up everything else
         graceful_shutdown_timeout_s=20,
         **growth,
     )

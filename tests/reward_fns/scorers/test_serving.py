@@ -66,7 +66,7 @@ def test_two_nodes_of_which_one_dies_midway(cluster, text_models):
     engine = {"where": "ray", "replicas": 2, "cpus": 1.0}
     rules = {"retries": 5, "backoff": 0.1, "timeout": 60}
     near, far = (resolve({"report": [radcliq], "failures": rules, **more}) for more in ({}, {"engine": engine}))
-    texts = [f"The heart is enlarged. {'Small effusion. ' * (i % 9)}No edema {i}." for i in range(150)]
+    texts = [f"The heart is enlarged. {'Small effusion. ' * (i % 9)}No edema {i}." for i in range(80)]
     samples = [Sample("x/report", text, {"report": texts[i // 8]}, {"id": str(i)}) for i, text in enumerate(texts)]
     nodes, second = cluster
     serving.start(EngineOptions(**engine))
@@ -75,7 +75,7 @@ def test_two_nodes_of_which_one_dies_midway(cluster, text_models):
     async def run():
         async def one(i, sample):
             (result,) = await score_samples([sample], far)
-            if i == 50:  # half-way, with others under way
+            if i == 30:  # half-way, with others under way
                 await asyncio.to_thread(nodes.remove_node, second, False)
             return result
 
