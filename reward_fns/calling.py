@@ -9,21 +9,24 @@ import inspect
 import math
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import FailureRules, failed, given_up, succeeded
+from reward_fns.failures import failed, given_up, succeeded
 from reward_fns.reading import Reading
 from reward_fns.registry import Reward
-from reward_fns.spec import Component
+from reward_fns.scorers.engine import using
+from reward_fns.scorers.remote import ask, elsewhere
+from reward_fns.spec import Component, RewardSpec
 
 Outcome = float | ScorerUnavailable
 _BATCH = 32  # samples in one call of a batched reward: enough for a GPU, few enough for the time limit on a CPU
 _ROUNDING = 1e-6  # how far outside its range a value may be by floating-point error, and is moved back in
 
 
-async def outcomes(component: Component, readings: Sequence[Reading], rules: FailureRules) -> list[Outcome]:
+async def outcomes(component: Component, readings: Sequence[Reading], spec: RewardSpec) -> list[Outcome]:
     """What a reward says about samples, each tried again if it fails.
 
     A batched reward is called with up to 32 at a time. Samples that failed are tried again alone, so that one that a
@@ -32,7 +35,7 @@ async def outcomes(component: Component, readings: Sequence[Reading], rules: Fai
     Args:
         component: the reward and its options.
         readings: samples of a task that it applies to.
-        rules: see `FailureRules`.
+        spec: for its rules for failures, and where its neural rewards are computed.
 
     Returns:
         per sample, in order, a number in the reward's range or the last failure.
@@ -42,26 +45,26 @@ async def outcomes(component: Component, readings: Sequence[Reading], rules: Fai
     """
     reward = component.reward
     size = _BATCH if reward.batched else 1
-    calls = [_attempt(component, readings[i : i + size], rules) for i in range(0, len(readings), size)]
+    calls = [_attempt(component, readings[i : i + size], spec) for i in range(0, len(readings), size)]
     # Batches of a model would only queue for it, each at the cost of its own time limit.
-    in_turn = not _waits(reward) or (reward.blocking and reward.batched)
+    in_turn = not _waits(reward) or (reward.blocking and reward.batched and not elsewhere(reward, spec.engine))
     first = [await call for call in calls] if in_turn else await asyncio.gather(*calls)
     found = [outcome for group in first for outcome in group]
     missing = {i: outcome for i, outcome in enumerate(found) if isinstance(outcome, ScorerUnavailable)}
     for _ in range(len(found) - len(missing)):
         succeeded(reward.name)
-    again = [_again(component, readings[i], failure, rules) for i, failure in missing.items()]
+    again = [_again(component, readings[i], failure, spec) for i, failure in missing.items()]
     for i, outcome in zip(missing, await asyncio.gather(*again), strict=True):
         found[i] = outcome
     return found
 
 
-async def _again(component: Component, reading: Reading, outcome: Outcome, rules: FailureRules) -> Outcome:
+async def _again(component: Component, reading: Reading, outcome: Outcome, spec: RewardSpec) -> Outcome:
     """The outcome of a sample that failed, after its retries."""
-    name, retry = component.reward.name, 0
+    name, retry, rules = component.reward.name, 0, spec.failures
     while isinstance(outcome, ScorerUnavailable) and retry < rules.retries and given_up(name) is None:
         await asyncio.sleep(rules.pause(retry))
-        (outcome,) = await _attempt(component, [reading], rules)
+        (outcome,) = await _attempt(component, [reading], spec)
         retry += 1
     if isinstance(outcome, ScorerUnavailable):
         failed(outcome, retry, rules.stop_after)
@@ -70,14 +73,14 @@ async def _again(component: Component, reading: Reading, outcome: Outcome, rules
     return outcome
 
 
-async def _attempt(component: Component, readings: Sequence[Reading], rules: FailureRules) -> list[Outcome]:
+async def _attempt(component: Component, readings: Sequence[Reading], spec: RewardSpec) -> list[Outcome]:
     """One call of the reward, for one sample or, if it is batched, for several."""
-    reward = component.reward
+    reward, rules = component.reward, spec.failures
     try:
         async with _place(reward, rules.concurrency):
             if cause := given_up(reward.name):
                 return [ScorerUnavailable(reward.name, reading.id, cause) for reading in readings]
-            raw = await _answer(reward, _call(component, readings), rules.timeout)
+            raw = await _answer(reward, _call(component, readings, spec), rules.timeout)
         if not reward.batched:
             raw = [raw]
         elif len(raw := list(raw)) != len(readings):
@@ -92,14 +95,25 @@ async def _attempt(component: Component, readings: Sequence[Reading], rules: Fai
     return [_number(reward, reading.id, value) for reading, value in zip(readings, raw, strict=True)]
 
 
-def _call(component: Component, readings: Sequence[Reading]) -> Callable[[], Any]:
-    reward = component.reward
+def _call(component: Component, readings: Sequence[Reading], spec: RewardSpec) -> Callable[[], Any]:
+    reward, engine, timeout = component.reward, spec.engine, spec.failures.timeout
     predictions, references = zip(*(reading.sides(reward) for reading in readings), strict=True)
+    if elsewhere(reward, engine):
+        return lambda: ask(reward, component.options, predictions, references, engine, timeout)
     context = {key: [reading.context[key] for reading in readings] for key in reward.context}
     if reward.batched:
-        return lambda: reward(list(predictions), list(references), component.options, context)
-    alone = {key: value for key, (value,) in context.items()}
-    return lambda: reward(predictions[0], references[0], component.options, alone)
+        call = partial(reward, list(predictions), list(references), component.options, context)
+    else:
+        alone = {key: value for key, (value,) in context.items()}
+        call = partial(reward, predictions[0], references[0], component.options, alone)
+    if reward.needs is None:
+        return call
+
+    def with_models() -> Any:
+        with using(engine, timeout):
+            return call()
+
+    return with_models
 
 
 async def _answer(reward: Reward, call: Callable[[], Any], timeout: float) -> Any:

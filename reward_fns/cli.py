@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from reward_fns.errors import UsageError
+from reward_fns.scorers import bench, fill
 
 _CHUNK = 512  # rows scored together: enough for batched rewards, few enough that the bar moves
 _SHOWN_FAILURES = 20
@@ -93,6 +94,25 @@ def _parser() -> argparse.ArgumentParser:
         "--box-format", default="radvlm", metavar="NAME", help="box convention of rows that name none (%(default)s)"
     )
     score.set_defaults(run=_score)
+    precision = commands.add_parser(
+        "precision",
+        help="measure what a faster precision changes",
+        description=(
+            "Score a JSON-lines file, as for score, in float32 and in another way, and print how many rewards, labels\n"
+            "and entities change. Read this before a run trusts it."
+        ),
+        epilog="example: python -m reward_fns precision --preset paper_report --file a.jsonl --engine dtype=bfloat16",
+        formatter_class=raw,
+    )
+    which = precision.add_mutually_exclusive_group(required=True)
+    which.add_argument("--rewards", metavar="A[,B]", help="names from `list`")
+    which.add_argument("--spec", metavar="FILE", help="reward spec in YAML")
+    which.add_argument("--preset", metavar="NAME", help="name from `list --presets`")
+    precision.add_argument("--file", type=Path, required=True, metavar="JSONL", help="what to score")
+    precision.add_argument(
+        "--engine", nargs="+", required=True, metavar="K=V", help="options of the engine, as dtype=bfloat16"
+    )
+    precision.set_defaults(run=_precision)
     download = commands.add_parser(
         "download",
         help="fetch the weights that rewards need",
@@ -124,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--name", help="only this one; a built-in needs no FILE")
     check.add_argument("--options", nargs="+", default=[], metavar="K=V", help="its options, values as in YAML")
     check.set_defaults(run=_check)
+    bench.add_parser(commands)
+    fill.add_parser(commands)
     return parser
 
 
@@ -209,12 +231,8 @@ def _score(options: argparse.Namespace) -> int:
 
     from reward_fns.conventions import get_convention
     from reward_fns.scoring import result_keys, score_batch
-    from reward_fns.spec import of_rewards, resolve
 
-    if options.rewards is not None:
-        spec = of_rewards(name.strip() for name in options.rewards.split(","))
-    else:
-        spec = resolve(spec=options.spec, preset=options.preset)
+    spec = _spec(options)
     get_convention(options.box_format)
     nothing = dict.fromkeys(result_keys(spec))
     summary = _Summary()
@@ -242,6 +260,36 @@ def _score(options: argparse.Namespace) -> int:
     return 1 if summary.failures else 0
 
 
+def _precision(options: argparse.Namespace) -> int:
+    from reward_fns.scorers.options import parse
+    from reward_fns.scorers.precision import Changes
+
+    changes = Changes(_spec(options), parse(options.engine))
+    if not changes.spec.tasks:
+        raise UsageError("none of these rewards has a model, whose precision could be changed")
+    wrong: list[str] = []
+    with _reading(options.file) as source:
+        rows = _rows(source, str(options.file), "radvlm")
+        while chunk := list(islice(rows, _CHUNK)):
+            wrong += [f"line {row.line}: {row.content}" for row in chunk if isinstance(row.content, str)]
+            changes.add([
+                row.content for row in chunk
+                if not isinstance(row.content, str) and row.content.extra_info["task"] in changes.spec.tasks
+            ])  # fmt: skip
+    print("\n".join(changes.lines()))
+    for failure in (wrong + changes.failures)[:_SHOWN_FAILURES]:
+        print(failure, file=sys.stderr)
+    return 1 if wrong or changes.failures else 0
+
+
+def _spec(options: argparse.Namespace) -> Any:
+    from reward_fns.spec import of_rewards, resolve
+
+    if options.rewards is not None:
+        return of_rewards(name.strip() for name in options.rewards.split(","))
+    return resolve(spec=options.spec, preset=options.preset)
+
+
 def _download(options: argparse.Namespace) -> int:
     from reward_fns import registry
     from reward_fns.scorers.download import download
@@ -249,10 +297,8 @@ def _download(options: argparse.Namespace) -> int:
 
     if options.all:
         specs = [of_rewards(registry.names()), *(resolve(preset=name) for name in preset_names())]
-    elif options.rewards is not None:
-        specs = [of_rewards(name.strip() for name in options.rewards.split(","))]
     else:
-        specs = [resolve(spec=options.spec, preset=options.preset)]
+        specs = [_spec(options)]
     return 1 if download(specs) else 0
 
 

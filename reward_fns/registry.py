@@ -43,6 +43,8 @@ _RESERVED = {
     "uid",
 }
 
+_FILE_PREFIX = "cxr_grpo_rewards_"  # of the names of modules made of users' files
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -95,6 +97,11 @@ class Reward:
         """File and line of the definition."""
         code = inspect.unwrap(self.function).__code__
         return f"{code.co_filename}:{code.co_firstlineno}"
+
+    @property
+    def from_file(self) -> bool:
+        """Whether it comes from a user's file rather than from an installed package."""
+        return self.function.__module__.startswith(_FILE_PREFIX)
 
     def __call__(self, prediction: Any, reference: Any, options: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
         """Call the function with its options and with those of the context keywords that it takes."""
@@ -154,7 +161,8 @@ def reward(
         version: raise it when values change.
         parameter: option that can be set in the name, after an "@".
         needs: from all options of the reward to the files it needs, each a `HubFile` or `HubFolder` of
-            `reward_fns.scorers.weights`; a generator may read what it has yielded before, to find the next.
+            `reward_fns.scorers.weights`; a generator may read what it has yielded before, to find the next. A batched
+            reward of an installed package that has this is computed where the entry `engine` of the spec says.
         floor: what a failure of the model earns, if not the worse end of the range.
 
     Raises:
@@ -270,7 +278,7 @@ def load_file(path: Path) -> None:
     """
     if not path.is_file():
         raise UsageError(f"no reward file {path}")
-    module_spec = importlib.util.spec_from_file_location(f"cxr_grpo_rewards_{path.stem}", path)
+    module_spec = importlib.util.spec_from_file_location(f"{_FILE_PREFIX}{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)

@@ -118,7 +118,7 @@ async def score_samples(samples: Sequence[Sample], spec: RewardSpec) -> list[Res
                     values[i][component.reward.name] = component.reward.floor
                 elif i not in failures:
                     todo.append((i, reading))
-            scores = await outcomes(component, [reading for _, reading in todo], spec.failures)
+            scores = await outcomes(component, [reading for _, reading in todo], spec)
             for (i, _), score in zip(todo, scores, strict=True):
                 if isinstance(score, ScorerUnavailable):
                     failures[i] = score

@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from reward_fns.answers import ThinkEnd
 from reward_fns.errors import UsageError, unknown
 from reward_fns.failures import FailureRules
 from reward_fns.registry import TASKS, Reward, get, load_file
+from reward_fns.scorers.options import EngineOptions
+
+Settings = TypeVar("Settings", FailureRules, EngineOptions)
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -27,11 +30,13 @@ class Component:
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """The rewards of every task, how an answer is found in a model's output, and the rules for failing scorers."""
+    """The rewards of every task, how an answer is found in a model's output, the rules for failing scorers, and where
+    neural rewards are computed."""
 
     tasks: Mapping[str, tuple[Component, ...]]
     think_end: ThinkEnd = "last"
     failures: FailureRules = field(default_factory=FailureRules)
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
     @property
     def reward_names(self) -> list[str]:
@@ -59,8 +64,8 @@ def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | No
         spec: path of a YAML file, or its content as a mapping (also OmegaConf's): from each task to a list of
             `{name, weight, options, path}`, of which only `name` is a must (weight 1; `path` is a Python file that
             registers the reward, relative to the YAML file or else to the working folder), and optionally
-            `answer: {think_end: first | last}`, see `extract_answer`, and `failures: {retries: 2, ...}`, see
-            `FailureRules`.
+            `answer: {think_end: first | last}`, see `extract_answer`, `failures: {retries: 2, ...}`, see
+            `FailureRules`, and `engine: {where: inline | ray | http, ...}`, see `EngineOptions`.
         preset: name of a spec that comes with the package. Give exactly one of the two.
 
     Raises:
@@ -114,11 +119,12 @@ def _read(path: Path) -> Any:
 
 
 def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
-    entries = _mapping(raw, where, [*TASKS, "answer", "failures"], "task or key")
+    entries = _mapping(raw, where, [*TASKS, "answer", "failures", "engine"], "task or key")
     think_end = _mapping(entries.pop("answer", {}), f"{where}, answer", ["think_end"], "key").get("think_end", "last")
     if think_end not in get_args(ThinkEnd):
         raise UsageError(f"{where}, answer: {unknown('think_end', think_end, get_args(ThinkEnd))}")
-    failures = _failures(entries.pop("failures", {}), f"{where}, failures")
+    failures = _settings(FailureRules, entries.pop("failures", {}), f"{where}, failures")
+    engine = _settings(EngineOptions, entries.pop("engine", {}), f"{where}, engine")
     if not entries:
         raise UsageError(f"{where}: has no task; give one of {', '.join(TASKS)} a list of rewards")
     tasks = {}
@@ -130,13 +136,13 @@ def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise UsageError(f"{where}, {task}: reward {twice[0]!r} is there twice")
-    return RewardSpec(tasks, think_end, failures)
+    return RewardSpec(tasks, think_end, failures, engine)
 
 
-def _failures(raw: Any, where: str) -> FailureRules:
-    given = _mapping(raw, where, [key.name for key in fields(FailureRules)], "key")
+def _settings(kind: type[Settings], raw: Any, where: str) -> Settings:
+    given = _mapping(raw, where, [key.name for key in fields(kind)], "key")
     try:
-        return FailureRules(**given)
+        return kind(**given)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
 

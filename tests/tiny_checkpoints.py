@@ -1,10 +1,9 @@
 """Tiny random checkpoints in the published on-disk formats, for tests without the real weights."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
+from reward_fns.scorers import random_weights
 from reward_fns.scorers.shims import torchvision_operators
 
 torchvision_operators()
@@ -12,25 +11,11 @@ torchvision_operators()
 _WORDS = """no acute cardiopulmonary abnormality process the heart is enlarged mild pulmonary edema pleural effusion
 left right small bilateral pneumothorax there of and with lung lungs are clear normal size opacity opacities atelectasis
 consolidation pneumonia unchanged tube terminates above carina cm in seen none"""
-CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;()/-%'`\"!?"
-LABELS = {
-    "radgraph": ["OBS-DP", "ANAT-DP", "OBS-DA", "OBS-U"],
-    "radgraph-xl": [
-        "Observation::definitely present",
-        "Anatomy::definitely present",
-        "Observation::definitely absent",
-        "Anatomy::measurement::definitely present",
-        "Observation::uncertain",
-    ],
-}
-LABELS["modern-radgraph-xl"] = LABELS["radgraph-xl"]
-RELATIONS = ["modify", "located_at", "suggestive_of"]
-HIDDEN, FEATURES, WIDTH = 48, 20, 8
+HIDDEN = 48
 
 
 def vocabulary():
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    return list(dict.fromkeys([*special, *_WORDS.split(), *CHARACTERS, *(f"##{c}" for c in CHARACTERS)]))
+    return random_weights.vocabulary(_WORDS.split())
 
 
 def bert_config(**changes):
@@ -42,11 +27,8 @@ def bert_config(**changes):
 
 def bert_folder(folder, **changes):
     """Config and tokenizer of a tiny BERT, as of bert-base-uncased; returns the folder."""
-    bert_config(**changes).save_pretrained(folder)
-    (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary()) + "\n")
-    tokenizer = {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": 512}
-    (Path(folder) / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    return Path(folder)
+    config = bert_config(**changes).to_diff_dict()
+    return random_weights.bert_folder(Path(folder), _WORDS.split(), **config)
 
 
 def modernbert_folder(folder):
@@ -93,89 +75,9 @@ def radgraph_archive(folder, model, encoder, *, seed=0, shift=0.0, change=None, 
         name: of the encoder in config.json; its folder by default.
         settings: for `modules` of config.json.
     """
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    torch.manual_seed(seed)
-    network = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)))
-    size = network.config.hidden_size
-    prefix = "_embedder.token_embedder_bert._matched_embedder.transformer_model."
-    state = {prefix + key: value.clone() for key, value in network.state_dict().items()}
-
-    def linear(name, inputs, outputs):
-        state[f"{name}.weight"] = torch.nn.init.xavier_normal_(torch.empty(outputs, inputs))
-        state[f"{name}.bias"] = torch.randn(outputs) * 0.1
-
-    def feed_forward(name, inputs):
-        linear(f"{name}._linear_layers.0", inputs, HIDDEN)
-        linear(f"{name}._linear_layers.1", HIDDEN, HIDDEN)
-
-    def head(name, inputs, outputs):
-        feed_forward(f"{name}.0._module", inputs)
-        linear(f"{name}.1._module", HIDDEN, outputs)
-
-    span = 2 * size + FEATURES
-    state["_endpoint_span_extractor._span_width_embedding.weight"] = torch.randn(WIDTH, FEATURES)
-    entities = f"_ner._ner_scorers.{model}__ner_labels"
-    head(entities, span, len(LABELS[model]))
-    relations = f"{model}__relation_labels"
-    head(f"_relation._mention_pruners.{relations}._scorer", span, 1)
-    feed_forward(f"_relation._relation_feedforwards.{relations}", 3 * span)
-    linear(f"_relation._relation_scorers.{relations}", HIDDEN, len(RELATIONS))
-    state[f"{entities}.1._module.bias"] += shift
-    state[f"_relation._relation_scorers.{relations}.bias"] += shift / 3
-    # Parts for other tasks, which the archives carry along.
-    state["_coref._distance_embedding.weight"] = torch.randn(10, FEATURES)
-    feed_forward("_coref._antecedent_feedforward._module", 3 * span + FEATURES)
-    head("_coref._mention_pruner._scorer", span, 1)
-    linear("_coref._antecedent_scorer._module", HIDDEN, 1)
-    linear("_coref._f_network._linear_layers.0", 2 * span, span)
-    state["_events._distance_embedding.weight"] = torch.randn(10, FEATURES)
+    state = random_weights.radgraph_state(Path(encoder), model, hidden=HIDDEN, seed=seed, shift=shift)
     if change:
         change(state)
-
-    weights = io.BytesIO()
-    torch.save(state, weights)
-    files = {
-        "config.json": json.dumps(_radgraph_config(name or str(encoder), settings or {})).encode(),
-        "weights.th": weights.getvalue(),
-        "vocabulary/non_padded_namespaces.txt": b"*labels\n*tags\n",
-        f"vocabulary/{model}__ner_labels.txt": "\n".join(["", *LABELS[model], ""]).encode(),
-        f"vocabulary/{model}__relation_labels.txt": "\n".join([*RELATIONS, ""]).encode(),
-    }
-    path = Path(folder) / f"{model}.tar.gz"
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
-
-
-def _radgraph_config(encoder, settings):
-    bert = {"type": "pretrained_transformer_mismatched", "model_name": encoder, "max_length": 512}
-    return {
-        "dataset_reader": {"type": "dygie", "token_indexers": {"bert": bert}, "max_span_width": WIDTH},
-        "model": {
-            "type": "dygie",
-            "embedder": {"token_embedders": {"bert": bert}},
-            "initializer": {},
-            "module_initializer": {},
-            "loss_weights": {"ner": 0.2, "relation": 1.0, "coref": 0.0, "events": 0.0},
-            "feature_size": FEATURES,
-            "max_span_width": WIDTH,
-            "target_task": "relation",
-            "feedforward_params": {"num_layers": 2, "hidden_dims": HIDDEN, "dropout": 0.4},
-            "modules": {
-                "coref": {"spans_per_word": 0.3, "max_antecedents": 100, "coref_prop": 0},
-                "ner": {},
-                "relation": {"spans_per_word": 0.5},
-                "events": {
-                    "trigger_spans_per_word": 0.3,
-                    "argument_spans_per_word": 0.8,
-                    "loss_weights": {"trigger": 0.2, "arguments": 1.0},
-                },
-                **settings,
-            },
-        },
-    }
+    config = random_weights.radgraph_config(name or str(encoder), hidden=HIDDEN)
+    config["model"]["modules"] |= settings or {}
+    return random_weights.write_radgraph(Path(folder), model, state, config)

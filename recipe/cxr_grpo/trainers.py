@@ -21,6 +21,7 @@ from recipe.cxr_grpo import launch
 from recipe.cxr_grpo.components import Rollout, statistics
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.failures import Counts, counts, given_up
+from reward_fns.scorers import serving
 
 PREFIX = "cxr_"
 
@@ -44,6 +45,8 @@ class ComponentLogs:
                 "reward.custom_reward_function.path=pkg://reward_fns, or the mode without its prefix"
             )
         self.spec = spec
+        if spec.engine.where == "ray":
+            serving.start(spec.engine)  # before the reward workers, which ask it
         launch.record_weights(Path(config.trainer.default_local_dir))  # also where verl was started without launch
         super().__init__(config)  # type: ignore[call-arg]
 

@@ -5,13 +5,19 @@ As in bert-score 0.3.13 without idf weights (arXiv 1904.09675, section 3; parity
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from reward_fns.scorers.encoder import Encoder, encodable, load
-from reward_fns.scorers.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder, pinned_model
+from reward_fns.scorers.engine import read
+from reward_fns.scorers.lane import Reader
+from reward_fns.scorers.options import EngineOptions
+from reward_fns.scorers.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder, fingerprint
 
 _PATTERNS = (*CONFIG_AND_TOKENIZER, "model.safetensors")
 _PAIRS = 128  # whose token states are in memory at once
@@ -87,16 +93,15 @@ def bertscore(
     """
     setting = SETTINGS[model]
     place = folder or setting.folder
-    encoder = pinned_model(("bertscore", model, place), lambda: _load(fetch_folder(place), model))
     scores: list[BertScore] = []
     for start in range(0, len(predictions), _PAIRS):
         sides = (
             [setting.prefix + text if text else "" for text in map(_clean, side[start : start + _PAIRS])]
             for side in (predictions, references)
         )
-        pairs = list(zip(*sides, strict=True))
-        states = _states(encoder, list(dict.fromkeys(text for pair in pairs for text in pair)))
-        scores += [_match(states[prediction], states[reference]) for prediction, reference in pairs]
+        texts = [text for side in sides for text in side]
+        states = read(("bertscore", model, place), lambda options: _reader(place, model, options), texts)
+        scores += _match(states[: len(texts) // 2], states[len(texts) // 2 :])
     return [rescaled(score, model) for score in scores] if rescale else scores
 
 
@@ -104,32 +109,80 @@ def _clean(text: str) -> str:
     return encodable(text).strip()
 
 
-def _states(encoder: Encoder, texts: list[str]) -> dict[str, tuple[Any, Any]]:
-    """Per text, the states of its tokens, of length 1, and which of them are no special ones."""
+class States(NamedTuple):
+    """A text's tokens as the model sees them.
+
+    Attributes:
+        states: of length 1, a row for each token.
+        counts: which of them are no special ones.
+        full: whether there is such a token.
+    """
+
+    states: Any
+    counts: Any
+    full: bool
+
+
+def _reader(place: HubFolder, model: Model, options: EngineOptions) -> Reader[States]:
     import torch
 
-    special = torch.tensor([encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id])
-    found = {}
-    for batch in encoder(texts):
-        states = torch.nn.functional.normalize(batch.states, dim=-1)
-        for row, (i, ids) in enumerate(zip(batch.indices, batch.ids, strict=True)):
-            counts = ~torch.isin(torch.tensor(ids), special)
-            found[texts[i]] = states[row, : len(ids)], counts.to(states.device)
-    return found
+    folder = fetch_folder(place)
+    encoder = _load(folder, model, options)
+    special = {encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id}
+
+    def encode(ids: Sequence[list[int]]) -> Any:
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(encoder.encode(ids), dim=-1)
+
+    def decode(ids: Sequence[list[int]], states: Any) -> list[States]:
+        found = []
+        for i, row in enumerate(ids):
+            counts = [token not in special for token in row]
+            # A copy, which doesn't keep the states of a whole batch in memory.
+            own = states[i, : len(row)].clone()
+            found.append(States(own, torch.tensor(counts, device=states.device), any(counts)))
+        return found
+
+    def unpack(packed: bytes) -> States:
+        numbers = torch.from_numpy(np.load(io.BytesIO(packed), allow_pickle=False)).to(encoder.device)
+        counts = numbers[:, -1].bool()
+        return States(numbers[:, :-1], counts, bool(counts.any()))
+
+    return Reader(
+        encoder.tokenise, encode, decode, f"bertscore 1 {model} {fingerprint(folder)}",
+        size=lambda found: found.states.nbytes, pack=_pack, unpack=unpack,
+    )  # fmt: skip
 
 
-def _match(prediction: tuple[Any, Any], reference: tuple[Any, Any]) -> BertScore:
-    (states, counts), (other_states, other_counts) = prediction, reference
-    if not (counts.any() and other_counts.any()):
-        return BertScore(0.0, 0.0, 0.0)
+def _pack(found: States) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.column_stack([found.states.cpu(), found.counts.cpu()]).astype(np.float32))
+    return file.getvalue()
+
+
+def _match(predictions: Sequence[States], references: Sequence[States]) -> list[BertScore]:
+    import torch
+
+    if not predictions:
+        return []
+    none = torch.zeros(2, device=predictions[0].states.device)
+    pairs = zip(predictions, references, strict=True)
+    means = torch.stack([_means(a, b) if a.full and b.full else none for a, b in pairs])
+    scores = []
+    for precision, recall in means.clamp(0.0, 1.0).tolist():  # all at once, for every transfer waits for the device
+        both = precision + recall
+        scores.append(BertScore(precision, recall, 2 * precision * recall / both if both else 0.0))
+    return scores
+
+
+def _means(prediction: States, reference: States) -> Any:
+    """Precision and recall of two texts, as a tensor."""
+    import torch
+
     # bert-score lets [CLS] and [SEP] be matched, though they don't count themselves.
-    cosines = states @ other_states.T
-    precision, recall = (
-        min(max(cosines.amax(dim=dim)[tokens].mean().item(), 0.0), 1.0)
-        for dim, tokens in ((1, counts), (0, other_counts))
-    )
-    both = precision + recall
-    return BertScore(precision, recall, 2 * precision * recall / both if both else 0.0)
+    cosines = prediction.states @ reference.states.T
+    best = zip((prediction, reference), (cosines.amax(dim=1), cosines.amax(dim=0)), strict=True)
+    return torch.stack([likeness[side.counts].mean() for side, likeness in best])
 
 
 def rescaled(score: BertScore, model: Model) -> BertScore:
@@ -148,7 +201,7 @@ def source(model: Model, repo: str, revision: str = "main") -> HubFolder:
     return replace(published, repo=repo or published.repo, revision=revision)
 
 
-def _load(folder: Path, model: Model) -> Encoder:
+def _load(folder: Path, model: Model, options: EngineOptions) -> Encoder:
     from transformers import AutoModel, AutoTokenizer
 
     layer = SETTINGS[model].layer
@@ -156,4 +209,4 @@ def _load(folder: Path, model: Model) -> Encoder:
         AutoModel.from_pretrained, folder, model, strict=False,
         pretrained_model_name_or_path=folder, num_hidden_layers=layer, use_safetensors=True,
     )  # fmt: skip
-    return Encoder(encoder, AutoTokenizer.from_pretrained(folder))
+    return Encoder(encoder, AutoTokenizer.from_pretrained(folder), options)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import pickle
-import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,10 @@ from numpy.typing import ArrayLike
 
 from reward_fns.errors import UsageError
 from reward_fns.scorers.encoder import Encoder, encodable, load
-from reward_fns.scorers.weights import HubFile, HubFolder, fetch, fetch_folder, pinned_model
+from reward_fns.scorers.engine import read
+from reward_fns.scorers.lane import Reader
+from reward_fns.scorers.options import EngineOptions
+from reward_fns.scorers.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint
 
 Backend = Literal["builtin", "reference"]
 
@@ -73,11 +76,8 @@ def classify(
         UsageError: a file is not there, or is something else, or a package is missing.
     """
     build = {"builtin": _builtin, "reference": _reference}[backend]
-    read = pinned_model(("chexbert", backend, checkpoint, base), lambda: build(checkpoint, base))
     squeezed = [" ".join(encodable(text).split()) for text in texts]
-    different = list(dict.fromkeys(squeezed))
-    found = dict(zip(different, read(different), strict=True))
-    return [found[text] for text in squeezed]
+    return read(("chexbert", backend, checkpoint, base), lambda options: build(checkpoint, base, options), squeezed)
 
 
 def sources(repo: str, revision: str, base: str) -> tuple[HubFile, HubFolder]:
@@ -96,30 +96,47 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.clip(x @ y / lengths, -1.0, 1.0)) if lengths else 0.0
 
 
-Reader = Callable[[Sequence[str]], list[Findings]]
+def _builtin(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Reader[Findings]:
+    path, folder = fetch(checkpoint), fetch_folder(base)
+    encoder, heads = _load(path, folder, options)
+
+    def encode(ids: Sequence[list[int]]) -> np.ndarray:
+        """Per text the logits of all heads, then the [CLS] state."""
+        import torch
+
+        with torch.inference_mode():
+            states = encoder.encode(ids)[:, 0]
+            parts = [states @ weight.T + bias for weight, bias in heads]
+            numbers: np.ndarray = torch.cat([*parts, states], dim=1).cpu().numpy()
+        if not np.isfinite(numbers).all():  # would look like a report that mentions nothing
+            raise FloatingPointError("CheXbert returned numbers that are not finite")
+        return numbers
+
+    def decode(ids: Sequence[list[int]], numbers: np.ndarray) -> list[Findings]:
+        return [_findings(row) for row in numbers]
+
+    return _reader(encoder.tokenise, encode, decode, fingerprint(path, folder))
 
 
-def _builtin(checkpoint: HubFile, base: HubFolder) -> Reader:
-    encoder, heads = _load(fetch(checkpoint), fetch_folder(base))
-
-    def read(texts: Sequence[str]) -> list[Findings]:
-        found: dict[int, Findings] = {}
-        for batch in encoder(texts):
-            states = batch.states[:, 0]
-            logits = [(states @ weight.T + bias).tolist() for weight, bias in heads]
-            for row, i in enumerate(batch.indices):
-                found[i] = _findings([head[row] for head in logits], states[row])
-        return [found[i] for i in range(len(texts))]
-
-    return read
+def _reader(tokenise: Any, encode: Any, decode: Any, identity: str) -> Reader[Findings]:
+    return Reader(
+        tokenise, encode, decode, f"chexbert 1 {identity}",
+        size=lambda found: found.embedding.nbytes + 4000,
+        pack=lambda found: np.array([*chain(*found.logits), *found.embedding], np.float32).tobytes(),
+        unpack=lambda packed: _findings(np.frombuffer(packed, np.float32)),
+    )  # fmt: skip
 
 
-def _findings(logits: Sequence[Sequence[float]], state: Any) -> Findings:
-    classes = tuple(int(np.argmax(values)) for values in logits)
-    return Findings(classes, tuple(map(tuple, logits)), state.cpu().numpy())
+def _findings(numbers: np.ndarray) -> Findings:
+    """From the logits of all heads, followed by the [CLS] state."""
+    sizes = [4] * 13 + [2]
+    ends = list(accumulate(sizes))
+    logits = [tuple(numbers[end - size : end].tolist()) for size, end in zip(sizes, ends, strict=True)]
+    # A copy, which doesn't keep the numbers of a whole batch in memory.
+    return Findings(tuple(int(np.argmax(values)) for values in logits), tuple(logits), numbers[ends[-1] :].copy())
 
 
-def _reference(checkpoint: HubFile, base: HubFolder) -> Reader:
+def _reference(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Reader[Findings]:
     import torch
 
     try:
@@ -136,23 +153,23 @@ def _reference(checkpoint: HubFile, base: HubFolder) -> Reader:
     seen: dict[str, Any] = {}
     labeler.model.register_forward_hook(lambda *call: seen.update(logits=[head[0].tolist() for head in call[-1]]))
     labeler.model.bert.register_forward_hook(lambda *call: seen.update(state=call[-1][0][0, 0]))
-    lock = threading.Lock()
 
-    def read(texts: Sequence[str]) -> list[Findings]:
+    def encode(texts: Sequence[str]) -> list[Findings]:
         found = []
-        with lock, torch.inference_mode():
+        with torch.inference_mode():
             for text in texts:
                 labeler.get_label(text)
-                found.append(_findings(seen["logits"], seen["state"]))
+                found.append(_findings(np.array([*chain(*seen["logits"]), *seen["state"].tolist()], np.float32)))
         return found
 
-    return read
+    identity = f"package {fingerprint(fetch(checkpoint))}"
+    return _reader(lambda texts: [(len(text), text) for text in texts], encode, lambda _, found: found, identity)
 
 
 _ENVIRONMENT = "give it a virtual environment of its own with pip install 'cxr-grpo[reference]'"
 
 
-def _load(checkpoint: Path, base: Path) -> tuple[Encoder, list[tuple[Any, Any]]]:
+def _load(checkpoint: Path, base: Path, options: EngineOptions) -> tuple[Encoder, list[tuple[Any, Any]]]:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -175,5 +192,5 @@ def _load(checkpoint: Path, base: Path) -> tuple[Encoder, list[tuple[Any, Any]]]
         BertModel.from_pretrained, checkpoint, f"CheXbert, a BERT as {base} configures it", strict=True,
         pretrained_model_name_or_path=None, config=config, state_dict=bert, add_pooling_layer=False,
     )  # fmt: skip
-    encoder = Encoder(model, AutoTokenizer.from_pretrained(base))
+    encoder = Encoder(model, AutoTokenizer.from_pretrained(base), options)
     return encoder, [(weight.float().to(encoder.device), bias.float().to(encoder.device)) for weight, bias in heads]

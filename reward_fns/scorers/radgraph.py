@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reward_fns.errors import UsageError, unknown
-from reward_fns.scorers.weights import HubFile, HubFolder, fetch, fetch_folder, pinned_model, unpacked
+from reward_fns.scorers.engine import read
+from reward_fns.scorers.lane import Reader
+from reward_fns.scorers.options import EngineOptions
+from reward_fns.scorers.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint, unpacked
+
+if TYPE_CHECKING:
+    from reward_fns.scorers.radgraph_model import Report
 
 ModelName = Literal["radgraph", "radgraph-xl", "modern-radgraph-xl"]
 Backend = Literal["builtin", "reference"]
 REPO = "StanfordAIMI/RRG_scorers"
 MAX_CHARS = 2048
 """Where arXiv 2512.10691 cuts a text (its released code)."""
+MAX_WORDS = 4096
+"""What is beyond is not read, whatever `max_chars` says: pairs of spans, of which there are 4 million then, grow with
+the square. No report comes near."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +87,7 @@ def annotate(
     where = (model, revision, repo, encoder)
     build = {"builtin": _builtin, "reference": _reference}[backend]
     cut = [text[:max_chars] if max_chars > 0 else text for text in texts]
-    distinct = list(dict.fromkeys(cut))
-    if not distinct:
-        return []
-    read = pinned_model(("radgraph", backend, *where), lambda: build(*where))
-    found = dict(zip(distinct, read(distinct), strict=True))
-    return [found[text] for text in cut]
+    return read(("radgraph", backend, *where), lambda options: build(*where, options), cut)
 
 
 def sources(model: str, revision: str | None, repo: str, encoder: str) -> Iterator[HubFile | HubFolder]:
@@ -116,17 +121,40 @@ _ESCAPES = (("\\n", " "), ("\\f", " "), ("\\u2122", " "), ("\n", " "), ('\\"', "
 _SURROGATES = re.compile("[\ud800-\udfff]")  # no tokenizer takes them
 
 
-Reader = Callable[[Sequence[str]], list[Annotation]]
-
-
-def _builtin(model: str, revision: str | None, repo: str, encoder: str) -> Reader:
+def _builtin(model: str, revision: str | None, repo: str, encoder: str, options: EngineOptions) -> Reader[Annotation]:
     from reward_fns.scorers.radgraph_model import RadGraph
 
     archive, base = sources(model, revision, repo, encoder)
     assert isinstance(archive, HubFile) and isinstance(base, HubFolder)
     folder = _folder(archive, model)
-    network = RadGraph(folder, _config(folder), fetch_folder(base), model)
-    return lambda texts: network([words(text, model) for text in texts])
+    network = RadGraph(folder, _config(folder), fetch_folder(base), model, options)
+
+    def tokenise(texts: Sequence[str]) -> list[tuple[int, Report]]:
+        return network.tokenise([_capped(words(text, model)) for text in texts])
+
+    return _reader(tokenise, network.encode, network.decode, model, fingerprint(fetch(archive), fetch_folder(base)))
+
+
+def _capped(report: list[str]) -> list[str]:
+    if len(report) > MAX_WORDS:
+        _log.warning("RadGraph reads the first %d words of a text that has %d", MAX_WORDS, len(report))
+    return report[:MAX_WORDS]
+
+
+def _reader(tokenise: Any, encode: Any, decode: Any, model: str, identity: str) -> Reader[Annotation]:
+    return Reader(
+        tokenise, encode, decode, f"radgraph 1 {model} {identity}",
+        size=lambda found: 300 + 600 * len(found),
+        pack=lambda found: json.dumps([astuple(entity) for entity in found]).encode(),
+        unpack=_unpack,
+    )  # fmt: skip
+
+
+def _unpack(packed: bytes) -> Annotation:
+    return tuple(
+        Entity(tokens, label, start, end, tuple((kind, target) for kind, target in relations))
+        for tokens, label, start, end, relations in json.loads(packed)
+    )
 
 
 def _folder(archive: HubFile, model: str) -> Path:
@@ -143,7 +171,7 @@ def _encoder(config: dict[str, Any]) -> str:
     return str(config["dataset_reader"]["token_indexers"]["bert"]["model_name"])
 
 
-def _reference(model: str, revision: str | None, repo: str, encoder: str) -> Reader:
+def _reference(model: str, revision: str | None, repo: str, encoder: str, options: EngineOptions) -> Reader[Annotation]:
     try:
         version = importlib.metadata.version("transformers")
         from radgraph import RadGraph
@@ -156,20 +184,21 @@ def _reference(model: str, revision: str | None, repo: str, encoder: str) -> Rea
     archive = HubFile(repo, f"{model}.tar.gz", revision or "main")
     # The package takes an archive that is unpacked already as it is.
     package = RadGraph(model_type=model, model_cache_dir=str(_folder(archive, model).parent))
-    lock = threading.Lock()
 
-    def read(texts: Sequence[str]) -> list[Annotation]:
-        with lock:
-            found = package(list(texts))
-        return [_annotation(found[str(i)]["entities"]) for i in range(len(texts))]
+    def encode(texts: Sequence[str]) -> list[Annotation]:
+        found = package(list(texts))
+        return [from_package(found[str(i)]["entities"]) for i in range(len(texts))]
 
-    return read
+    def tokenise(texts: Sequence[str]) -> list[tuple[int, str]]:
+        return [(len(text), text) for text in texts]
+
+    return _reader(tokenise, encode, lambda _, found: found, model, f"package {fingerprint(fetch(archive))}")
 
 
 _ENVIRONMENT = "give it a virtual environment of its own with pip install 'cxr-grpo[reference]'"
 
 
-def _annotation(entities: Mapping[str, Any]) -> Annotation:
+def from_package(entities: Mapping[str, Any]) -> Annotation:
     """From the form of the package, in which entities are counted from 1."""
     return tuple(
         Entity(

@@ -7,11 +7,10 @@ word instead of once per span or pair.
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -19,6 +18,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from reward_fns.errors import UsageError
+from reward_fns.scorers.encoder import device_of, placed
+from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.radgraph import Annotation, Entity
 from reward_fns.scorers.wordpieces import Layout
 
@@ -26,33 +27,55 @@ _ENCODER = "_embedder.token_embedder_bert._matched_embedder.transformer_model."
 _WIDTHS = "_endpoint_span_extractor._span_width_embedding.weight"
 # Parts of the archive for tasks that RadGraph does not have, and heads for other data sets.
 _UNUSED = ("_coref.", "_events.", "_ner._ner_scorers.", "_relation.")
-_BATCH = 4096  # wordpieces, padding included, in one pass of the encoder
 _BLOCK = 1 << 24  # numbers in one block of the pairs' layer, 64 MiB
 _CACHE = 100_000  # words whose wordpieces are kept
 
 Layers = list[tuple[Tensor, Tensor]]
 
 
+class Report(NamedTuple):
+    """The words of a report and the wordpieces of each."""
+
+    words: Sequence[str]
+    pieces: list[list[int]]
+
+
+class Marks(NamedTuple):
+    """What the network says about a report, on the CPU.
+
+    Attributes:
+        of_spans: first word (counted over the batch), width less 1 and label of every span, of shape (3, spans).
+        top: spans that may be related, by their index.
+        pairs: label of the relation of each pair of these, row by row.
+    """
+
+    of_spans: Tensor
+    top: Tensor
+    pairs: Tensor
+
+
 class RadGraph:
-    """A model from an archive; call it with the words of reports.
+    """A model from an archive: `tokenise`, `encode` and `decode`, for one thread at a time.
 
     Args:
         folder: of the unpacked archive.
         config: content of its config.json.
         encoder: folder with config and tokenizer of the encoder.
         name: of the model, which the archive's vocabulary and heads carry.
+        options: where and in which precision the encoder runs; what follows it is always float32.
 
     Raises:
         UsageError: the archive has another shape than the published ones; the message says what is missing or left.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], encoder: Path, name: str) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], encoder: Path, name: str, options: EngineOptions
+    ) -> None:
         settings = config["model"]
         coreference = settings["modules"].get("coref", {}).get("coref_prop", 0)
         if coreference or settings["loss_weights"].get("coref", 0) > 0:
             raise UsageError(f"{folder} uses coreference, which RadGraph does not have; set backend to reference")
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._lock = threading.Lock()
+        self._device = device_of(options)
         self._max_width: int = settings["max_span_width"]
         self._spans_per_word: float = settings["modules"]["relation"]["spans_per_word"]
         self._entity_labels = _labels(folder / f"vocabulary/{name}__ner_labels.txt")
@@ -81,16 +104,16 @@ class RadGraph:
                 f"in one of them or differ in shape, first {differing[0]}; is it the archive's own encoder?"
             )
         self._encoder.load_state_dict(own)
-        self._encoder.to(self._device).eval()
+        self._size: int = self._encoder.config.hidden_size
+        self._encoder = placed(self._encoder, options)
 
-    def __call__(self, reports: Sequence[Sequence[str]]) -> list[Annotation]:
-        """Annotate reports, each given as its words."""
-        found: list[Annotation] = [()] * len(reports)
-        with self._lock, torch.inference_mode():
-            self._learn({word for report in reports for word in report})
-            for batch in self._batches(reports):
-                for i, annotation in zip(batch, self._annotate([reports[i] for i in batch]), strict=True):
-                    found[i] = annotation
+    def tokenise(self, reports: Sequence[Sequence[str]]) -> list[tuple[int, Report]]:
+        """Number of wordpieces, and all that the next steps need, of reports given as their words."""
+        self._learn({word for report in reports for word in report})
+        found = []
+        for words in reports:
+            pieces = [self._known[word] for word in words]
+            found.append((sum(map(len, pieces)), Report(words, pieces)))
         return found
 
     def _read(self, state: Mapping[str, Tensor], folder: Path, name: str, depth: int) -> None:
@@ -136,23 +159,19 @@ class RadGraph:
         if new:
             self._known.update(zip(new, self._ids(spelled), strict=True))
 
-    def _batches(self, reports: Sequence[Sequence[str]]) -> Iterator[list[int]]:
-        """Indices of the reports, those of like length together, since the longest sets the padding."""
-        sizes = {i: sum(len(self._known[word]) for word in report) for i, report in enumerate(reports) if report}
-        batch: list[int] = []
-        rows = 0
-        for i in sorted(sizes, key=lambda i: sizes[i]):
-            own = sizes[i] // self._layout.length + 1
-            if batch and (rows + own) * min(sizes[i], self._layout.length) > _BATCH:
-                yield batch
-                batch, rows = [], 0
-            batch.append(i)
-            rows += own
-        if batch:
-            yield batch
+    @torch.inference_mode()
+    def encode(self, reports: Sequence[Report]) -> list[Marks | None]:
+        """What the network says about reports; None about those without words."""
+        full = [report for report in reports if report.words]
+        marks = iter(self._marks(full) if full else [])
+        return [next(marks) if report.words else None for report in reports]
 
-    def _annotate(self, reports: Sequence[Sequence[str]]) -> list[Annotation]:
-        lengths = [len(report) for report in reports]
+    def decode(self, reports: Sequence[Report], marks: Sequence[Marks | None]) -> list[Annotation]:
+        """The annotations of reports, from what the network says about them."""
+        return [self._decode(a.words, b) if b else () for a, b in zip(reports, marks, strict=True)]
+
+    def _marks(self, reports: Sequence[Report]) -> list[Marks]:
+        lengths = [len(report.words) for report in reports]
         vectors = self._embed(reports)
         if not vectors.isfinite().all():  # would look like a report without entities
             raise FloatingPointError("RadGraph's encoder returned numbers that are not finite")
@@ -179,22 +198,21 @@ class RadGraph:
         of_spans = torch.stack([start, width, labels]).cpu().split(counts, dim=1)
         tops = torch.cat(chosen).cpu().split([len(top) for top in chosen])
         pairs = torch.cat(related).cpu().split([len(top) ** 2 for top in chosen])
-        return [self._decode(*of_report) for of_report in zip(reports, of_spans, tops, pairs, strict=True)]
+        return [Marks(*of_report) for of_report in zip(of_spans, tops, pairs, strict=True)]
 
-    def _embed(self, reports: Sequence[Sequence[str]]) -> Tensor:
+    def _embed(self, reports: Sequence[Report]) -> Tensor:
         """A vector for each word of all reports: the mean of its wordpieces, or 0 if it has none."""
         rows: list[list[int]] = []
         places: list[tuple[int, int, int]] = []  # row, column and word
         total = 0
         for report in reports:
-            pieces = [(piece, total + at) for at, word in enumerate(report) for piece in self._known[word]]
+            pieces = [(piece, total + at) for at, of_word in enumerate(report.pieces) for piece in of_word]
             for (_, word), place in zip(pieces, self._layout.places(len(pieces)), strict=True):
                 if place is not None:
                     places.append((len(rows) + place[0], place[1], word))
             rows += self._layout.rows([piece for piece, _ in pieces])
-            total += len(report)
-        size = self._encoder.config.hidden_size
-        sums = torch.zeros(total, size, device=self._device)
+            total += len(report.words)
+        sums = torch.zeros(total, self._size, device=self._device)
         if not places:
             return sums
         longest = max(map(len, rows))
@@ -229,14 +247,14 @@ class RadGraph:
             found.append(_best(scores + (mentions[block, None] + mentions)[..., None]))
         return torch.cat(found)
 
-    def _decode(self, report: Sequence[str], of_spans: Tensor, top: Tensor, pairs: Tensor) -> Annotation:
-        start, width, label = of_spans.tolist()
+    def _decode(self, report: Sequence[str], marks: Marks) -> Annotation:
+        start, width, label = marks.of_spans.tolist()
         begin = start[0]  # words were counted over the batch
         entities = [i for i, of_span in enumerate(label) if of_span]
         place = {span: at for at, span in enumerate(entities)}
-        spans = top.tolist()
+        spans = marks.top.tolist()
         relations = defaultdict(list)
-        table = pairs.reshape(len(spans), len(spans))
+        table = marks.pairs.reshape(len(spans), len(spans))
         for i, j in table.nonzero().tolist():
             if spans[i] in place and spans[j] in place:
                 relations[spans[i]].append((self._relation_labels[int(table[i, j]) - 1], place[spans[j]]))

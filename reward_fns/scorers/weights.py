@@ -78,6 +78,12 @@ def loaded() -> dict[str, str]:
     return {name: file.sha256 for name, file in _used.items()}
 
 
+def fingerprint(*places: Path) -> str:
+    """Hash of the content of files, and of what this process has fetched of folders."""
+    files = [file for file in _used.values() if file.path in places or file.path.parent in places]
+    return hashlib.sha256("".join(sorted({file.sha256 for file in files})).encode()).hexdigest()
+
+
 def fetch(file: HubFile) -> Path:
     """Path of a file, which is downloaded if it is not in the Hugging Face cache yet.
 

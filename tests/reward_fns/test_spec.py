@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from reward_fns.errors import UsageError
 from reward_fns.failures import FailureRules
+from reward_fns.scorers.options import EngineOptions
 from reward_fns.spec import of_rewards, preset_names, resolve
 
 ITEM = {"name": "box_soft_f1", "weight": 0.5, "options": {"variant": "released"}}
@@ -85,6 +86,18 @@ def test_rewards_by_name_go_under_their_own_task():
         (grounding(ITEM, failures={"retries": -1}), "reward spec, failures: retries must be an integer from 0"),
         (grounding(ITEM, failures={"timeout": "1 min"}), "failures: timeout must be a number of seconds"),
         (grounding(ITEM, failures=3), "need a mapping"),
+        (grounding(ITEM, engine={"were": "ray"}), "reward spec, engine: unknown key 'were'; did you mean 'where'"),
+        (grounding(ITEM, engine={"where": "rya"}), "engine: unknown where 'rya'; did you mean 'ray'"),
+        (grounding(ITEM, engine={"dtype": "fp16"}), "engine: unknown dtype 'fp16'; did you mean 'float16'"),
+        (grounding(ITEM, engine={"where": "http"}), "engine: where: http needs the address"),
+        (grounding(ITEM, engine={"where": "http", "address": "node7:8000"}), "as http://host:8000, got 'node7:8000'"),
+        (grounding(ITEM, engine={"where": "http", "address": "http://a", "dtype": "float16"}), "dtype: are the deploy"),
+        (grounding(ITEM, engine={"address": "http://a"}), "address goes with where: http; where is inline"),
+        (grounding(ITEM, engine={"replicas": 2}), "replicas: go with where: ray"),
+        (grounding(ITEM, engine={"where": "ray", "replicas": 4, "max_replicas": 2}), "at least replicas, 4, got 2"),
+        (grounding(ITEM, engine={"queue": 0}), "queue must be a number of type int from 1"),
+        (grounding(ITEM, engine={"wait_ms": math.nan}), "wait_ms must be a number of type float from 0"),
+        (grounding(ITEM, engine={"compile": "yes"}), "compile must be of type bool"),
         (grounding({"name": "mine", "path": "/no/such/file.py"}), "no reward file /no/such/file.py"),
     ],
 )
@@ -96,6 +109,12 @@ def test_mistakes_are_refused_with_the_nearest_valid_name(raw, message):
 def test_failure_rules_come_from_the_spec():
     spec = resolve(OmegaConf.create(grounding(ITEM, failures={"timeout": 5, "stop_after": 7})))
     assert spec.failures == FailureRules(timeout=5, stop_after=7)
+
+
+def test_where_neural_rewards_are_computed_comes_from_the_spec():
+    assert resolve(grounding(ITEM)).engine == EngineOptions()
+    raw = grounding(ITEM, engine={"where": "ray", "replicas": 2, "gpus": 0.5, "dtype": "bfloat16"})
+    assert resolve(OmegaConf.create(raw)).engine == EngineOptions("ray", replicas=2, gpus=0.5, dtype="bfloat16")
 
 
 def test_a_reward_for_any_task_is_listed_under_each_and_is_one_key():

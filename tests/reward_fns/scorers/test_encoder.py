@@ -29,12 +29,13 @@ def test_states_for_any_text(text_models, text):
     from transformers import AutoModel, AutoTokenizer
 
     from reward_fns.scorers.encoder import MAX_TOKENS, Encoder
+    from reward_fns.scorers.options import EngineOptions
 
     folder = text_models.root / "distilbert-base-uncased"
-    encoder = Encoder(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
-    (batch,) = encoder([text])
-    assert batch.indices == [0]
-    assert 2 <= len(batch.ids[0]) <= MAX_TOKENS
-    assert batch.states.shape == (1, len(batch.ids[0]), 32)
-    assert batch.states.isfinite().all()
-    assert list(encoder([])) == []
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    encoder = Encoder(model, tokenizer, EngineOptions(device="cpu"))
+    ((length, ids),) = encoder.tokenise([text])
+    assert 2 <= length == len(ids) <= MAX_TOKENS
+    states = encoder.encode([ids])
+    assert states.shape == (1, length, 32)
+    assert states.isfinite().all()

@@ -7,8 +7,11 @@ pytest.importorskip("torch")
 import tiny_checkpoints as tiny
 
 from reward_fns.errors import UsageError
-from reward_fns.scorers import radgraph_model, weights
+from reward_fns.scorers import radgraph, radgraph_model, weights
+from reward_fns.scorers.engine import using
+from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.radgraph import annotate, words
+from reward_fns.scorers.random_weights import LABELS, RELATIONS
 
 SENTENCES = [
     "The heart is enlarged.",
@@ -49,8 +52,8 @@ def test_annotations_make_sense(repo):
     assert any(entity.relations for entity in found)
     for entity in found:
         assert entity.tokens == " ".join(split[entity.start : entity.end + 1])
-        assert entity.label in tiny.LABELS["radgraph-xl"]
-        assert {kind for kind, _ in entity.relations} <= set(tiny.RELATIONS)
+        assert entity.label in LABELS["radgraph-xl"]
+        assert {kind for kind, _ in entity.relations} <= set(RELATIONS)
         assert all(0 <= target < len(found) for _, target in entity.relations)
     assert [(entity.start, entity.end) for entity in found] == sorted((e.start, e.end) for e in found)
 
@@ -61,9 +64,9 @@ def test_the_rest_of_the_batch_changes_nothing(repo, monkeypatch, model):
     alone = [annotate([text], model=model, repo=str(repo))[0] for text in texts]
     assert sum(map(len, alone)) > 100
     for budget in (64, 500, 4096):
-        monkeypatch.setattr(radgraph_model, "_BATCH", budget)
         order = random.Random(budget).sample(range(len(texts)), len(texts))
-        together = annotate([texts[i] for i in order], model=model, repo=str(repo))
+        with using(EngineOptions(batch_tokens=budget)):
+            together = annotate([texts[i] for i in order], model=model, repo=str(repo))
         assert together == [alone[i] for i in order]
 
 
@@ -71,15 +74,18 @@ def test_pairs_in_blocks_are_the_same_pairs(repo, monkeypatch):
     text = " ".join(SENTENCES)
     whole = annotate([text], repo=str(repo))
     monkeypatch.setattr(radgraph_model, "_BLOCK", 1)
-    assert annotate([text], repo=str(repo)) == whole and any(entity.relations for entity in whole[0])
+    with using(EngineOptions(wait_ms=1)):  # other options, so that what is known doesn't count
+        assert annotate([text], repo=str(repo)) == whole and any(entity.relations for entity in whole[0])
 
 
 def test_equal_texts_are_read_once(repo, monkeypatch):
     seen = []
-    original = radgraph_model.RadGraph.__call__
-    monkeypatch.setattr(radgraph_model.RadGraph, "__call__", lambda self, r: seen.extend(r) or original(self, r))
+    original = radgraph_model.RadGraph.encode
+    monkeypatch.setattr(radgraph_model.RadGraph, "encode", lambda self, r: seen.extend(r) or original(self, r))
     texts = SENTENCES * 3
-    found = annotate(texts, repo=str(repo))
+    with using(EngineOptions(device="cpu")):
+        found = annotate(texts, repo=str(repo))
+        assert annotate(texts, repo=str(repo)) == found
     assert len(seen) == len(SENTENCES)
     assert found == annotate(SENTENCES, repo=str(repo)) * 3
     assert annotate([], repo="/nowhere") == []
@@ -88,8 +94,31 @@ def test_equal_texts_are_read_once(repo, monkeypatch):
 def test_threads_take_turns(repo):
     texts = reports(40)
     expected = annotate(texts, repo=str(repo))
+
+    def alone(text):
+        with using(EngineOptions(wait_ms=2)):
+            return annotate([text], repo=str(repo))[0]
+
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda text: annotate([text], repo=str(repo))[0], texts)) == expected
+        assert list(pool.map(alone, texts)) == expected
+
+
+def test_a_text_without_end_is_capped_before_pairs_are_formed(repo, monkeypatch, caplog):
+    monkeypatch.setattr(radgraph, "MAX_WORDS", 40)
+    text = "Small left effusion. " * 5000  # 100 kB
+    (found,) = annotate([text], repo=str(repo), max_chars=0)
+    assert found == annotate([" ".join(words(text, "radgraph-xl")[:40])], repo=str(repo))[0]
+    assert "first 40 words of a text that has 20000" in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"compile": True}])
+def test_precision_is_an_option(repo, change, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("torch.compile", lambda model, dynamic: compiled.append(dynamic) or model)
+    with using(EngineOptions(**change)):
+        found = annotate(SENTENCES, repo=str(repo))
+    assert len(found) == len(SENTENCES) and any(found)
+    assert compiled == [True] * ("compile" in change)
 
 
 @pytest.mark.parametrize("text", [" ", "\n\n", "\t\x1c ", "\u2003"])

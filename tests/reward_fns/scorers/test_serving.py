@@ -1,0 +1,86 @@
+"""Ray Serve for real: two nodes of a cluster on this machine, one of which dies."""
+
+import asyncio
+import importlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reward_fns.errors import UsageError
+from reward_fns.scorers.options import EngineOptions
+from reward_fns.scoring import Sample, score_samples
+from reward_fns.spec import resolve
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_example_configuration_names_what_is_there():
+    config = yaml.safe_load((ROOT / "examples/scorers/serve.yaml").read_text())
+    (app,) = config["applications"]
+    module, _, name = app["import_path"].partition(":")
+    serving = importlib.import_module(module)
+    assert callable(getattr(serving, name)) and app["name"] == serving.APP
+    assert EngineOptions(where="ray", **app["args"]).replicas == 1
+
+
+def test_options_of_the_application_are_checked():
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    from reward_fns.scorers.serving import application
+
+    assert application({"replicas": 2, "max_replicas": 4, "gpus": 0.25})
+    with pytest.raises(UsageError, match="scorers: unknown key 'replicsa'; did you mean 'replicas'"):
+        application({"replicsa": 2})
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes with room for one replica each; its processes and files are its own."""
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="cxr", dir="/tmp")  # sockets allow no long path
+    # It would tell every Ray program on this machine to join.
+    monkeypatch.setattr("ray._private.utils.write_ray_address", lambda *place: None)
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    found = Cluster(initialize_head=True, head_node_args={"temp_dir": folder, "include_dashboard": False, **small})
+    try:
+        second = found.add_node(temp_dir=folder, **small)
+        ray.init(address=found.address, log_to_driver=False)
+        yield found, second
+    finally:
+        ray.shutdown()
+        found.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.e2e
+def test_two_nodes_of_which_one_dies_midway(cluster, text_models):
+    from reward_fns.scorers import serving
+
+    options = {"repo": str(text_models.scorers), "base": str(text_models.bert), "encoder": str(text_models.bert)}
+    radcliq = {"name": "radcliq", "options": options | {"bert": str(text_models.root / "distilroberta-base")}}
+    engine = {"where": "ray", "replicas": 2, "cpus": 1.0}
+    rules = {"retries": 5, "backoff": 0.1, "timeout": 60}
+    near, far = (resolve({"report": [radcliq], "failures": rules, **more}) for more in ({}, {"engine": engine}))
+    texts = [f"The heart is enlarged. {'Small effusion. ' * (i % 9)}No edema {i}." for i in range(80)]
+    samples = [Sample("x/report", text, {"report": texts[i // 8]}, {"id": str(i)}) for i, text in enumerate(texts)]
+    nodes, second = cluster
+    serving.start(EngineOptions(**engine))
+    serving.start(EngineOptions(**engine))  # as the trainer does after a restart: no harm
+
+    async def run():
+        async def one(i, sample):
+            (result,) = await score_samples([sample], far)
+            if i == 30:  # half-way, with others under way
+                await asyncio.to_thread(nodes.remove_node, second, False)
+            return result
+
+        return await asyncio.gather(*(one(i, sample) for i, sample in enumerate(samples)))
+
+    assert asyncio.run(run()) == [
+        pytest.approx(result, abs=1e-5) for result in asyncio.run(score_samples(samples, near))
+    ]
