@@ -119,7 +119,7 @@ def _records(
             continue
         chosen = choose(Sections(line(findings), line(impression)), options.section)
         if chosen is None:
-            problems.notes[f"reports without {options.section}"] += 1
+            problems.notes[f"reports without the section asked for ({options.section})"] += 1
             continue
         kind, report = chosen
         study = f"{film.patient}_{film.study}"

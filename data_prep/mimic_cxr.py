@@ -70,7 +70,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     ):
         chosen = choose(sections, options.section)
         if chosen is None:
-            problems.notes[f"studies whose report has no {options.section}"] += 1
+            problems.notes[f"reports without the section asked for ({options.section})"] += 1
             continue
         split = mimic.authority.split(subjects[study], f"s{study}")
         if split is None:

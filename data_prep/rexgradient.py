@@ -81,7 +81,7 @@ def _records(
             texts = [_text(entry.get(section)) for section in ("Findings", "Impression")]
             chosen = choose(Sections(*texts), options.section)
             if chosen is None:
-                problems.notes[f"studies whose report has no {options.section}"] += 1
+                problems.notes[f"reports without the section asked for ({options.section})"] += 1
                 continue
             if not films:
                 problems.notes["studies without a film of view PA or AP"] += 1

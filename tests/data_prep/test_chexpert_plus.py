@@ -51,7 +51,9 @@ def test_impressions_become_rows(run, rows, tmp_path):
     assert row["images"][0]["image"] == f"file://{tmp_path}/chexpert/{FIRST}"  # PA before AP, PNG though it says jpg
     assert (row["extra_info"]["width"], row["extra_info"]["height"]) == fixture.SIZE
     assert row["extra_info"]["patient_id"] == "patient00001" and row["data_source"] == "chexpert_plus/report"
-    assert "reports without impression: 2" in told and "films from the side, left out: 1" in told
+    assert (
+        "reports without the section asked for (impression): 2" in told and "films from the side, left out: 1" in told
+    )
     assert "images: 6 here, 223,462 as published" in told
 
 

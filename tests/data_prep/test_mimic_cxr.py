@@ -56,7 +56,7 @@ def test_findings_become_rows_from_every_source(run, rows, tmp_path, source, gz)
         "s58913004": "The heart is large.",
     }
     assert (
-        "report has no findings: 2" in told
+        "without the section asked for (findings): 2" in told
         and "without regular sections, which the official rules leave out: 1" in told
     )
     assert "studies without a film of view PA or AP: 2" in told

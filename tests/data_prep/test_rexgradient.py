@@ -53,7 +53,9 @@ def test_findings_become_rows(run, rows, tmp_path, monkeypatch, indent, block):
     assert (row["extra_info"]["width"], row["extra_info"]["height"]) == fixture.SIZE
     assert row["extra_info"]["patient_id"] == "GRDNONE"
     assert written["pGRDNVAL_aGRDNA8_s8"]["extra_info"]["split"] == "val"
-    assert "studies whose report has no findings: 2" in told and "without a film of view PA or AP: 1" in told
+    assert (
+        "reports without the section asked for (findings): 2" in told and "without a film of view PA or AP: 1" in told
+    )
     assert "studies: 6 here, 160,000 as published" in told and "images: 9 here" in told
 
 

@@ -4,6 +4,7 @@ import pytest
 from fixtures import chest_imagenome, mimic_cxr, ms_cxr
 
 from data_prep.cli import main
+from data_prep.patients import check_disjoint
 from data_prep.problems import Problems, RefusedData
 from data_prep.splits import Authority, read_mimic_splits
 from reward_fns.errors import UsageError
@@ -86,7 +87,6 @@ def test_no_patient_is_in_two_splits_over_the_three_sets(patients):
 
 
 def test_a_set_prepared_with_another_split_file_is_found(patients, tmp_path):
-    check_disjoint = pytest.importorskip("data_prep.patients").check_disjoint
     patients()
     files = sorted(path for path in tmp_path.glob("*/*.parquet") if not path.name.startswith("sft"))
     assert len(files) == 9 and check_disjoint(files) == []
