@@ -133,7 +133,11 @@ DAMAGE = {
     "swapped corners": (boxes([0.5, 0.1, 0.2, 0.4]), "swapped corners: 1", "need"),
     "no area": (boxes([0.5, 0.1, 0.5, 0.4]), "swapped corners: 1", "x1 < x2"),
     "NaN": (boxes([float("nan"), 0, 1, 1]), "bad ground truth: 1", "NaN is no number of JSON"),
-    "three numbers": (boxes([0.1, 0.2, 0.3]), "bad box: 1", "is not four numbers"),
+    "three numbers": (boxes([0.1, 0.2, 0.3]), "bad box: 1", "is not four finite numbers"),
+    "huge number": (boxes([0, 0, 1, 10**400]), "bad box: 1", "is not four finite numbers"),
+    "boxes a number": (truth(boxes=5), "bad ground truth: 1", "needs boxes, a list"),
+    "labels a number": (truth(labels=5), "bad ground truth: 1", "but labels 5"),
+    "a text for a corner": (boxes([0, 0, 1, "1"]), "bad box: 1", "is not four finite numbers"),
     "labels": (truth(labels=[]), "bad ground truth: 1", "has 1 boxes, but labels []"),
     "no boxes": (truth(boxes=None), "bad ground truth: 1", "needs boxes, a list"),
     "not JSON": (row("reward_model.ground_truth", "[0.1, 0.2"), "bad ground truth: 1", "not JSON"),
@@ -168,8 +172,8 @@ DAMAGE = {
 def test_damage_to_a_row(sound, rewrite, capsys, kind):
     change, counted, detail = DAMAGE[kind]
     rewrite(sound / "train.parquet", change)
-    status, said = verdict(capsys, sound)
-    assert status == 1
+    status, said = verdict(capsys, sound, "--sheet", sound / "sheet.png")
+    assert status == 1 and (sound / "sheet.png").exists()
     assert counted in said and detail in said and "FAILED" in said
     assert str(sound / "train.parquet") in said
 
