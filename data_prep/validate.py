@@ -146,7 +146,7 @@ class Validator:
                 for batch in file.iter_batches(_BATCH):
                     self._check_rows(batch.to_pylist(), counts)
                     bar.update(batch.num_rows)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             self._note(counts, "unreadable file", f"{path} after row {counts.rows}", f"{error}; make the file again")
         for split in counts.splits:
             self._compare_layouts(counts, split, checks.layout(schema))
