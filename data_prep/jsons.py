@@ -42,7 +42,7 @@ def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any
                 else:
                     problems.add("bad_json", place, f"is no object but {str(item)[:60]!r}; not used")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
@@ -73,7 +73,7 @@ def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
             if text.next():
                 text.fail("there is more behind its end")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, Any]]:

@@ -64,6 +64,13 @@ def rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tup
                 )
 
 
+def raw(path: Path, problems: Problems) -> Iterator[list[str]]:
+    """The fields of every row, the header's first, where the header does not match the rows; errors as `rows`."""
+    problems.source(path)
+    with _open(path) as reader:
+        yield from reader
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     csv.field_size_limit(_LONGEST_FIELD)

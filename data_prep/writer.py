@@ -1,7 +1,7 @@
 """Samples to parquet files: rows for RL and for SFT, built aside and moved into place at the end.
 
 Files are built under a hidden folder in the output folder, so a run that fails, is interrupted or is killed leaves no
-file that looks whole. Memory holds one row group per file and 64 bits per sample and patient, however long the rows.
+file that looks whole. Memory holds one row group per file and a hash of each id and patient, however long the rows are.
 """
 
 from __future__ import annotations

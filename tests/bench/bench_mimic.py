@@ -2,7 +2,7 @@
 
 Writes tables and reports in the published layout, without images, then runs the command line on them in a process of
 its own and prints the time, the rows and the peak of its memory. 227,835 studies are as many as the published set
-has.
+has. Arguments that are not its own go to that command line.
 """
 
 import argparse

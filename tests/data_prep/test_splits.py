@@ -83,3 +83,16 @@ def test_no_patient_is_in_two_splits_over_the_three_sets(patients):
     found = patients()
     assert found.splits == {"p10000032": {"train"}, "p10000764": {"val"}, "p10001217": {"test"}}
     assert all(len(sets) == 3 for sets in found.sets.values())
+
+
+def test_a_set_prepared_with_another_split_file_is_found(patients, tmp_path):
+    check_disjoint = pytest.importorskip("data_prep.patients").check_disjoint
+    patients()
+    files = sorted(path for path in tmp_path.glob("*/*.parquet") if not path.name.startswith("sft"))
+    assert len(files) == 9 and check_disjoint(files) == []
+    moved = tmp_path / "moved.csv"
+    moved.write_text((tmp_path / "jpg/mimic-cxr-2.0.0-split.csv").read_text().replace("validate", "train"))
+    arguments = ["--root", tmp_path / "jpg", "--annotations", ms_cxr.write_csv(tmp_path), "--mimic-splits", moved]
+    assert main(["ms_cxr", "--out", str(tmp_path / "other"), *map(str, arguments)]) == 0
+    leaks = check_disjoint([*files, *(tmp_path / "other").glob("t*.parquet")])
+    assert len(leaks) == 1 and "p10000764" in leaks[0]
