@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -197,15 +197,20 @@ def _is_size(frame: Any) -> bool:
     return isinstance(frame, list) and len(frame) == 2 and all(type(side) is int and side > 0 for side in frame)
 
 
+def is_quad(box: Any) -> bool:
+    """Whether this is a list of four finite numbers."""
+    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
+        return False
+    return all(abs(value) <= sys.float_info.max for value in box)  # as math.isfinite, but also for any integer
+
+
 def box_defects(box: Any) -> Iterator[Defect]:
     """What is wrong with a box as JSON has it."""
-    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
-        yield "bad box", f"{box!r} is not four numbers"
+    if not is_quad(box):
+        yield "bad box", f"{box!r} is not four finite numbers"
         return
     x1, y1, x2, y2 = box
-    if not all(map(math.isfinite, box)):
-        yield "bad box", f"{box} is not finite"
-    elif min(box) < 0 or max(box) > 1:
+    if min(box) < 0 or max(box) > 1:
         yield "box outside", f"{box} leaves the image: corners are shares of its width and height, from 0 to 1"
     elif x1 >= x2 or y1 >= y2:
         yield "swapped corners", f"{box} needs x1 < x2 and y1 < y2: upper left corner first, then lower right"

@@ -201,7 +201,7 @@ def _truth(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)

@@ -38,7 +38,7 @@ def check_disjoint(parquet_files: Iterable[Path]) -> list[str]:
                         (source, info["patient_id"], info["split"]) for source, info in pairs
                     ):
                         leaks += _leaks(seen, str(data_source).partition("/")[0], str(patient), str(split), path)
-            except (OSError, pa.ArrowException, KeyError, TypeError) as error:
+            except (OSError, pa.ArrowException, KeyError, TypeError, UnicodeDecodeError) as error:
                 raise RefusedData(
                     f"{path}: cannot read patients and splits ({type(error).__name__}: {error}); it needs data_source "
                     "and extra_info with patient_id and split, as python -m data_prep writes them"

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.row_images import BadPicture, thumbnail
-from reward_fns.boxes import Box
 
 _SIDE, _TEXT, _MARGIN, _COLUMNS, _LINES = 300, 13, 8, 4, 4
 _COLOURS = ("#ffd23f", "#3bceac", "#ee4266", "#5aa9e6", "#f78c6b", "#c3a6ff")
@@ -19,10 +18,17 @@ _PAGE, _INK, _BAD = "#15171c", "#e6e8eb", "#ff4d4d"
 
 
 class Tile(NamedTuple):
-    """One row on the sheet: its image, its boxes in shares of it, two lines about it, and what is wrong with it."""
+    """One row on the sheet.
+
+    Attributes:
+        place: where its image is read from.
+        boxes: of each the corners in shares of the image, the label, and whether it is sound.
+        title, text: what is written below it.
+        defect: what is wrong with the row, "" if nothing.
+    """
 
     place: str | bytes
-    boxes: tuple[Box, ...]
+    boxes: Sequence[tuple[tuple[float, ...], str, bool]]
     title: str
     text: str
     defect: str = ""
@@ -99,20 +105,22 @@ def _drawn(tile: Tile, height: int, font: ImageFont.ImageFont | ImageFont.FreeTy
 
 def _draw_boxes(
     draw: ImageDraw.ImageDraw,
-    boxes: Sequence[Box],
+    boxes: Sequence[tuple[tuple[float, ...], str, bool]],
     frame: tuple[int, int, int, int],
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
     left, top, width, height = frame
-    for i, box in enumerate(boxes):
-        colour = _COLOURS[i % len(_COLOURS)]
-        corners = (left + box.x1 * width, top + box.y1 * height, left + box.x2 * width, top + box.y2 * height)
-        draw.rectangle(corners, outline=colour, width=2)
-        if box.label:
-            above = max(corners[1] - _TEXT - 3, top)
-            name = _fitting(box.label, draw, font, _SIDE - corners[0])
-            draw.rectangle(draw.textbbox((corners[0] + 2, above), name, font), fill=_PAGE)
-            draw.text((corners[0] + 2, above), name, colour, font)
+    for i, (quad, label, sound) in enumerate(boxes):
+        colour = _COLOURS[i % len(_COLOURS)] if sound else _BAD
+        # Whatever is wrong with it, it is drawn as far as it is on the card.
+        across = sorted(min(max(left + share * width, 0), _SIDE - 1) for share in quad[::2])
+        down = sorted(min(max(top + share * height, 0), _SIDE - 1) for share in quad[1::2])
+        draw.rectangle((across[0], down[0], across[1], down[1]), outline=colour, width=2)
+        if label:
+            above = max(down[0] - _TEXT - 3, top)
+            name = _fitting(label, draw, font, _SIDE - across[0])
+            draw.rectangle(draw.textbbox((across[0] + 2, above), name, font), fill=_PAGE)
+            draw.text((across[0] + 2, above), name, colour, font)
 
 
 def _wrapped(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:

@@ -62,7 +62,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         for batch in pq.ParquetFile(path).iter_batches(_BATCH):
             yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise RefusedData(f"{path}: cannot be read ({error}); try python -m data_prep validate {path}") from error
 
 

@@ -34,7 +34,6 @@ from data_prep.patients import check_disjoint
 from data_prep.problems import Problem, RefusedData
 from data_prep.seen import Seen, digest
 from data_prep.sheet import Sheet, Tile
-from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
 _BATCH = 64  # rows in memory at a time, with their embedded images
@@ -147,7 +146,7 @@ class Validator:
                 for batch in file.iter_batches(_BATCH):
                     self._check_rows(batch.to_pylist(), counts)
                     bar.update(batch.num_rows)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             self._note(counts, "unreadable file", f"{path} after row {counts.rows}", f"{error}; make the file again")
         for split in counts.splits:
             self._compare_layouts(counts, split, checks.layout(schema))
@@ -270,19 +269,19 @@ class Validator:
         self, row: dict[str, Any], truth: dict[str, Any], info: dict[str, Any], found: list[Any], counts: FileCounts
     ) -> None:
         place = self._films.place(row["images"][0])
-        boxes = []
-        for i, box in enumerate(truth.get("boxes") or ()):
-            if isinstance(box, list) and not list(checks.box_defects(box)):
-                labels = truth.get("labels") or []
-                x1, y1, x2, y2 = box
-                boxes.append(Box(x1, y1, x2, y2, str(labels[i]) if i < len(labels) else ""))
+        boxes, labels = (truth[key] if isinstance(truth.get(key), list) else [] for key in ("boxes", "labels"))
+        drawn = [
+            (tuple(map(float, box)), str(labels[i]) if i < len(labels) else "", not list(checks.box_defects(box)))
+            for i, box in enumerate(boxes)
+            if checks.is_quad(box)
+        ]
         turns = row["prompt"] if "prompt" in row else row["messages"]
         text = " / ".join(str(turn["content"]).replace("<image>", "").strip() for turn in turns)
         if truth.get("report"):
             text = f"{text} / {truth['report']}"
         title = f"{info.get('split') or counts.path.stem}  {info.get('id') or 'SFT'}"
         assert self.sheet is not None
-        self.sheet.offer(Tile(place, tuple(boxes), title, text, found[0][0] if found else ""))
+        self.sheet.offer(Tile(place, drawn, title, text, found[0][0] if found else ""))
 
 
 def _rl_parts(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[checks.Defect]]:

@@ -260,4 +260,7 @@ def test_damaged_data_are_refused_and_nothing_is_left(data, tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text('{"report": "Clear lungs."}\n{"report"')
     assert main(["filter", str(tmp_path / "bad.jsonl"), "--rules", "--out", str(tmp_path / "out")]) == 1
     assert "bad.jsonl line 2" in capsys.readouterr().err
+    (tmp_path / "latin.jsonl").write_bytes(b'{"report": "\xe9tude"}\n')
+    assert main(["filter", str(tmp_path / "latin.jsonl"), "--rules", "--out", str(tmp_path / "out")]) == 1
+    assert "latin.jsonl line 1" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []

@@ -3,6 +3,8 @@
 import copy
 import io
 import json
+import struct
+import zlib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,15 @@ def film(shade, side=(40, 30), form="PNG"):
     buffer = io.BytesIO()
     Image.new("L", side, shade).save(buffer, form)
     return buffer.getvalue()
+
+
+def png_header(width, height):
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(b"")]
+    packed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+BOMB = png_header(60_000, 60_000)
 
 
 @pytest.fixture
@@ -133,7 +144,11 @@ DAMAGE = {
     "swapped corners": (boxes([0.5, 0.1, 0.2, 0.4]), "swapped corners: 1", "need"),
     "no area": (boxes([0.5, 0.1, 0.5, 0.4]), "swapped corners: 1", "x1 < x2"),
     "NaN": (boxes([float("nan"), 0, 1, 1]), "bad ground truth: 1", "NaN is no number of JSON"),
-    "three numbers": (boxes([0.1, 0.2, 0.3]), "bad box: 1", "is not four numbers"),
+    "three numbers": (boxes([0.1, 0.2, 0.3]), "bad box: 1", "is not four finite numbers"),
+    "huge number": (boxes([0, 0, 1, 10**400]), "bad box: 1", "is not four finite numbers"),
+    "boxes a number": (truth(boxes=5), "bad ground truth: 1", "needs boxes, a list"),
+    "labels a number": (truth(labels=5), "bad ground truth: 1", "but labels 5"),
+    "a text for a corner": (boxes([0, 0, 1, "1"]), "bad box: 1", "is not four finite numbers"),
     "labels": (truth(labels=[]), "bad ground truth: 1", "has 1 boxes, but labels []"),
     "no boxes": (truth(boxes=None), "bad ground truth: 1", "needs boxes, a list"),
     "not JSON": (row("reward_model.ground_truth", "[0.1, 0.2"), "bad ground truth: 1", "not JSON"),
@@ -168,8 +183,8 @@ DAMAGE = {
 def test_damage_to_a_row(sound, rewrite, capsys, kind):
     change, counted, detail = DAMAGE[kind]
     rewrite(sound / "train.parquet", change)
-    status, said = verdict(capsys, sound)
-    assert status == 1
+    status, said = verdict(capsys, sound, "--sheet", sound / "sheet.png")
+    assert status == 1 and (sound / "sheet.png").exists()
     assert counted in said and detail in said and "FAILED" in said
     assert str(sound / "train.parquet") in said
 
@@ -257,6 +272,14 @@ def test_damaged_pages_in_a_parquet(sound, capsys):
     assert status == 1 and "unreadable file" in said and str(path) in said
 
 
+def test_texts_in_another_encoding(sound, capsys):
+    table = pq.read_table(sound / "val.parquet")
+    latin = pa.array([b"\xe9tude"] * len(table), pa.binary()).cast(pa.string(), safe=False)
+    pq.write_table(table.set_column(0, "data_source", latin), sound / "val.parquet")
+    status, said = verdict(capsys, sound)
+    assert status == 1 and "unreadable file" in said and "utf-8" in said
+
+
 def test_a_file_without_rows(sound, rewrite, capsys):
     rewrite(sound / "test.parquet", lambda rows: rows.clear())
     status, said = verdict(capsys, sound)
@@ -270,7 +293,9 @@ def test_a_file_without_rows(sound, rewrite, capsys):
         (film(50, (400, 300), form="JPEG")[:-700], "decode", "breaks off or is damaged"),
         (b"not an image", "header", "is not an image"),
         (b"", "header", "is not an image"),
+        (BOMB, "header", "exceeds limit"),
     ],
+    ids=["truncated PNG", "truncated JPEG", "text", "nothing", "bomb"],
 )
 def test_damaged_image_files(sound, rows, capsys, content, images, message):
     reference = rows(sound / "train.parquet")[0]["images"][0]["image"]
