@@ -56,7 +56,9 @@ def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
              f"{f.side.capitalize()} {f.zone} zone {f.kind}.")
         for kind in (OPACITY, NODULE)
         for f in _by_side([f for f in findings if f.kind == kind])
-    ] or [pick("The lungs are clear.", "No opacity or nodule is seen.", "Clear lungs.", "Both lungs are well aerated.")]  # fmt: skip
+    ] or [
+        pick("The lungs are clear.", "No opacity or nodule is seen.", "Clear lungs.", "Both lungs are well aerated.")
+    ]  # fmt: skip
     pleura = _pleura(findings, pick)
     devices = [
         pick(f"A {f.side} pacemaker is in place.", f"There is a {f.side} pacemaker.", f"Pacemaker on the {f.side}.")
