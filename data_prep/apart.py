@@ -68,7 +68,8 @@ def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         _threads.process = _Apart()
     try:
         return _threads.process.call(function, *arguments)
-    except ProcessDied:
+    except (ProcessDied, KeyboardInterrupt):
+        # After an interruption its answer to this call would be taken for that to the next one.
         del _threads.process
         raise
 
