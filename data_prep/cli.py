@@ -15,6 +15,7 @@ from data_prep.card import check_place, remove_card, write_card
 from data_prep.options import positive
 from data_prep.problems import Problems, RefusedData
 from data_prep.registry import DataSet, data_sets
+from data_prep.tools import Tool, add_to
 from data_prep.writer import MAX_PIXELS, MIN_PIXELS, DatasetWriter
 from reward_fns.errors import UsageError
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{known.name:16}{known.summary}")
         return 0
     try:
-        return _prepare(options.set, options)
+        return options.set.run(options) if isinstance(options.set, Tool) else _prepare(options.set, options)
     except UsageError as error:
         return _fail(str(error), 2)
     except RefusedData as error:
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(set=known)
         known.add_arguments(command)
         _common_arguments(command)
+    add_to(commands)
     return parser
 
 

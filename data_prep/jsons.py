@@ -1,4 +1,4 @@
-"""Objects from JSON files of any size: one list of them, or one per line. Memory holds one object at a time."""
+"""Objects from JSON files of any size: a list of them, one per line, or one by name. Memory holds one at a time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,38 @@ def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any
                 else:
                     problems.add("bad_json", place, f"is no object but {str(item)[:60]!r}; not used")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
+    """Key and value of each member of the one object that a file holds; whatever is wrong with it refuses the file.
+
+    Args:
+        path: an object whose values are objects or lists, in UTF-8.
+        problems: is told that the file was read.
+
+    Raises:
+        UsageError: the file cannot be read.
+        RefusedData: it is broken, cut short, no object, or not in UTF-8.
+    """
+    problems.source(path)
+    try:
+        with path.open("rb") as file:
+            decoder, text = json.JSONDecoder(), _Text(path, file)
+            text.skip("{")
+            number = 0
+            while text.next() != "}":
+                if number:
+                    text.skip(",")
+                number += 1
+                key = text.take(decoder, number)
+                text.skip(":")
+                yield str(key), text.take(decoder, number)
+            text.skip("}")
+            if text.next():
+                text.fail("there is more behind its end")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, Any]]:
@@ -122,4 +153,4 @@ class _Text:
         return not self._ended
 
     def fail(self, what: str) -> None:
-        raise RefusedData(f"{self._path} is not a valid JSON list, or cut short: {what}; mend it or get it again")
+        raise RefusedData(f"{self._path} is not valid JSON, or cut short: {what}; mend it or get it again")

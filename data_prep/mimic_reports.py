@@ -82,15 +82,14 @@ def _from_table(source: Path, wanted: Mapping[str, str], problems: Problems) -> 
     seen: set[str] = set()
     for named, findings, impression, last_paragraph in tables.rows(source, _COLUMNS, problems):
         study = named.removeprefix("s")
-        if study not in wanted:
+        if study not in wanted or study in IRREGULAR:
             continue
         if study in seen:
             problems.add("duplicate_id", f"{source.name}: {named}", "has a row already; this one is not used")
             continue
         seen.add(study)
         yield study, Sections(line(findings), line(impression), line(last_paragraph))
-    for study in wanted.keys() - seen & IRREGULAR:
-        problems.notes[_IRREGULAR] += 1
-        seen.add(study)
-    for study in sorted(wanted.keys() - seen):
+    if irregular := wanted.keys() & IRREGULAR:
+        problems.notes[_IRREGULAR] += len(irregular)
+    for study in sorted(wanted.keys() - seen - IRREGULAR):
         problems.add("missing_report", f"{source.name}: s{study}", "there is no such row; study not used")

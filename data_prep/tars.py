@@ -57,7 +57,7 @@ def files(path: Path, suffix: str, largest: int, problems: Problems) -> Iterator
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
             raise _damaged(path, error) from error
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise _damaged(path, error) from error
 

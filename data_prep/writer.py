@@ -1,17 +1,20 @@
 """Samples to parquet files: rows for RL and for SFT, built aside and moved into place at the end.
 
 Files are built under a hidden folder in the output folder, so a run that fails, is interrupted or is killed leaves no
-file that looks whole. Memory holds one row group per file and 64 bits per sample and patient, however long the rows.
+file that looks whole. Memory holds one row group per file and a hash of each id and patient, however long the rows are.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -84,7 +87,12 @@ class DatasetWriter:
 
     def __enter__(self) -> Self:
         self.out.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.out))
+        prefix = f".unfinished-{platform.node()}-"
+        remove_killed(self.out, prefix)
+        self._staging = Path(tempfile.mkdtemp(prefix=prefix, dir=self.out))
+        self._lock = (self._staging / "lock").open("w")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
     def __exit__(
@@ -112,6 +120,7 @@ class DatasetWriter:
         for file in self._files.values():
             file.abandon()
         shutil.rmtree(self._staging, ignore_errors=True)
+        self._lock.close()
         return written
 
     def add(self, sample: Sample) -> None:
@@ -178,3 +187,11 @@ class DatasetWriter:
                 os.replace(image, self.out / "images" / image.name)
         for name, file in self._files.items():
             self.files[name] = file.move(self.out)
+
+
+def remove_killed(out: Path, prefix: str) -> None:
+    """Remove what runs of this machine left that were killed outright: their lock is free."""
+    for lock in out.glob(f"{prefix}*/lock"):
+        with suppress(OSError), lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent)

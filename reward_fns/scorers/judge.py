@@ -6,7 +6,7 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,7 +23,7 @@ class JudgeFailure(Exception):
 
 
 class Answer(NamedTuple):
-    """What a judge wrote, and whether it came to its end (rather than to the limit of tokens)."""
+    """What a model wrote, and whether it came to its end (rather than to the limit of tokens)."""
 
     text: str
     complete: bool
@@ -31,15 +31,19 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Judge:
-    """A model and where it is served.
+    """A model and where it is served; data preparation asks its models through this class, too.
 
     Attributes:
         base_url: of the server, up to and with its version, as http://host:8000/v1.
         model: the name that it serves the model under.
+        key_variable: environment variable that its key comes from.
+        direct: ask this host and no other: through no proxy and along no redirect.
     """
 
     base_url: str
     model: str
+    key_variable: str = KEY
+    direct: bool = False
 
     async def complete(self, prompt: str, *, max_tokens: int, stop: str) -> Answer:
         """Continue a prompt as it is, without a chat template, at temperature 0.
@@ -48,32 +52,48 @@ class Judge:
             JudgeFailure: see the class; after the client's own retries (connection, 408, 409, 429 and 5xx, with
                 exponential back-off and jitter, or as the server's Retry-After says).
         """
-        request = {"prompt": prompt, "stop": stop, "max_tokens": max_tokens}
+        request = {"prompt": prompt, "stop": stop, "max_tokens": max_tokens, "temperature": 0.0}
         return await _on_judge_loop(self._ask("completions", request))
 
-    async def chat(self, message: str, *, max_tokens: int, schema: Mapping[str, Any]) -> Answer:
-        """Answer a message with JSON of this schema, at temperature 0. Raises as `complete`."""
-        form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
-        messages = [{"role": "user", "content": message}]
-        request = {"messages": messages, "response_format": form, "max_tokens": max_tokens}
-        return await _on_judge_loop(self._ask("chat", request))
+    async def chat(
+        self,
+        message: str | Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int,
+        schema: Mapping[str, Any] | None = None,
+        temperature: float = 0.0,
+    ) -> Answer:
+        """Answer a message, with JSON of this schema if there is one. Raises as `complete`.
+
+        Args:
+            message: text, or parts of text and images as OpenAI's chat API has them.
+            max_tokens: of the answer.
+            schema: JSON schema that the server enforces.
+            temperature: 0 for the likeliest answer.
+        """
+        request: dict[str, Any] = {"messages": [{"role": "user", "content": message}], "max_tokens": max_tokens}
+        if schema is not None:
+            form = {"name": "answer", "strict": True, "schema": schema}
+            request["response_format"] = {"type": "json_schema", "json_schema": form}
+        return await _on_judge_loop(self._ask("chat", {**request, "temperature": temperature}))
 
     async def _ask(self, kind: str, request: Mapping[str, Any]) -> Answer:
         import openai
 
-        client = _client(self.base_url, os.environ.get(KEY) or "none")
+        client = _client(self.base_url, os.environ.get(self.key_variable) or "none", self.direct)
         create = client.completions.create if kind == "completions" else client.chat.completions.create
         try:
-            response = await create(model=self.model, temperature=0.0, **request)
+            response = await create(model=self.model, **request)
         except (openai.APIError, ValueError) as error:
             reason = f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
-            raise JudgeFailure(f"judge {self.model!r} at {self.base_url}: {type(error).__name__}: {reason}") from error
+            raise JudgeFailure(f"model {self.model!r} at {self.base_url}: {type(error).__name__}: {reason}") from error
         try:
             choice = response.choices[0]
             text = choice.text if kind == "completions" else choice.message.content
             return Answer(_text(text), choice.finish_reason == "stop")
         except (AttributeError, IndexError, TypeError) as error:  # the client doesn't check what a server sends
-            raise JudgeFailure(f"judge at {self.base_url} sent no completion, but {str(response)[:200]!r}") from error
+            sent = f"sent no completion, but {str(response)[:200]!r}"
+            raise JudgeFailure(f"model {self.model!r} at {self.base_url} {sent}") from error
 
 
 def locate(base_url: str, model: str, router_address: str | None, default_model: str = "") -> Judge:
@@ -88,8 +108,8 @@ def locate(base_url: str, model: str, router_address: str | None, default_model:
     Raises:
         UsageError: no server or no model is named, or the package `openai` is missing.
 
-    >>> locate("", "Qwen/Qwen3-8B", "10.0.0.7:4000")
-    Judge(base_url='http://10.0.0.7:4000/v1', model='Qwen/Qwen3-8B')
+    >>> locate("", "Qwen/Qwen3-8B", "10.0.0.7:4000").base_url
+    'http://10.0.0.7:4000/v1'
     """
     try:
         import openai  # noqa: F401
@@ -115,10 +135,11 @@ def _text(text: Any) -> str:
 
 # Only ever called in the judge loop, so by one thread.
 @functools.cache
-def _client(base_url: str, key: str) -> Any:
+def _client(base_url: str, key: str, direct: bool) -> Any:
     import openai
 
-    return openai.AsyncOpenAI(base_url=base_url, api_key=key)
+    http_client = openai.DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False) if direct else None
+    return openai.AsyncOpenAI(base_url=base_url, api_key=key, http_client=http_client)
 
 
 # All requests of the process leave from one event loop: the connections of a client belong to a loop, and those that

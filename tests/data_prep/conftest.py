@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fake_openai
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 
 from data_prep.sample import Sample
 from reward_fns.boxes import Box
+
+judge_server = fake_openai.judge_server
 
 
 def png(width: int = 40, height: int = 30) -> bytes:

@@ -61,8 +61,8 @@ def test_limit_counts_samples(rows, tmp_path):
     assert len(rows(tmp_path / "train.parquet")) == 5
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_leaves_nothing_behind(tmp_path, number, status):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_run_leaves_nothing_behind_and_a_killed_one_nothing_that_looks_whole(tmp_path, number, status):
     command = [sys.executable, "-m", "data_prep", "demo", "--patients", "100000", "--out", str(tmp_path)]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -72,4 +72,9 @@ def test_a_stopped_run_leaves_nothing_behind(tmp_path, number, status):
     _, errors = run.communicate(timeout=60)
     assert run.returncode == status
     assert "Traceback" not in errors
-    assert list(tmp_path.iterdir()) == []
+    if number == signal.SIGKILL:
+        assert all(path.name.startswith(".unfinished-") for path in tmp_path.iterdir())
+        assert main(["demo", "--patients", "3", "--out", str(tmp_path)]) == 0
+        assert not list(tmp_path.glob(".*"))
+    else:
+        assert list(tmp_path.iterdir()) == []

@@ -124,7 +124,7 @@ def test_an_image_that_is_damaged_is_listed(run, tmp_path):
 )
 def test_a_broken_list_is_refused(run, broken):
     status, told, _, _ = run(broken)
-    assert status == 1 and "train.json is not a valid JSON list, or cut short" in told
+    assert status == 1 and "train.json is not valid JSON, or cut short" in told
 
 
 def test_broken_lines_are_listed(run):

@@ -189,3 +189,12 @@ def test_a_full_disk_names_the_path_and_leaves_nothing(make_sample, tmp_path, mo
     with pytest.raises(UsageError, match=f"no space left on the disk of {tmp_path}.*MB"):
         write(tmp_path, [make_sample()])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_leaves_another_one_that_still_writes_alone(make_sample, rows, tmp_path):
+    with DatasetWriter(tmp_path) as first:
+        first.add(make_sample())
+        write(tmp_path, [make_sample(id="second", split="test")])
+    assert rows(tmp_path / "train.parquet")[0]["extra_info"]["id"] == "a"
+    assert rows(tmp_path / "test.parquet")[0]["extra_info"]["id"] == "second"
+    assert not list(tmp_path.glob(".*"))

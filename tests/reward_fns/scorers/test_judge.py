@@ -69,7 +69,7 @@ def test_passing_trouble_is_tried_again(judge_server, status):
         ((400, JSON, b'{"error": {"message": "prompt too long"}}'), "prompt too long", 1),
         ((200, {"Content-Type": "text/html"}, b"<html>Welcome"), "sent no completion, but '<html>Welcome'", 1),
         ((200, JSON, b'{"choices": '), "JSONDecodeError", 1),
-        ((200, JSON, b"\xff\xfe"), "judge 'm' at http", 1),
+        ((200, JSON, b"\xff\xfe"), "model 'm' at http", 1),
         ((200, JSON, b"[]"), "sent no completion", 1),
         ((200, JSON, b"{}"), "sent no completion", 1),
         ((200, JSON, b'{"choices": []}'), "sent no completion", 1),
@@ -86,7 +86,7 @@ def test_trouble_that_stays(judge_server, reply, message, requests):
 def test_nobody_there(judge_server):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
-    with pytest.raises(JudgeFailure, match=f"judge 'm' at {url}: APIConnectionError"):
+    with pytest.raises(JudgeFailure, match=f"model 'm' at {url}: APIConnectionError"):
         complete(judge_server, url=url)
 
 
