@@ -7,6 +7,7 @@ however it went, ends by itself.
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -46,9 +47,12 @@ class _Apart:
             self._process.join()
             code = self._process.exitcode or 0
             raise ProcessDied(signal.strsignal(-code) if code < 0 else f"exit status {code}") from error
-        if failed:
-            raise answer
-        return answer
+        try:
+            if failed:
+                raise answer
+            return answer
+        finally:
+            del answer  # an exception and the frame that holds it would keep each other, and the process, alive
 
 
 _threads = threading.local()
@@ -64,7 +68,8 @@ def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         _threads.process = _Apart()
     try:
         return _threads.process.call(function, *arguments)
-    except ProcessDied:
+    except (ProcessDied, KeyboardInterrupt):
+        # After an interruption its answer to this call would be taken for that to the next one.
         del _threads.process
         raise
 
@@ -72,6 +77,7 @@ def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
 def _serve(connection: Connection) -> None:
     """Answer calls until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent says what happens
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # nobody wants a dump of memory for each damaged film
     connection.send("ready")
     while True:
         try:
@@ -82,4 +88,7 @@ def _serve(connection: Connection) -> None:
             answer = False, function(*arguments)
         except Exception as error:
             answer = True, error
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # the parent is gone
+            return

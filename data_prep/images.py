@@ -106,7 +106,8 @@ def _attempt(convert: Callable[[Path, int | None], Film], path: Path, store_pixe
     try:
         return convert(path, store_pixels)
     except Unreadable as error:
-        return error
+        # Anew, because the frames of its traceback would keep this thread's process from ending with it.
+        return Unreadable(str(error))
 
 
 def _film_apart(path: Path, store_pixels: int | None) -> Film:
