@@ -20,7 +20,7 @@ from reward_fns.scoring import Sample, score_batch
 from reward_fns.spec import of_rewards
 
 pytestmark = pytest.mark.e2e
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real"
+REAL = Path(os.environ.get("CXR_GRPO_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data" / "real"))
 SMALL = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"]
 BOXES = of_rewards(["box_soft_f1"])
 SMALL.append("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16")
@@ -97,7 +97,8 @@ def test_no_rollout_was_lost(finished):
     for step in (1, 2, 3):
         rows = dump(out, step)
         assert len(rows) == 16
-        assert all(row["output"] and row["gts"] for row in rows)
+        assert all(row["input"] and row["gts"] and row["output"] is not None for row in rows)
+        assert sum(bool(row["output"].strip()) for row in rows) >= 12  # a model so little trained may say nothing
 
 
 def test_the_trained_model_loads_and_differs_from_where_it_started(finished):
