@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     launch.check_batches(config)
     given = {override.split("=")[0].lstrip("+~") for override in overrides}
     launch.check_inputs(config, given & {"data.train_files", "data.val_files", launch.MODEL_KEYS["grpo"]})
-    rollout = "vllm"
-    if problem := launch.vllm_problem():
-        rollout = "hf"
-        print(f"vLLM's CPU build can't be used here ({problem}): rollouts by transformers.generate, which is slower.")
+    pool = ThreadPoolExecutor(1)
+    problem = pool.submit(launch.vllm_problem)  # a child process that imports vLLM: seconds, while films are drawn
+    pool.shutdown(wait=False)
     out.mkdir(parents=True, exist_ok=True)
     data, model = out / "data", out / "model"
 
@@ -122,6 +122,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     with state.phase("model", "a tiny Qwen3-VL with random weights") as todo:
         if todo:
             tiny_model.main(["--out", str(model), "--seed", str(args.seed)])
+    rollout = "vllm"
+    if problem.result():
+        rollout = "hf"
+        print(
+            f"vLLM's CPU build can't be used here ({problem.result()}): rollouts by transformers.generate, which is slower."
+        )
     with state.phase("sft", f"{args.sft_steps} supervised steps, so that it speaks the answer format") as todo:
         if todo:
             sft = [

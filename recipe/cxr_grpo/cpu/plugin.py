@@ -3,8 +3,9 @@
 from recipe.cxr_grpo.cpu import enabled
 
 if enabled():
-    from recipe.cxr_grpo.cpu import hf_rollout, platform, shims
+    from recipe.cxr_grpo.cpu import hf_rollout, pictures, platform, shims
 
     shims.apply()
     platform.register()
     hf_rollout.register()
+    pictures.prepare_once()
