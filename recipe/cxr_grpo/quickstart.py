@@ -123,11 +123,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         if todo:
             tiny_model.main(["--out", str(model), "--seed", str(args.seed)])
     rollout = "vllm"
-    if problem.result():
+    if why := problem.result():
         rollout = "hf"
-        print(
-            f"vLLM's CPU build can't be used here ({problem.result()}): rollouts by transformers.generate, which is slower."
-        )
+        print(f"vLLM's CPU build can't be used here ({why}): rollouts by transformers.generate, which is slower.")
     with state.phase("sft", f"{args.sft_steps} supervised steps, so that it speaks the answer format") as todo:
         if todo:
             sft = [
