@@ -5,17 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
+from data_prep.closing import Closing
 from data_prep.seen import Seen, digest
 from reward_fns.errors import UsageError
 
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
 
-
-class Journal:
+class Journal(Closing):
     """A file of JSON lines `{"key", "answer", ...}`, of which the last line for a key counts.
 
     It holds texts of the data: keep it where they may be kept. A line that a kill has cut off is cut away, and its
@@ -60,14 +56,6 @@ class Journal:
         if self.unreadable and not readable:
             self.close()
             raise UsageError(f"{self.path}: not a journal of python -m data_prep; name another file")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the file."""

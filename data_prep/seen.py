@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from types import TracebackType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
+from data_prep.closing import Closing
 
 
 def digest(*parts: str | bytes | None) -> bytes:
@@ -21,7 +18,7 @@ def digest(*parts: str | bytes | None) -> bytes:
     return whole.digest()[:16]
 
 
-class Seen:
+class Seen(Closing):
     """Remembers a short note per key, in a private file of SQLite's that goes when this closes.
 
     The file holds digests and what callers note, never a text of the data; up to a few megabytes stay in memory.
@@ -38,14 +35,6 @@ class Seen:
             "CREATE TABLE seen (kind TEXT, key BLOB, note TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID"
         )
         self._database.execute("BEGIN")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Forget everything."""

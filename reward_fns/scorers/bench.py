@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from reward_fns.errors import ScorerUnavailable, UsageError, unknown
+from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import get, names
-from reward_fns.scorers import engine, workload
+from reward_fns.scorers import workload
 from reward_fns.scorers.options import EngineOptions, parse
+from reward_fns.scorers.trial import Run, Trial
 from reward_fns.scorers.weights import pinned_model
-from reward_fns.scoring import Sample, score_samples
-from reward_fns.spec import RewardSpec, resolve
 
 _STEPS = ("tokenise", "encode", "decode")
-
-
-@dataclass
-class Run:
-    """What came of scoring the work once.
-
-    Attributes:
-        values: of the rollouts.
-        seconds: that all of it took.
-        late: seconds from each rollout's arrival to its reward.
-        match: seconds of CPU that callers spent on what follows the models.
-        counts, steps: of the lanes, all models together.
-    """
-
-    values: list[float]
-    seconds: float
-    late: list[float]
-    match: float
-    counts: Counter[str] = field(default_factory=Counter)
-    steps: Counter[str] = field(default_factory=Counter)
 
 
 def add_parser(commands: Any) -> None:
@@ -67,7 +40,8 @@ def add_parser(commands: Any) -> None:
             "  python -m reward_fns bench --file reports.txt --engine dtype=float32 --engine dtype=bfloat16\n"
             "  bash examples/install.sh /tmp/reference reference\n"
             "  python -m reward_fns bench --file reports.txt --baseline library --python /tmp/reference/bin/python\n"
-            "  python -m reward_fns bench --prompts 512 --stream 60 --engine device=cuda"
+            "  python -m reward_fns bench --prompts 512 --stream 60 --engine device=cuda\n"
+            "  python -m reward_fns bench --prompts 8 --workers 8 --engine where=ray threads=2"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -79,6 +53,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--duplicates", type=share, default=0.1, metavar="P", help="share of copies (%(default)s)")
     parser.add_argument("--stream", type=float, default=0.0, metavar="S", help="let rollouts arrive over S seconds")
     parser.add_argument("--concurrency", type=count, default=256, metavar="N", help="asked for at once (%(default)s)")
+    parser.add_argument(
+        "--workers", type=natural, default=0, metavar="N",
+        help="processes that ask for their share of the rollouts, as verl's reward workers do; 0 for this one alone",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
     parser.add_argument(
         "--engine", nargs="+", action="append", metavar="K=V",
@@ -94,6 +72,12 @@ def add_parser(commands: Any) -> None:
 
 def count(text: str) -> int:
     if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def natural(text: str) -> int:
+    if int(text) < 0:
         raise ValueError
     return int(text)
 
@@ -156,70 +140,14 @@ def _measure(
     baseline = [_library(options.python, folder, halves[0])] if halves else []
     runs = []
     for setting in settings:
-        spec = _spec(name, place, setting, options.concurrency)
-        with _deployed(setting):
-            asyncio.run(_score(spec, [("no effusion is seen", "the lungs are clear")], 0.0))  # loads the models
-            engine.forget()
-            runs.append(asyncio.run(_score(spec, work.pairs, options.stream)))
+        trial = Trial(name, place, setting, options.concurrency, options.stream, options.workers)
+        runs.append(trial.run(work.pairs))
         _print(name, setting, runs[-1], runs[0], options.stream)
     if halves:
         baseline.append(_library(options.python, folder, halves[1]))
         _compare(work, runs, [(*pair, value) for half, (values, _) in zip(halves, baseline, strict=True)
                               for pair, value in zip(half, values, strict=True)],
                  sum(seconds for _, seconds in baseline))  # fmt: skip
-
-
-def _spec(name: str, place: Mapping[str, str], setting: EngineOptions, concurrency: int) -> RewardSpec:
-    own = {key: value for key, value in place.items() if key in get(name).options}
-    if name == "bertscore":
-        own = {"model": "distilroberta-base", "repo": place["bert"]}
-    if name == "radgraph_combined":
-        own["model"] = "radgraph-xl"
-    failures = {"timeout": 3600, "retries": 0, "concurrency": concurrency}
-    spec = resolve({"report": [{"name": name, "options": own}], "failures": failures})
-    return replace(spec, engine=setting)
-
-
-async def _score(spec: RewardSpec, pairs: Sequence[tuple[str, str]], stream: float) -> Run:
-    """Ask for each rollout alone, all at once or one after the other over some seconds."""
-    (component,) = spec.tasks["report"]
-    spent, lock = [0.0], threading.Lock()
-
-    def timed(*arguments: Any, **keywords: Any) -> Any:
-        start = time.thread_time()
-        try:
-            return component.reward.function(*arguments, **keywords)
-        finally:
-            with lock:
-                spent[0] += time.thread_time() - start
-
-    reward = replace(component.reward, function=timed) if spec.engine.where == "inline" else component.reward
-    spec = replace(spec, tasks={"report": (replace(component, reward=reward),)})
-    late = [0.0] * len(pairs)
-
-    async def one(i: int) -> float:
-        await asyncio.sleep(stream * i / len(pairs))
-        arrived = time.perf_counter()
-        prediction, reference = pairs[i]
-        sample = Sample("bench/report", prediction, {"report": reference}, {"id": str(i)})
-        (result,) = await score_samples([sample], spec)
-        if not isinstance(result, dict):
-            raise result
-        late[i] = time.perf_counter() - arrived
-        return result["score"]
-
-    start = time.perf_counter()
-    try:
-        values = await asyncio.gather(*map(one, range(len(pairs))))
-    except ScorerUnavailable as error:
-        raise UsageError(f"the benchmark can't go on: {error}") from error
-    found = Run(list(values), time.perf_counter() - start, late, spent[0])
-    for (_, options), lane in engine.lanes().items():
-        if options == spec.engine:
-            found.counts.update(lane.counts)
-            for step, seconds in lane.seconds.items():
-                found.steps[step] += seconds  # type: ignore[assignment]
-    return found
 
 
 def _print(name: str, setting: EngineOptions, run: Run, first: Run, stream: float) -> None:
@@ -248,7 +176,7 @@ def _print(name: str, setting: EngineOptions, run: Run, first: Run, stream: floa
                 f"  {run.counts['batches']} batches, {run.counts['tokens'] / run.counts['batches']:.0f} tokens each, "
                 f"{1 - run.counts['tokens'] / run.counts['padded']:.1%} padding; {run.counts['halved']} halved"
             )
-    print(f"  memory: {_memory()}")
+    print(f"  memory: {_memory(run)}")
     if run is not first:
         moved = [abs(a - b) for a, b in zip(first.values, run.values, strict=True)]
         print(
@@ -258,11 +186,15 @@ def _print(name: str, setting: EngineOptions, run: Run, first: Run, stream: floa
         )
 
 
-def _memory() -> str:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    text = f"{peak:.1f} GiB at most so far"
+def _memory(run: Run) -> str:
+    gib = 2**30
+    text = f"{max(run.memory) / gib:.1f} GiB at most"
+    if len(run.memory) > 1:
+        text = f"{len(run.memory)} workers of {text}, {sum(run.memory) / gib:.1f} GiB together"
+    if run.served:
+        text += f"; a replica of {run.served / gib:.1f} GiB"
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        text += f", {sys.modules['torch'].cuda.max_memory_allocated() / 2**30:.1f} GiB on the GPU"
+        text += f"; {sys.modules['torch'].cuda.max_memory_allocated() / gib:.1f} GiB on this process's GPU"
     return text
 
 
@@ -273,7 +205,7 @@ def _library(python: Path, folder: Path, pairs: Sequence[tuple[str, str]]) -> tu
     job = {"pairs": [[text.lower()[:2048] for text in pair] for pair in pairs], "threads": torch.get_num_threads()}
     env = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [str(python.absolute()), "-m", "reward_fns.scorers.library"]
+    command = [str(python.absolute()), "-m", "reward_fns.scorers.baseline"]
     try:
         done = subprocess.run(command, cwd=folder, env=env, input=json.dumps(job), capture_output=True, text=True)
         result = json.loads(done.stdout)
@@ -293,23 +225,3 @@ def _compare(work: workload.Work, runs: Sequence[Run], known: Sequence[tuple[str
         moved = max(abs(ours[prediction, reference] - max(value, -3.0)) for prediction, reference, value in known)
         ratio = len(run.values) / run.seconds / rate
         print(f"  engine {i}: {ratio:.2f} x as fast; the rewards differ by {moved:.2g} at most")
-
-
-@contextlib.contextmanager
-def _deployed(setting: EngineOptions) -> Iterator[None]:
-    """For where: ray, a cluster of this process with the deployment in it."""
-    if setting.where != "ray":
-        yield
-        return
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError("where=ray needs Ray: pip install 'cxr-grpo[serve]'") from error
-    from reward_fns.scorers import serving
-
-    ray.init(log_to_driver=False)
-    try:
-        serving.start(setting)
-        yield
-    finally:
-        ray.shutdown()

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -94,6 +97,23 @@ def lanes() -> dict[tuple[Key, EngineOptions], Lane[Any]]:
     """The lanes of this process, by model and options."""
     with _lock:
         return dict(_lanes)
+
+
+def totals(options: EngineOptions) -> tuple[Counter[str], Counter[str]]:
+    """What the lanes of this process that have these options have counted, and the seconds they spent, all together."""
+    counts: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    for (_, own), lane in lanes().items():
+        if own == options:
+            counts.update(lane.counts)
+            seconds.update(lane.seconds)  # type: ignore[arg-type]
+    return counts, seconds
+
+
+def peak_memory() -> int:
+    """Most main memory that this process has had so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def forget() -> None:

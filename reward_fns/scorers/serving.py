@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import get
 from reward_fns.scorers.encoder import device_of
-from reward_fns.scorers.engine import trouble, using
+from reward_fns.scorers.engine import peak_memory, totals, trouble, using
 from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.remote import APP
 
@@ -99,6 +99,11 @@ class Scorers:
         except ValueError:
             return JSONResponse({"usage": "a request is JSON"}, 400)
         return JSONResponse(await self.score(asked if isinstance(asked, dict) else {}))
+
+    def usage(self) -> tuple[dict[str, int], dict[str, float], int]:
+        """What this replica has counted, the seconds it spent, and its memory in bytes, at most so far."""
+        counts, seconds = totals(self._options)
+        return dict(counts), dict(seconds), peak_memory()
 
     def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that raises: after a CUDA error a process is of no more use."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.cli import main
 from data_prep.sample import Sample
 from reward_fns.boxes import Box
 
@@ -41,6 +42,17 @@ def make_sample() -> Callable[..., Sample]:
         return Sample(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def convert(tmp_path, capsys) -> Callable[..., tuple[int, str, Path]]:
+    """Runs a loader on a folder; its exit status, what it told and the folder that it wrote."""
+
+    def run(name: str, root: Path, *options: Any) -> tuple[int, str, Path]:
+        status = main([name, "--root", str(root), "--out", str(tmp_path / "out"), *map(str, options)])
+        return status, capsys.readouterr().err, tmp_path / "out"
+
+    return run
 
 
 @pytest.fixture

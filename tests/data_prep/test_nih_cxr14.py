@@ -1,3 +1,4 @@
+import functools
 import gzip
 import json
 import os
@@ -9,18 +10,12 @@ import pytest
 from fixtures import films
 from fixtures import nih_cxr14 as fixture
 
-from data_prep.cli import main
-
 REAL = Path(os.environ.get("CXR_GRPO_REAL_DATA", Path(__file__).parents[3] / "shared/data/real"))
 
 
 @pytest.fixture
-def run(tmp_path, capsys):
-    def convert(root, *options):
-        status = main(["nih_cxr14", "--root", str(root), "--out", str(tmp_path / "out"), *map(str, options)])
-        return status, capsys.readouterr().err, tmp_path / "out"
-
-    return convert
+def run(convert):
+    return functools.partial(convert, "nih_cxr14")
 
 
 @pytest.fixture

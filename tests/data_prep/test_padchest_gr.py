@@ -1,3 +1,4 @@
+import functools
 import json
 from collections import Counter
 
@@ -7,16 +8,10 @@ from fixtures import films
 from fixtures import padchest_gr as fixture
 from PIL import Image
 
-from data_prep.cli import main
-
 
 @pytest.fixture
-def run(tmp_path, capsys):
-    def convert(root, *options):
-        status = main(["padchest_gr", "--root", str(root), "--out", str(tmp_path / "out"), *map(str, options)])
-        return status, capsys.readouterr().err, tmp_path / "out"
-
-    return convert
+def run(convert):
+    return functools.partial(convert, "padchest_gr")
 
 
 @pytest.fixture

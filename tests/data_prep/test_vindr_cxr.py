@@ -1,4 +1,5 @@
 import builtins
+import functools
 import json
 from collections import Counter
 
@@ -8,16 +9,10 @@ from fixtures import films
 from fixtures import vindr_cxr as fixture
 from PIL import Image
 
-from data_prep.cli import main
-
 
 @pytest.fixture
-def run(tmp_path, capsys):
-    def convert(root, *options):
-        status = main(["vindr_cxr", "--root", str(root), "--out", str(tmp_path / "out"), *map(str, options)])
-        return status, capsys.readouterr().err, tmp_path / "out"
-
-    return convert
+def run(convert):
+    return functools.partial(convert, "vindr_cxr")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 
 import pytest
 
@@ -48,6 +49,19 @@ def test_benchmark_of_small_models(capsys):
     assert printed.count("of the rewards moved by more than 0.0001") == 1
 
 
+@pytest.mark.e2e
+def test_benchmark_of_workers_that_share_a_deployment(capsys):
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    size = ["--prompts", "2", "--rollouts", "3", "--layers", "1", "--width", "64", "--workers", "2"]
+    assert main(["bench", *size, "--engine", "where=inline", "--engine", "where=ray", "threads=1"]) == 0
+    alone, shared = capsys.readouterr().out.split("radcliq, engine ")[1:]
+    assert "2 workers of" in alone and "a replica" not in alone
+    assert "2 workers of" in shared and "a replica of" in shared
+    assert "0.0% of the rewards moved" in shared
+    asked = [int(re.search(r"(\d+) texts asked for", text)[1]) for text in (alone, shared)]
+    assert asked[0] == 6 * 6 <= asked[1]  # six texts for each rollout; a replica remembers what loaded its models
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -57,6 +71,7 @@ def test_benchmark_of_small_models(capsys):
         (["--rewards", "gleu"], "unknown neural reward 'gleu'"),
         (["--baseline", "library"], "needs --python"),
         (["--prompts", "0"], "invalid count value"),
+        (["--workers", "-1"], "invalid natural value"),
         (["--duplicates", "1"], "invalid share value"),
     ],
 )

@@ -1,17 +1,25 @@
-"""Ray Serve for real: two nodes of a cluster on this machine, one of which dies."""
+"""Ray Serve for real: over HTTP as `serve run` starts it, and on two nodes of which one dies."""
 
 import asyncio
+import contextlib
 import importlib
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from reward_fns.errors import UsageError
 from reward_fns.scorers.options import EngineOptions
-from reward_fns.scoring import Sample, score_samples
+from reward_fns.scoring import Sample, score_batch, score_samples
 from reward_fns.spec import resolve
 
 ROOT = Path(__file__).parents[3]
@@ -57,12 +65,58 @@ def cluster(monkeypatch):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def radcliq(text_models):
+    options = {"repo": str(text_models.scorers), "base": str(text_models.bert), "encoder": str(text_models.bert)}
+    return {"name": "radcliq", "options": options | {"bert": str(text_models.root / "distilroberta-base")}}
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Address of what `serve run` makes of the example's configuration, on a port that is free."""
+    pytest.importorskip("ray.serve", exc_type=ImportError)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = yaml.safe_load((ROOT / "examples/scorers/serve.yaml").read_text())
+    config["http_options"]["port"] = port
+    path, folder = tmp_path / "serve.yaml", tempfile.mkdtemp(prefix="cxr", dir="/tmp")
+    path.write_text(yaml.safe_dump(config))
+    env = os.environ | {"RAY_ADDRESS": "local", "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [str(Path(sys.executable).parent / "serve"), "run", str(path)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.time() + 120
+        while "Deployed app" not in (tmp_path / "log").read_text():
+            assert process.poll() is None and time.time() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.5)
+        yield address
+    finally:
+        family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.mark.e2e
-def test_two_nodes_of_which_one_dies_midway(cluster, text_models):
+def test_serve_run_answers_over_http_what_is_computed_inline(served, radcliq):
+    engine = {"where": "http", "address": served}
+    near, far = (resolve({"report": [radcliq], **more}) for more in ({}, {"engine": engine}))
+    texts = [f"The heart is enlarged. {'Small effusion. ' * (i % 5)}No edema {i}." for i in range(24)]
+    samples = [Sample("x/report", text, {"report": texts[i // 8]}, {"id": str(i)}) for i, text in enumerate(texts)]
+    assert score_batch(samples, far) == [pytest.approx(result, abs=1e-5) for result in score_batch(samples, near)]
+
+
+@pytest.mark.e2e
+def test_two_nodes_of_which_one_dies_midway(cluster, radcliq):
     from reward_fns.scorers import serving
 
-    options = {"repo": str(text_models.scorers), "base": str(text_models.bert), "encoder": str(text_models.bert)}
-    radcliq = {"name": "radcliq", "options": options | {"bert": str(text_models.root / "distilroberta-base")}}
     engine = {"where": "ray", "replicas": 2, "cpus": 1.0}
     rules = {"retries": 5, "backoff": 0.1, "timeout": 60}
     near, far = (resolve({"report": [radcliq], "failures": rules, **more}) for more in ({}, {"engine": engine}))
