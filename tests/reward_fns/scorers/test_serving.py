@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -71,6 +73,16 @@ def radcliq(text_models):
     return {"name": "radcliq", "options": options | {"bert": str(text_models.root / "distilroberta-base")}}
 
 
+def _up(address):
+    try:
+        urllib.request.urlopen(f"{address}/score", timeout=5)
+    except urllib.error.HTTPError as error:
+        return b"POST a request" in error.read()  # before, the proxy knows no such route
+    except OSError:
+        return False
+    raise AssertionError("a GET is answered")
+
+
 @pytest.fixture
 def served(tmp_path):
     """Address of what `serve run` makes of the example's configuration, on a port that is free."""
@@ -87,8 +99,8 @@ def served(tmp_path):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
-        address, deadline = f"http://127.0.0.1:{port}", time.time() + 120
-        while "Deployed app" not in (tmp_path / "log").read_text():
+        address, deadline = f"http://127.0.0.1:{port}", time.time() + 180
+        while not _up(address):
             assert process.poll() is None and time.time() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.5)
         yield address
