@@ -66,6 +66,25 @@ def check(kind: str, config: Any, out: Path) -> None:
         check_platform()
 
 
+def alone(config: Any) -> contextlib.AbstractContextManager[None]:
+    """Keep out of the way of another run's weights.
+
+    verl 0.9.1 workers/rollout/vllm_rollout/vllm_rollout.py:141 sends them to vLLM over a socket in /tmp that is named
+    by Ray's job id, which is 01000000 in every Ray that a run starts for itself: of two runs on one machine each may
+    get the other's weights, or none and wait for ever.
+
+    Raises:
+        UsageError: on entering, if there is another run.
+    """
+    if config.actor_rollout_ref.rollout.name != "vllm" or config.ray_kwargs.ray_init.get("address") != "local":
+        return contextlib.nullcontext()
+    why = (
+        "another GRPO run is under way on this machine, and verl 0.9.1 would mix up their weights: both go over "
+        "/tmp/rl-colocate-zmq-01000000-*.sock. Wait for its end, or run both in one Ray (ray_kwargs.ray_init.address)."
+    )
+    return processes.sole("cxr-grpo-01000000", why)
+
+
 def check_inputs(config: Any, keys: Iterable[str]) -> None:
     """Refuse parquet files and a model folder that are not there; ``keys`` are the config's keys to look at."""
     from omegaconf import OmegaConf
@@ -200,7 +219,8 @@ def start(
         UsageError: what :func:`check` refuses, before anything has started.
         RunFailed: the trainer ended with an error.
     """
-    check(kind, compose(config_name, overrides), out)
+    config = compose(config_name, overrides)
+    check(kind, config, out)
     out.mkdir(parents=True, exist_ok=True)
     record_weights(out)
     command = [sys.executable, "-m", TRAINERS[kind], f"--config-path=pkg://{CONFIG_MODULE}"]
@@ -219,7 +239,9 @@ def start(
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     log = out / f"{kind}.log"
     before = log.stat().st_size if log.exists() else 0
-    if status := processes.run(command, log=log, env=env, watch=watch):
+    with alone(config) if kind == "grpo" else contextlib.nullcontext():
+        status = processes.run(command, log=log, env=env, watch=watch)
+    if status:
         with log.open(errors="replace") as file:
             file.seek(before)  # earlier attempts at the run are in the same log
             lines = file.read().splitlines()

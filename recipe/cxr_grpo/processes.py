@@ -6,6 +6,7 @@ own, which all its descendants inherit, and only processes that carry this mark 
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from reward_fns.errors import UsageError
 
 MARK = "CXR_GRPO_RUN"
 """Environment variable that carries the identifier of a run."""
@@ -47,6 +50,27 @@ def end(mark: str, grace: float = 5.0) -> int:
                 (process.kill if attempt else process.terminate)()
         psutil.wait_procs(processes, timeout=grace)
     return len(seen)
+
+
+@contextlib.contextmanager
+def sole(name: str, why: str) -> Iterator[None]:
+    """Be the only one on this machine who is in here under ``name``; whoever dies in here makes room.
+
+    Raises:
+        UsageError: somebody else is; ``why`` says what must not happen twice.
+    """
+    path = f"/tmp/{name}.lock"  # not TMPDIR: others on the machine may have another one
+    try:
+        place = os.open(path, os.O_RDONLY)  # another user's, too, can be locked
+    except FileNotFoundError:
+        place = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UsageError(why) from error
+    finally:
+        os.close(place)
 
 
 @contextlib.contextmanager

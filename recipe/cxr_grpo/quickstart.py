@@ -104,6 +104,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     config = launch.compose("quickstart_grpo", overrides)
     launch.check_reward(config)
     launch.check_batches(config)
+    with launch.alone(config):
+        pass
     given = {override.split("=")[0].lstrip("+~") for override in overrides}
     launch.check_inputs(config, given & {"data.train_files", "data.val_files", launch.MODEL_KEYS["grpo"]})
     pool = ThreadPoolExecutor(1)

@@ -19,7 +19,6 @@ from reward_fns.registry import get, names
 from reward_fns.scorers import workload
 from reward_fns.scorers.options import EngineOptions, parse
 from reward_fns.scorers.trial import Run, Trial
-from reward_fns.scorers.weights import pinned_model
 
 _STEPS = ("tokenise", "encode", "decode")
 
@@ -107,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="cxr-grpo-bench-") as scratch:
         texts = [text for pair in work.pairs for text in pair]
-        place = pinned_model(("bench",), lambda: _weights(Path(scratch), texts, options.layers, options.width))
+        place = _weights(Path(scratch), texts, options.layers, options.width)
         for name in rewards:
             _measure(name, work, settings, place, options, Path(scratch))
     return 0

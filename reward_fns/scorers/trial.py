@@ -122,36 +122,37 @@ class Worker:
 
     def warm(self) -> None:
         """Load the models."""
-        asyncio.run(self._score([("no effusion is seen", "the lungs are clear")], 0.0))
+        asyncio.run(_score(self.spec, [("no effusion is seen", "the lungs are clear")], 0.0))
         engine.forget()
 
     def score(self, pairs: Pairs) -> Run:
         """Score the worker's share."""
-        return asyncio.run(self._score(pairs, self.trial.stream))
+        return asyncio.run(_score(self.spec, pairs, self.trial.stream))
 
-    async def _score(self, pairs: Pairs, stream: float) -> Run:
-        spec, spent = _timed(self.spec)
-        late = [0.0] * len(pairs)
 
-        async def one(i: int) -> float:
-            await asyncio.sleep(stream * i / len(pairs))
-            arrived = time.perf_counter()
-            prediction, reference = pairs[i]
-            sample = Sample("bench/report", prediction, {"report": reference}, {"id": str(i)})
-            (result,) = await score_samples([sample], spec)
-            if not isinstance(result, dict):
-                raise result
-            late[i] = time.perf_counter() - arrived
-            return result["score"]
+async def _score(given: RewardSpec, pairs: Pairs, stream: float) -> Run:
+    spec, spent = _timed(given)
+    late = [0.0] * len(pairs)
 
-        start = time.perf_counter()
-        try:
-            values = await asyncio.gather(*map(one, range(len(pairs))))
-        except ScorerUnavailable as error:
-            raise UsageError(f"the benchmark can't go on: {error}") from error
-        found = Run(list(values), time.perf_counter() - start, late, spent[0], [engine.peak_memory()])
-        found.counts, found.steps = engine.totals(spec.engine)
-        return found
+    async def one(i: int) -> float:
+        await asyncio.sleep(stream * i / len(pairs))
+        arrived = time.perf_counter()
+        prediction, reference = pairs[i]
+        sample = Sample("bench/report", prediction, {"report": reference}, {"id": str(i)})
+        (result,) = await score_samples([sample], spec)
+        if not isinstance(result, dict):
+            raise result
+        late[i] = time.perf_counter() - arrived
+        return result["score"]
+
+    start = time.perf_counter()
+    try:
+        values = await asyncio.gather(*map(one, range(len(pairs))))
+    except ScorerUnavailable as error:
+        raise UsageError(f"the benchmark can't go on: {error}") from error
+    found = Run(list(values), time.perf_counter() - start, late, spent[0], [engine.peak_memory()])
+    found.counts, found.steps = engine.totals(spec.engine)
+    return found
 
 
 def _timed(spec: RewardSpec) -> tuple[RewardSpec, list[float]]:

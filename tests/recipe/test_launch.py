@@ -32,6 +32,15 @@ def check(inputs, out, **changes):
     launch.check("grpo", launch.compose("quickstart_grpo", overrides), out)
 
 
+def test_two_runs_on_a_machine_would_get_each_other_s_weights(monkeypatch):
+    monkeypatch.setattr(launch.processes, "sole", lambda name, why: (name, why))
+    name, why = launch.alone(launch.compose("quickstart_grpo", []))
+    assert "01000000" in name and "Wait for its end" in why
+    for other in ("actor_rollout_ref.rollout.name=hf", "ray_kwargs.ray_init.address=auto"):
+        with launch.alone(launch.compose("quickstart_grpo", [other])):
+            pass
+
+
 def test_a_complete_config_passes(inputs, tmp_path):
     check(inputs, tmp_path)
 

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from recipe.cxr_grpo import processes
+from reward_fns.errors import UsageError
 
 # A child that leaves a grandchild behind in a session of its own, as Ray's daemons do.
 DAEMON = """
@@ -63,3 +64,27 @@ except KeyboardInterrupt:
     parent.send_signal(number)
     assert parent.wait(timeout=30) == 130
     assert not alive(int(pid_file.read_text()))
+
+
+def test_a_place_is_for_one_process_at_a_time(tmp_path):
+    name = f"cxr-grpo-test-{os.getpid()}"
+    code = f"""
+import time
+from recipe.cxr_grpo import processes
+with processes.sole({name!r}, "two at once"):
+    print("in", flush=True)
+    time.sleep(600)
+"""
+    env = os.environ | {"PYTHONPATH": os.getcwd()}
+    other = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(UsageError, match="two at once"), processes.sole(name, "two at once"):
+            raise AssertionError("both are in")
+        other.kill()
+        other.wait()
+        with processes.sole(name, "two at once"):
+            pass
+    finally:
+        other.kill()
+        Path(f"/tmp/{name}.lock").unlink()
