@@ -40,7 +40,7 @@ def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
     """
 
     def pick(*wordings: str) -> str:
-        # Half of the films are in the house style, the first wording; the others as their reader likes.
+        # Half of the sentences are in the house style, the first wording; the others as their reader likes.
         return wordings[0] if rng.random() < 0.5 else wordings[1 + int(rng.integers(len(wordings) - 1))]
 
     present = {f.kind for f in findings}

@@ -1,6 +1,11 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("transformers")
+pytest.importorskip("verl")
 
 import numpy as np
 from PIL import Image
@@ -71,3 +76,51 @@ def test_memory_is_bounded_and_arrays_are_not_remembered(processor):
     for _ in range(2):
         processor([np.asarray(picture(7))], return_tensors="pt")
     assert processor.calls == before + 2 and len(type(processor).preprocess.kept) == 2
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path):
+    calls = []
+
+    def fetch(element, size=0):
+        calls.append(element)
+        return Image.open(element["image"].removeprefix("file://")).convert("RGB")
+
+    fetch = pictures.remembering(fetch)
+    path = tmp_path / "film.png"
+    picture(1).save(path)
+    element = {"type": "image", "image": f"file://{path}", "max_pixels": 4096}
+    first = fetch(element)
+    first.paste((0, 0, 0), (0, 0, 96, 64))  # what a caller does to its picture is its own affair
+    assert fetch(dict(element)).tobytes() == picture(1).tobytes() and len(calls) == 1
+    fetch(element | {"max_pixels": 1024}), fetch(element, size=2)
+    assert len(calls) == 3
+    picture(2).resize((32, 32)).save(path)
+    assert fetch(element).size == (32, 32)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        fetch(element)
+
+
+def test_a_processor_s_call_is_remembered_by_its_text_and_picture(tmp_path):
+    code = """
+import sys, verl, torch
+from pathlib import Path
+from PIL import Image
+from transformers import AutoProcessor
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor as Processor
+from recipe.cxr_grpo import tiny_model
+tiny_model.main(["--out", sys.argv[1], "--hidden-size", "64", "--layers", "1"])
+processor = AutoProcessor.from_pretrained(sys.argv[1])
+film = Image.new("RGB", (128, 128), (9, 99, 199))
+ask = lambda text: processor(text=["<|vision_start|><|image_pad|><|vision_end|>" + text], images=[film], videos=None,
+                             return_tensors="pt")
+one, again, other = ask("Where?"), ask("Where?"), ask("What?")
+plain = Processor.__call__.__wrapped__(processor, text=["<|vision_start|><|image_pad|><|vision_end|>Where?"],
+                                       images=[film], return_tensors="pt")
+print(len(Processor.__call__.kept), one.keys() == plain.keys() == again.keys(),
+      all(torch.equal(again[key], plain[key]) for key in plain), torch.equal(one["input_ids"], other["input_ids"]))
+"""
+    env = os.environ | {"VERL_PLATFORM": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-4:] == ["2", "True", "True", "False"]

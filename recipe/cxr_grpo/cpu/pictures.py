@@ -1,61 +1,89 @@
-"""All rollouts of a prompt look at one picture; on a CPU, preparing it anew for each takes a third of their time."""
+"""All rollouts of a prompt look at one picture; on a CPU, preparing it anew for each takes half of their time."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-_KEPT = 64  # pictures: more than a batch of prompts has
+_KEPT = 64  # of each kind: more than a batch of prompts has
 
 
 def prepare_once() -> None:
-    """Have Qwen's image processor give again what it has just made of the same picture."""
+    """Have reading a picture, preparing it, and preparing it with its question give again what was just made of it."""
+    import qwen_vl_utils
+    from qwen_vl_utils import vision_process
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-    if not hasattr(Qwen2VLImageProcessor.preprocess, "kept"):
-        Qwen2VLImageProcessor.preprocess = remembering(Qwen2VLImageProcessor.preprocess)  # type: ignore[method-assign]
+    if hasattr(vision_process.fetch_image, "kept"):
+        return
+    # Both names: process_vision_info looks up the one, verl 0.9.1 utils/dataset/vision_utils.py:17 imports the other.
+    vision_process.fetch_image = qwen_vl_utils.fetch_image = remembering(vision_process.fetch_image)
+    Qwen2VLImageProcessor.preprocess = remembering(Qwen2VLImageProcessor.preprocess)  # type: ignore[method-assign]
+    Qwen3VLProcessor.__call__ = remembering(Qwen3VLProcessor.__call__)  # type: ignore[method-assign]
 
 
-def remembering(preprocess: Callable[..., Any], most: int = _KEPT) -> Callable[..., Any]:
-    """An image processor's `preprocess` that keeps its last results, by pixels and arguments; safe under threads.
+def remembering(function: Callable[..., Any], most: int = _KEPT) -> Callable[..., Any]:
+    """The function, which keeps its last results by its arguments; safe under threads.
 
-    Only grey and RGB images of PIL are recognised; anything else is processed as before.
+    Arguments are compared by value: numbers, texts, bytes, grey and RGB images of PIL, and lists and dictionaries of
+    those; files that are named (file://) by time and size, too. With anything else the function is called as before.
+    Processors count by identity.
     """
     kept: OrderedDict[str, Any] = OrderedDict()
     lock = threading.Lock()
 
-    @functools.wraps(preprocess)
-    def wrapper(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
-        key = _key(self, images, args, kwargs)
-        if key is None:
-            return preprocess(self, images, *args, **kwargs)
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            key = hashlib.sha256(_told((args, kwargs)).encode()).hexdigest()
+        except (TypeError, OSError):
+            return function(*args, **kwargs)
         with lock:
             found = kept.get(key)
         if found is None:
-            found = preprocess(self, images, *args, **kwargs)
+            found = function(*args, **kwargs)
             with lock:
                 kept[key] = found
                 while len(kept) > most:
                     kept.popitem(last=False)
         # Callers may take entries out of what they get, but work on the tensors out of place.
-        return type(found)(dict(found))
+        return type(found)(dict(found)) if hasattr(found, "keys") else found.copy()
 
     wrapper.kept = kept  # type: ignore[attr-defined]
     return wrapper
 
 
-def _key(processor: Any, images: Any, args: Any, kwargs: Any) -> str | None:
-    from PIL.Image import Image
+def _told(value: Any) -> str:
+    """What tells a value from others.
 
-    pictures = images if isinstance(images, list) else [images]
-    if not all(isinstance(picture, Image) and picture.mode in ("L", "RGB") for picture in pictures):
-        return None
-    told = repr((id(processor), args, sorted(kwargs.items()), [(p.mode, p.size) for p in pictures]))
-    digest = hashlib.sha256(told.encode())
-    for picture in pictures:
-        digest.update(picture.tobytes())
-    return digest.hexdigest()
+    Raises:
+        TypeError: it is not known how.
+        OSError: a file is not there.
+    """
+    from PIL.Image import Image
+    from transformers import BaseImageProcessor, ProcessorMixin
+
+    if isinstance(value, Image) and value.mode in ("L", "RGB"):
+        return f"{value.mode}{value.size}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, str):
+        if not value.startswith("file://"):
+            return repr(value)
+        file = os.stat(value.removeprefix("file://"))
+        return f"{value!r} {file.st_mtime_ns} {file.st_size}"
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_told(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key!r}:{_told(item)}" for key, item in sorted(value.items())) + "}"
+    if isinstance(value, BaseImageProcessor | ProcessorMixin):
+        return f"@{id(value)}"
+    raise TypeError(f"{type(value)}")
