@@ -76,7 +76,7 @@ def alone(config: Any) -> contextlib.AbstractContextManager[None]:
     Raises:
         UsageError: on entering, if there is another run.
     """
-    if config.actor_rollout_ref.rollout.name != "vllm" or config.ray_kwargs.ray_init.get("address") != "local":
+    if config.actor_rollout_ref.rollout.name != "vllm" or not own_ray(config):
         return contextlib.nullcontext()
     why = (
         "another GRPO run is under way on this machine, and verl 0.9.1 would mix up their weights: both go over "
@@ -229,7 +229,7 @@ def start(
     attempt = len(list(out.glob(f"{kind}.metrics.*.jsonl"))) + 1
     env = environment() | {"VERL_FILE_LOGGER_PATH": str(out / f"{kind}.metrics.{attempt}.jsonl")}
     if kind == "grpo":
-        command.append("+ray_kwargs.ray_init._temp_dir={RAY_TMP}")
+        command += ray_overrides(config)
     else:
         # What torchrun sets, for the single process of a laptop.
         with socket.socket() as probe:
@@ -247,6 +247,19 @@ def start(
             lines = file.read().splitlines()
         tail = "".join(f"  | {line}\n" for line in lines[-TAIL:])
         raise RunFailed(f"{kind} ended with status {status}; the end of {log}:\n{tail}{blame(lines)}")
+
+
+def ray_overrides(config: Any) -> list[str]:
+    """A private folder for a run's own Ray; a cluster that it joins has its own, and refuses to be told its size."""
+    given = config.ray_kwargs.ray_init
+    if own_ray(config):
+        return ["+ray_kwargs.ray_init._temp_dir={RAY_TMP}"]
+    return [f"ray_kwargs.ray_init.{key}=null" for key in ("num_cpus", "num_gpus") if given.get(key) is not None]
+
+
+def own_ray(config: Any) -> bool:
+    """Whether a run starts a Ray for itself."""
+    return config.ray_kwargs.ray_init.get("address") == "local"
 
 
 def blame(lines: Iterable[str]) -> str:

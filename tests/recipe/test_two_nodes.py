@@ -78,7 +78,7 @@ def test_a_run_outlives_a_node_of_its_scorers(cluster, text_models, tmp_path):
     spec = {"report": [radcliq], "grounding": [{"name": "box_soft_f1"}], "failures": rules}
     engine = {"where": "ray", "replicas": 2, "cpus": REPLICA, "threads": 1}
     (tmp_path / "spec.yaml").write_text(json.dumps(spec | {"engine": engine}))
-    ray_init, kwargs = "ray_kwargs.ray_init.", "reward.custom_reward_function.reward_kwargs."
+    kwargs = "reward.custom_reward_function.reward_kwargs."
     happening = Happening(cluster, tmp_path)
     overrides = [
         f"data.train_files={data}/train.parquet", f"data.val_files={data}/val.parquet",
@@ -87,7 +87,7 @@ def test_a_run_outlives_a_node_of_its_scorers(cluster, text_models, tmp_path):
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", f"trainer.total_training_steps={STEPS}",
         "trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1",
         f"trainer.default_local_dir={tmp_path}/checkpoints", f"trainer.rollout_data_dir={tmp_path}/rollouts",
-        f"{ray_init}address={cluster.address}", f"{ray_init}num_cpus=null", f"{ray_init}num_gpus=null",
+        f"ray_kwargs.ray_init.address={cluster.address}",
         f"{kwargs}preset=null", f"{kwargs}spec={tmp_path}/spec.yaml",
     ]  # fmt: skip
     launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path, watch=happening)
