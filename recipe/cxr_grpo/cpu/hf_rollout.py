@@ -42,6 +42,7 @@ class BatchedGenerator:
         import torch
         from transformers import AutoConfig, AutoProcessor
         from verl.utils.model import get_hf_auto_model_class
+        from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
         config = AutoConfig.from_pretrained(model_path, attn_implementation="sdpa")
         model_class = get_hf_auto_model_class(config)
@@ -49,6 +50,8 @@ class BatchedGenerator:
         processor = AutoProcessor.from_pretrained(model_path)
         self.image_processor = getattr(processor, "image_processor", None)
         self.image_token_id = getattr(processor, "image_token_id", -1)
+        # As verl does for vLLM: a place for a picture in an answer, where there is no picture, fails its rollout.
+        self.banned_ids = get_vision_placeholder_token_ids(processor)
         tokenizer = getattr(processor, "tokenizer", processor)
         self.pad_id = tokenizer.pad_token_id
         eos = self.model.generation_config.eos_token_id
@@ -125,12 +128,14 @@ class BatchedGenerator:
                 do_sample=not greedy,
                 top_k=max(sampling.get("top_k", 0), 0) if not greedy else None,
                 pad_token_id=self.pad_id,
+                suppress_tokens=self.banned_ids or None,
                 return_dict_in_generate=True,
                 output_logits=True,
                 **chosen,
             )
             tokens = out.sequences[:, width:]
             logits = torch.stack(out.logits, dim=1).float() / (temperature or 1.0)
+            logits[..., self.banned_ids] = -torch.inf  # these are from before the suppression
             logprobs = torch.log_softmax(logits, -1).gather(-1, tokens[..., None])[..., 0]
         results = []
         for row, row_logprobs in zip(tokens.tolist(), logprobs.tolist(), strict=True):
