@@ -188,21 +188,23 @@ def vllm_problem() -> str | None:
     return lines[-1] if lines else f"it ended with status {done.returncode}"
 
 
+_CPU_ENVIRONMENT = {
+    # A tiny model's matrices are too small to share: on two cores a step of 128 rollouts took 6.6 s with one thread
+    # per process and 8 s with two.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "RAY_DEDUP_LOGS": "0",
+    "HYDRA_FULL_ERROR": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would let anything else on the machine go first
+}
+
+
 def environment() -> dict[str, str]:
     """Environment of a run on this machine: this process's, and what the CPU platform wants."""
-    env = dict(os.environ)
-    if cpu.enabled():
-        # A tiny model's matrices are too small to share: on two cores a step of 128 rollouts took 6.6 s with one thread
-        # per process and 8 s with two.
-        env.setdefault("OMP_NUM_THREADS", "1")
-        env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        env.setdefault("RAY_DEDUP_LOGS", "0")
-        env.setdefault("HYDRA_FULL_ERROR", "1")
-        env.setdefault("TOKENIZERS_PARALLELISM", "false")
-        env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        env.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let anything else on the machine go first
-    return env
+    return (_CPU_ENVIRONMENT if cpu.enabled() else {}) | dict(os.environ)
 
 
 def start(
@@ -229,7 +231,7 @@ def start(
     attempt = len(list(out.glob(f"{kind}.metrics.*.jsonl"))) + 1
     env = environment() | {"VERL_FILE_LOGGER_PATH": str(out / f"{kind}.metrics.{attempt}.jsonl")}
     if kind == "grpo":
-        command += ray_overrides(config)
+        command += ray_overrides(config, env)
     else:
         # What torchrun sets, for the single process of a laptop.
         with socket.socket() as probe:
@@ -249,12 +251,17 @@ def start(
         raise RunFailed(f"{kind} ended with status {status}; the end of {log}:\n{tail}{blame(lines)}")
 
 
-def ray_overrides(config: Any) -> list[str]:
-    """A private folder for a run's own Ray; a cluster that it joins has its own, and refuses to be told its size."""
-    given = config.ray_kwargs.ray_init
+def ray_overrides(config: Any, env: Mapping[str, str]) -> list[str]:
+    """A private folder for a run's own Ray; for a cluster that it joins, the environment that workers don't inherit.
+
+    Such a cluster has a size of its own, and refuses to be told another.
+    """
+    given = "ray_kwargs.ray_init"
     if own_ray(config):
-        return ["+ray_kwargs.ray_init._temp_dir={RAY_TMP}"]
-    return [f"ray_kwargs.ray_init.{key}=null" for key in ("num_cpus", "num_gpus") if given.get(key) is not None]
+        return [f"+{given}._temp_dir={{RAY_TMP}}"]
+    names = ["VERL_FILE_LOGGER_PATH", *(("VERL_PLATFORM", *_CPU_ENVIRONMENT) if cpu.enabled() else ())]
+    sizes = [f"{given}.{key}=null" for key in ("num_cpus", "num_gpus") if key in config.ray_kwargs.ray_init]
+    return sizes + [f"+{given}.runtime_env.env_vars.{name}={json.dumps(env[name])}" for name in names]
 
 
 def own_ray(config: Any) -> bool:

@@ -41,6 +41,21 @@ def test_two_runs_on_a_machine_would_get_each_other_s_weights(monkeypatch):
             pass
 
 
+def test_a_cluster_that_a_run_joins_is_told_its_environment_and_no_size():
+    env = launch.environment() | {"VERL_FILE_LOGGER_PATH": "/runs/a b.jsonl"}
+    own = launch.ray_overrides(launch.compose("quickstart_grpo", []), env)
+    assert own == ["+ray_kwargs.ray_init._temp_dir={RAY_TMP}"]
+    join = ["ray_kwargs.ray_init.address=auto"]
+    joined = launch.compose(
+        "quickstart_grpo", join + launch.ray_overrides(launch.compose("quickstart_grpo", join), env)
+    )
+    ray_init = joined.ray_kwargs.ray_init
+    assert ray_init.num_cpus is None and ray_init.num_gpus is None and "_temp_dir" not in ray_init
+    given = ray_init.runtime_env.env_vars
+    assert given.VERL_FILE_LOGGER_PATH == "/runs/a b.jsonl" and given.VERL_PLATFORM == "cpu"
+    assert all(given[name] == env[name] for name in given)
+
+
 def test_a_complete_config_passes(inputs, tmp_path):
     check(inputs, tmp_path)
 

@@ -28,8 +28,6 @@ def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="cxr", dir="/tmp")  # sockets allow no long path
-    for name, value in launch.environment().items():  # workers have the environment of their node
-        monkeypatch.setenv(name, value)
     # It would tell every Ray program on this machine to join.
     monkeypatch.setattr("ray._private.utils.write_ray_address", lambda *place: None)
     head = {"temp_dir": folder, "include_dashboard": False, "num_cpus": CPUS, "num_gpus": 1}

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
@@ -53,9 +54,14 @@ class HFReplica(RolloutReplica):
         return False
 
     async def launch_servers(self) -> None:
+        # An actor that takes no CPU may land on any node of a cluster, also on one that is there for something else.
+        trainer: Any = self.workers[0]
+        node = await trainer.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+        place = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+        name = replica_name(self.replica_rank)
         server: Any = (
             ray.remote(HFServer)
-            .options(name=replica_name(self.replica_rank), num_cpus=0, max_concurrency=1000)
+            .options(name=name, num_cpus=0, max_concurrency=1000, scheduling_strategy=place)
             .remote(self.model_config.path, self.config.response_length)
         )
         await server.ready.remote()
