@@ -17,21 +17,21 @@ from reward_fns.scoring import Sample, score_batch
 from reward_fns.spec import resolve
 
 STEPS = 4
-# A replica takes more than half of a node, as far as Ray knows: there is one on each.
-CPUS, REPLICA = 32, 20
+# Without CPUs, the second node is none that verl puts its own workers on. A replica takes two "GPUs": one has room on
+# the head, beside the slot that stands for the trainer's device, and one on the second node.
+HEAD, SECOND, REPLICA = {"num_cpus": 32, "num_gpus": 3}, {"num_cpus": 0, "num_gpus": 2}, {"cpus": 0.0, "gpus": 2.0}
 
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A head node, with the slot that stands for the device; its processes and files are its own."""
+    """A head node; its processes and files are its own, also those of nodes that join it."""
     import ray
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="cxr", dir="/tmp")  # sockets allow no long path
     # It would tell every Ray program on this machine to join.
     monkeypatch.setattr("ray._private.utils.write_ray_address", lambda *place: None)
-    head = {"temp_dir": folder, "include_dashboard": False, "num_cpus": CPUS, "num_gpus": 1}
-    found = Cluster(initialize_head=True, head_node_args=head)
+    found = Cluster(initialize_head=True, head_node_args={"temp_dir": folder, "include_dashboard": False, **HEAD})
     try:
         ray.init(address=found.address, log_to_driver=False)
         yield found
@@ -42,24 +42,25 @@ def cluster(monkeypatch):
 
 
 class Happening:
-    """What is done to the cluster while a run goes on: a node joins, takes a replica, and dies in the second step."""
+    """What is done to a cluster while a run goes on: a node joins, takes a replica, and dies in the second step."""
 
     def __init__(self, cluster, out):
         self.cluster, self.out, self.node, self.killed_after = cluster, out, None, None
 
-    def running(self):
-        """Replicas at work, or None as long as nothing of them is known."""
+    def replicas(self):
+        """The number of replicas at work, None before they are asked for."""
         from ray import serve
 
-        status = serve.status().applications.get(APP)
-        return status and status.deployments and status.deployments["Scorers"].replica_states.get("RUNNING", 0)
+        found = serve.status().applications.get(APP)
+        return found and found.deployments and found.deployments["Scorers"].replica_states.get("RUNNING", 0)
 
     def __call__(self):
         if self.node is None:
-            if self.running() is not None:
-                self.node = self.cluster.add_node(num_cpus=REPLICA)
+            # Not earlier: TransferQueue wants to store something on every node that is there at the start.
+            if self.replicas() is not None:
+                self.node = self.cluster.add_node(**SECOND)
         elif self.killed_after is None and (steps := launch.metrics(self.out, "grpo")):
-            assert self.running() == 2
+            assert self.replicas() == 2
             self.cluster.remove_node(self.node, allow_graceful=False)
             self.killed_after = max(steps)
 
@@ -74,7 +75,7 @@ def test_a_run_outlives_a_node_of_its_scorers(cluster, text_models, tmp_path):
     radcliq = {"name": "radcliq", "options": {key: str(value) for key, value in models.items()}}
     rules = {"retries": 5, "backoff": 0.1, "timeout": 60}
     spec = {"report": [radcliq], "grounding": [{"name": "box_soft_f1"}], "failures": rules}
-    engine = {"where": "ray", "replicas": 2, "cpus": REPLICA, "threads": 1}
+    engine = {"where": "ray", "replicas": 2, "threads": 1, **REPLICA}
     (tmp_path / "spec.yaml").write_text(json.dumps(spec | {"engine": engine}))
     kwargs = "reward.custom_reward_function.reward_kwargs."
     happening = Happening(cluster, tmp_path)
@@ -90,7 +91,7 @@ def test_a_run_outlives_a_node_of_its_scorers(cluster, text_models, tmp_path):
     ]  # fmt: skip
     launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path, watch=happening)
 
-    assert happening.killed_after < STEPS - 1
+    assert happening.killed_after is not None and happening.killed_after < STEPS - 1
     logged = launch.metrics(tmp_path, "grpo")
     assert sorted(logged) == [*range(1, STEPS + 1)]
     assert [logged[step]["reward/failed_rollouts"] for step in logged] == [0] * STEPS
