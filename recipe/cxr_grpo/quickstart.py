@@ -144,7 +144,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         if todo:
             grpo = [
                 f"data.train_files={data}/train.parquet",
-                f"data.val_files={data}/val.parquet",
+                f"data.val_files=[{','.join(map(str, held_out(data)))}]",
                 f"actor_rollout_ref.model.path={out}/sft/global_step_{args.sft_steps}/huggingface",
                 f"actor_rollout_ref.rollout.name={rollout}",
                 f"actor_rollout_ref.rollout.seed={args.seed}",
@@ -181,7 +181,7 @@ def summarise(out: Path, steps: int, state: dict, rollout: str, decoding: str) -
     summary |= {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
     summary |= {"rollout": rollout, "decoding": decoding, "versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    report.write(out / "report.html", summary, components(out), before, after, images(out / "data" / "val.parquet"))
+    report.write(out / "report.html", summary, components(out), before, after, images(out / "data"))
 
 
 def components(out: Path) -> dict[str, dict[int, float]]:
@@ -193,9 +193,14 @@ def components(out: Path) -> dict[str, dict[int, float]]:
     return curves
 
 
-def images(parquet: Path) -> dict[str, Path]:
-    """Sample id -> image file, from a parquet file whose images are references."""
-    rows = pq.read_table(parquet, columns=["extra_info", "images"]).to_pylist()
+def held_out(data: Path) -> list[Path]:
+    """The parquet files that are not trained on: of both splits, as nothing is chosen by either."""
+    return [path for path in (data / "val.parquet", data / "test.parquet") if path.exists()]
+
+
+def images(data: Path) -> dict[str, Path]:
+    """Sample id -> image file, from the held-out parquet files of a folder, whose images are references."""
+    rows = [row for path in held_out(data) for row in pq.read_table(path, columns=["extra_info", "images"]).to_pylist()]
     return {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
 
 

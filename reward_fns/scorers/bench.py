@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from reward_fns.registry import get, names
 from reward_fns.scorers import workload
 from reward_fns.scorers.options import EngineOptions, parse
 from reward_fns.scorers.trial import Run, Trial
+from reward_fns.scorers.weights import pinned_model
 
 _STEPS = ("tokenise", "encode", "decode")
 
@@ -106,7 +108,8 @@ def run(options: argparse.Namespace) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="cxr-grpo-bench-") as scratch:
         texts = [text for pair in work.pairs for text in pair]
-        place = _weights(Path(scratch), texts, options.layers, options.width)
+        make = functools.partial(_weights, Path(scratch), texts, options.layers, options.width)
+        place = pinned_model(("bench", scratch), make)
         for name in rewards:
             _measure(name, work, settings, place, options, Path(scratch))
     return 0

@@ -8,6 +8,8 @@ import asyncio
 import os
 from typing import Any
 
+from recipe.cxr_grpo.after import after
+
 MAX_BATCH = 64
 """Prompts generated together; bounds the memory of the key-value cache."""
 
@@ -17,17 +19,25 @@ GATHER_SECONDS = 0.05
 
 def register() -> None:
     """Make ``actor_rollout_ref.rollout.name=hf`` known to verl. Imports nothing heavy."""
-    from verl.workers.rollout import base
-    from verl.workers.rollout.replica import RolloutReplicaRegistry
 
     def load() -> type:
         from recipe.cxr_grpo.cpu.hf_replica import HFReplica
 
         return HFReplica
 
-    RolloutReplicaRegistry.register("hf", load)
-    # verl 0.9.1 workers/rollout/base.py:89 is a table without a public way to add a row.
-    base._ROLLOUT_REGISTRY[("hf", "async")] = "recipe.cxr_grpo.cpu.hf_replica.HFAdapter"
+    def replica() -> None:
+        from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+        RolloutReplicaRegistry.register("hf", load)
+
+    def adapter() -> None:
+        from verl.workers.rollout import base
+
+        # verl 0.9.1 workers/rollout/base.py:89 is a table without a public way to add a row.
+        base._ROLLOUT_REGISTRY[("hf", "async")] = "recipe.cxr_grpo.cpu.hf_replica.HFAdapter"
+
+    after("verl.workers.rollout.replica", replica)
+    after("verl.workers.rollout.base", adapter)
 
 
 class BatchedGenerator:

@@ -10,22 +10,32 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from recipe.cxr_grpo.after import after
+
 _KEPT = 64  # of each kind: more than a batch of prompts has
 
 
-def prepare_once() -> None:
+def register() -> None:
     """Have reading a picture, preparing it, and preparing it with its question give again what was just made of it."""
-    import qwen_vl_utils
-    from qwen_vl_utils import vision_process
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-    if hasattr(vision_process.fetch_image, "kept"):
-        return
-    # Both names: process_vision_info looks up the one, verl 0.9.1 utils/dataset/vision_utils.py:17 imports the other.
-    vision_process.fetch_image = qwen_vl_utils.fetch_image = remembering(vision_process.fetch_image)
-    Qwen2VLImageProcessor.preprocess = remembering(Qwen2VLImageProcessor.preprocess)  # type: ignore[method-assign]
-    Qwen3VLProcessor.__call__ = remembering(Qwen3VLProcessor.__call__)  # type: ignore[method-assign]
+    def reading() -> None:
+        from qwen_vl_utils import vision_process
+
+        vision_process.fetch_image = remembering(vision_process.fetch_image)
+
+    def preparing() -> None:
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
+
+        Processor.preprocess = remembering(Processor.preprocess)  # type: ignore[method-assign]
+
+    def asking() -> None:
+        from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor as Processor
+
+        Processor.__call__ = remembering(Processor.__call__)  # type: ignore[method-assign]
+
+    after("qwen_vl_utils.vision_process", reading)
+    after("transformers.models.qwen2_vl.image_processing_qwen2_vl", preparing)
+    after("transformers.models.qwen3_vl.processing_qwen3_vl", asking)
 
 
 def remembering(function: Callable[..., Any], most: int = _KEPT) -> Callable[..., Any]:

@@ -8,4 +8,4 @@ if enabled():
     shims.apply()
     platform.register()
     hf_rollout.register()
-    pictures.prepare_once()
+    pictures.register()
