@@ -104,10 +104,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     config = launch.compose("quickstart_grpo", overrides)
     launch.check_reward(config)
     launch.check_batches(config)
-    with launch.alone(config):
-        pass
     given = {override.split("=")[0].lstrip("+~") for override in overrides}
     launch.check_inputs(config, given & {"data.train_files", "data.val_files", launch.MODEL_KEYS["grpo"]})
+    with launch.alone(config):
+        pass
     pool = ThreadPoolExecutor(1)
     problem = pool.submit(launch.vllm_problem)  # a child process that imports vLLM: seconds, while films are drawn
     pool.shutdown(wait=False)
