@@ -48,6 +48,23 @@ state = device.get_rng_state(); a = torch.rand(1); device.set_rng_state(state); 
     assert python(code, VERL_PLATFORM="cpu") == ["cpu", "cpu", "1", "0", "True", "True"]
 
 
+def test_garbage_collection_leaves_out_what_was_there_before_the_first_step():
+    code = """
+import gc, weakref, verl
+from verl.utils.device import get_torch_device
+get_torch_device().empty_cache()
+kept = gc.get_freeze_count()
+class Cycle: pass
+one = Cycle(); one.self = one
+seen = weakref.ref(one)
+get_torch_device().empty_cache()
+del one
+gc.collect()
+print(kept > 10000, gc.get_freeze_count() == kept, seen())
+"""
+    assert python(code, VERL_PLATFORM="cpu") == ["True", "True", "None"]
+
+
 def test_torchvision_imports_in_this_process_and_in_its_children():
     code = """
 import subprocess, sys
