@@ -1,4 +1,4 @@
-"""All rollouts of a prompt look at one picture; on a CPU, preparing it anew for each takes half of their time."""
+"""All rollouts of a prompt look at one picture; on a CPU, preparing it anew for each takes much of their time."""
 
 from __future__ import annotations
 
