@@ -23,8 +23,8 @@ def _nothing(*_args: Any, **_kwargs: Any) -> None:
 def _keep_what_is_there(*_args: Any, **_kwargs: Any) -> None:
     """What verl calls beside a full garbage collection, several times a step.
 
-    Looking through all that torch and transformers have loaded takes a tenth of a tiny model's SFT step: what is there at
-    the first call is left out of later ones.
+    Looking through all that torch and transformers have loaded takes a tenth of a tiny model's SFT step: what is there
+    at the first call is left out of later ones.
     """
     if not gc.get_freeze_count():
         gc.freeze()
