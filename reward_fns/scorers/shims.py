@@ -23,9 +23,9 @@ def torchvision_operators() -> bool:
     # torchvision 0.28.0 _meta_registrations.py:163 and :177 name these operators although the PyPI wheel's _C.so,
     # a CUDA build, can't be loaded next to a CPU torch; the build from PyTorch's CPU wheel index needs no shim.
     global _operators
+    spec = importlib.util.find_spec("torchvision")  # where the CPU platform's sitecustomize waits for it, calls this
     if _operators is not None:
         return True
-    spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return False
     try:

@@ -76,6 +76,16 @@ print(child.stdout, child.stderr)
     assert python(code, VERL_PLATFORM="cpu") == ["child"]
 
 
+def test_a_child_whose_scorers_apply_the_shim_before_the_site_folder_does():
+    code = """
+from reward_fns.scorers.shims import torchvision_operators
+first = torchvision_operators()
+import torchvision.transforms.v2
+print(torchvision_operators() is first)
+"""
+    assert python(code, VERL_PLATFORM="cpu", PYTHONPATH=str(SITE)) == ["True"]
+
+
 def test_the_site_folder_runs_the_sitecustomize_that_it_hides(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('mine')\n")
     assert python("", PYTHONPATH=f"{SITE}{os.pathsep}{tmp_path}") == ["mine"]

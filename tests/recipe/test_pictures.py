@@ -103,7 +103,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path):
 
 def test_a_processor_s_call_is_remembered_by_its_text_and_picture(tmp_path):
     code = """
-import sys, verl, torch
+import sys, verl, torch, qwen_vl_utils
 from pathlib import Path
 from PIL import Image
 from transformers import AutoProcessor
@@ -117,6 +117,9 @@ ask = lambda text: processor(text=["<|vision_start|><|image_pad|><|vision_end|>"
 one, again, other = ask("Where?"), ask("Where?"), ask("What?")
 plain = Processor.__call__.__wrapped__(processor, text=["<|vision_start|><|image_pad|><|vision_end|>Where?"],
                                        images=[film], return_tensors="pt")
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+from qwen_vl_utils.vision_process import fetch_image
+assert fetch_image is qwen_vl_utils.fetch_image and fetch_image.kept == {} and Qwen2VLImageProcessor.preprocess.kept
 print(len(Processor.__call__.kept), one.keys() == plain.keys() == again.keys(),
       all(torch.equal(again[key], plain[key]) for key in plain), torch.equal(one["input_ids"], other["input_ids"]))
 """
