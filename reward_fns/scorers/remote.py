@@ -77,7 +77,7 @@ def ask(
 
 
 def _over_ray(request: Mapping[str, Any], timeout: float) -> Any:
-    response = _handle().score.remote(request)
+    response = _score().remote(request)
     try:
         return response.result(timeout_s=timeout)
     except BaseException:
@@ -85,8 +85,8 @@ def _over_ray(request: Mapping[str, Any], timeout: float) -> Any:
         raise
 
 
-def _handle() -> Any:
-    """The way to the application of the Ray cluster that this process belongs to, or else of this machine's."""
+def _score() -> Any:
+    """The method of the application of the Ray cluster that this process belongs to, or else of this machine's."""
     try:
         import ray
         from ray import serve
@@ -100,7 +100,9 @@ def _handle() -> Any:
             context = ray.get_runtime_context()
             place = context.gcs_address, context.get_job_id()
             if place not in _handles:
-                _handles[place] = serve.get_app_handle(APP)
+                # The method, not the application: Ray 2.60 makes a router for each first use of a handle, which from
+                # many threads are many, and autoscaling then sees the requests of the one that reported last.
+                _handles[place] = serve.get_app_handle(APP).score
             return _handles[place]
         except (RayServeException, ConnectionError) as error:
             raise UsageError(

@@ -151,6 +151,10 @@ def application(args: Mapping[str, Any]) -> Application:
                 "min_replicas": options.replicas,
                 "max_replicas": options.max_replicas,
                 "target_ongoing_requests": _ONGOING // 4,
+                # A step's rewards come in a burst, which Ray Serve's own half a minute would let pass.
+                "metrics_interval_s": 2.0,
+                "look_back_period_s": 6.0,
+                "upscale_delay_s": 6.0,
             },
         }
     deployment: Any = serve.deployment(
@@ -181,3 +185,10 @@ def start(options: EngineOptions) -> None:
     # No HTTP here: workers use handles, and a port that nobody asked for is not opened.
     serve.start(proxy_location="Disabled")
     serve.run(application(asdict(options)), name=APP, route_prefix=None)
+
+
+def stop() -> None:
+    """End what `start` has started, and this process's threads that report to it, before this process leaves Ray."""
+    from ray import serve
+
+    serve.shutdown()

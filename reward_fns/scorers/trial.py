@@ -195,7 +195,8 @@ def _cluster(trial: Trial) -> Iterator[None]:
     from reward_fns.scorers import serving
 
     served = trial.engine.where == "ray"
-    slots = trial.workers + (math.ceil(trial.engine.replicas * trial.engine.cpus) + 1 if served else 0)
+    replicas = max(trial.engine.replicas, trial.engine.max_replicas)
+    slots = trial.workers + (math.ceil(replicas * trial.engine.cpus) + 1 if served else 0)
     slots = max(slots, os.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="cxr", ignore_cleanup_errors=True) as folder:
         ray.init(address="local", log_to_driver=False, include_dashboard=False, num_cpus=slots, _temp_dir=folder)
@@ -204,4 +205,6 @@ def _cluster(trial: Trial) -> Iterator[None]:
                 serving.start(trial.engine)
             yield
         finally:
+            if served:
+                serving.stop()
             ray.shutdown()

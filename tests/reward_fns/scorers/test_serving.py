@@ -52,6 +52,8 @@ def cluster(monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
 
+    from reward_fns.scorers import serving
+
     folder = tempfile.mkdtemp(prefix="cxr", dir="/tmp")  # sockets allow no long path
     # It would tell every Ray program on this machine to join.
     monkeypatch.setattr("ray._private.utils.write_ray_address", lambda *place: None)
@@ -62,6 +64,7 @@ def cluster(monkeypatch):
         ray.init(address=found.address, log_to_driver=False)
         yield found, second
     finally:
+        serving.stop()
         ray.shutdown()
         found.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,3 +153,41 @@ def test_two_nodes_of_which_one_dies_midway(cluster, radcliq):
     assert asyncio.run(run()) == [
         pytest.approx(result, abs=1e-5) for result in asyncio.run(score_samples(samples, near))
     ]
+
+
+@pytest.mark.e2e
+def test_replicas_are_added_while_requests_queue(cluster, radcliq):
+    from ray import serve
+
+    from reward_fns.scorers import serving
+
+    engine = {"where": "ray", "replicas": 1, "max_replicas": 2, "cpus": 1.0}
+    spec = resolve({"report": [radcliq], "failures": {"timeout": 60, "concurrency": 300}, "engine": engine})
+    serving.start(EngineOptions(**engine))
+    deadline = time.time() + 90
+
+    def replicas():
+        return serve.status().applications[serving.APP].deployments["Scorers"].replica_states.get("RUNNING", 0)
+
+    async def run():
+        running = replicas()
+
+        async def ask(i):
+            asked = 0
+            while running < 2 and time.time() < deadline:
+                asked += 1
+                sample = Sample("x/report", f"No edema {asked}. Heart {i} is enlarged.", {"report": "No edema."}, {})
+                (result,) = await score_samples([sample], spec)
+                assert isinstance(result, dict)
+
+        async def watch():
+            nonlocal running
+            while running < 2 and time.time() < deadline:
+                await asyncio.sleep(0.5)
+                running = await asyncio.to_thread(replicas)
+
+        assert running == 1
+        await asyncio.gather(watch(), *map(ask, range(300)))
+        return running
+
+    assert asyncio.run(run()) == 2
