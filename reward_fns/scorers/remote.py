@@ -111,6 +111,16 @@ def _score() -> Any:
             ) from error
 
 
+def leave() -> None:
+    """Stop what this process's way to a deployment runs beside it, before the process leaves their Ray cluster.
+
+    It would report to the deployment for ever, and start a cluster for that if there is none.
+    """
+    with _lock:
+        while _handles:
+            _handles.popitem()[1].shutdown()
+
+
 def _over_http(address: str, request: Mapping[str, Any], timeout: float) -> Any:
     parts = urlsplit(address)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

@@ -185,10 +185,3 @@ def start(options: EngineOptions) -> None:
     # No HTTP here: workers use handles, and a port that nobody asked for is not opened.
     serve.start(proxy_location="Disabled")
     serve.run(application(asdict(options)), name=APP, route_prefix=None)
-
-
-def stop() -> None:
-    """End what `start` has started, and this process's threads that report to it, before this process leaves Ray."""
-    from ray import serve
-
-    serve.shutdown()

@@ -18,6 +18,7 @@ from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.registry import get
 from reward_fns.scorers import engine
 from reward_fns.scorers.options import EngineOptions
+from reward_fns.scorers.remote import APP, leave
 from reward_fns.scoring import Sample, score_samples
 from reward_fns.spec import RewardSpec, resolve
 
@@ -177,9 +178,11 @@ def _timed(spec: RewardSpec) -> tuple[RewardSpec, list[float]]:
 def _of_a_replica() -> tuple[dict[str, int], dict[str, float], int]:
     from ray import serve
 
-    from reward_fns.scorers.remote import APP
-
-    return serve.get_app_handle(APP).usage.remote().result(timeout_s=60)
+    handle = serve.get_app_handle(APP).usage
+    try:
+        return handle.remote().result(timeout_s=60)
+    finally:
+        handle.shutdown()
 
 
 @contextlib.contextmanager
@@ -205,6 +208,5 @@ def _cluster(trial: Trial) -> Iterator[None]:
                 serving.start(trial.engine)
             yield
         finally:
-            if served:
-                serving.stop()
+            leave()
             ray.shutdown()

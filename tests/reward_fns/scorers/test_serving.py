@@ -52,7 +52,7 @@ def cluster(monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
 
-    from reward_fns.scorers import serving
+    from reward_fns.scorers import remote
 
     folder = tempfile.mkdtemp(prefix="cxr", dir="/tmp")  # sockets allow no long path
     # It would tell every Ray program on this machine to join.
@@ -64,7 +64,7 @@ def cluster(monkeypatch):
         ray.init(address=found.address, log_to_driver=False)
         yield found, second
     finally:
-        serving.stop()
+        remote.leave()
         ray.shutdown()
         found.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
