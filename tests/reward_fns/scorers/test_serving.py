@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from reward_fns.errors import UsageError
+from reward_fns.scorers import remote
 from reward_fns.scorers.options import EngineOptions
 from reward_fns.scoring import Sample, score_batch, score_samples
 from reward_fns.spec import resolve
@@ -51,8 +52,6 @@ def cluster(monkeypatch):
     pytest.importorskip("ray.serve", exc_type=ImportError)
     import ray
     from ray.cluster_utils import Cluster
-
-    from reward_fns.scorers import remote
 
     folder = tempfile.mkdtemp(prefix="cxr", dir="/tmp")  # sockets allow no long path
     # It would tell every Ray program on this machine to join.
@@ -128,18 +127,47 @@ def test_serve_run_answers_over_http_what_is_computed_inline(served, radcliq):
     assert score_batch(samples, far) == [pytest.approx(result, abs=1e-5) for result in score_batch(samples, near)]
 
 
+async def _until_a_second_replica_runs(spec):
+    """Have requests queue all the time until there is one, and every one of them be answered."""
+    from ray import serve
+
+    deadline, running = time.time() + 90, 1
+
+    def replicas():
+        return serve.status().applications[remote.APP].deployments["Scorers"].replica_states.get("RUNNING", 0)
+
+    async def ask(i):
+        asked = 0
+        while running < 2 and time.time() < deadline:
+            asked += 1
+            sample = Sample("x/report", f"No edema {asked}. Heart {i} is enlarged.", {"report": "No edema."}, {})
+            (result,) = await score_samples([sample], spec)
+            assert isinstance(result, dict)
+
+    async def watch():
+        nonlocal running
+        while running < 2 and time.time() < deadline:
+            running = await asyncio.to_thread(replicas)
+            await asyncio.sleep(0.5)
+
+    assert replicas() == 1
+    await asyncio.gather(watch(), *map(ask, range(300)))
+    assert running == 2
+
+
 @pytest.mark.e2e
-def test_two_nodes_of_which_one_dies_midway(cluster, radcliq):
+def test_a_replica_joins_when_requests_queue_and_dies_with_its_node_midway(cluster, radcliq):
     from reward_fns.scorers import serving
 
-    engine = {"where": "ray", "replicas": 2, "cpus": 1.0}
-    rules = {"retries": 5, "backoff": 0.1, "timeout": 60}
+    engine = {"where": "ray", "replicas": 1, "max_replicas": 2, "cpus": 1.0}
+    rules = {"retries": 5, "backoff": 0.1, "timeout": 60, "concurrency": 300}
     near, far = (resolve({"report": [radcliq], "failures": rules, **more}) for more in ({}, {"engine": engine}))
     texts = [f"The heart is enlarged. {'Small effusion. ' * (i % 9)}No edema {i}." for i in range(80)]
     samples = [Sample("x/report", text, {"report": texts[i // 8]}, {"id": str(i)}) for i, text in enumerate(texts)]
     nodes, second = cluster
     serving.start(EngineOptions(**engine))
     serving.start(EngineOptions(**engine))  # as the trainer does after a restart: no harm
+    asyncio.run(_until_a_second_replica_runs(far))
 
     async def run():
         async def one(i, sample):
@@ -153,41 +181,3 @@ def test_two_nodes_of_which_one_dies_midway(cluster, radcliq):
     assert asyncio.run(run()) == [
         pytest.approx(result, abs=1e-5) for result in asyncio.run(score_samples(samples, near))
     ]
-
-
-@pytest.mark.e2e
-def test_replicas_are_added_while_requests_queue(cluster, radcliq):
-    from ray import serve
-
-    from reward_fns.scorers import serving
-
-    engine = {"where": "ray", "replicas": 1, "max_replicas": 2, "cpus": 1.0}
-    spec = resolve({"report": [radcliq], "failures": {"timeout": 60, "concurrency": 300}, "engine": engine})
-    serving.start(EngineOptions(**engine))
-    deadline = time.time() + 90
-
-    def replicas():
-        return serve.status().applications[serving.APP].deployments["Scorers"].replica_states.get("RUNNING", 0)
-
-    async def run():
-        running = replicas()
-
-        async def ask(i):
-            asked = 0
-            while running < 2 and time.time() < deadline:
-                asked += 1
-                sample = Sample("x/report", f"No edema {asked}. Heart {i} is enlarged.", {"report": "No edema."}, {})
-                (result,) = await score_samples([sample], spec)
-                assert isinstance(result, dict)
-
-        async def watch():
-            nonlocal running
-            while running < 2 and time.time() < deadline:
-                await asyncio.sleep(0.5)
-                running = await asyncio.to_thread(replicas)
-
-        assert running == 1
-        await asyncio.gather(watch(), *map(ask, range(300)))
-        return running
-
-    assert asyncio.run(run()) == 2
