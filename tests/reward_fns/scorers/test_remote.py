@@ -5,11 +5,15 @@ import http.server
 import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("torch")
 from reward_fns.errors import ScorerUnavailable, UsageError
+from reward_fns.registry import get
+from reward_fns.scorers import remote
 from reward_fns.scorers.options import EngineOptions
 from reward_fns.scorers.serving import Scorers
 from reward_fns.scoring import Sample, score_batch
@@ -202,3 +206,39 @@ def test_a_users_own_reward_stays_at_home(tmp_path, scratch_registry, server):
     spec = resolve({"report": [{"name": "at_home", "path": str(tmp_path / "mine.py")}], "engine": engine})
     assert [result["at_home"] for result in score_batch(SAMPLES, spec)] == [1.0] * 5
     assert server.requests == []
+
+
+def test_many_first_calls_share_one_way_to_the_deployment(monkeypatch):
+    ray = pytest.importorskip("ray")
+    serve = pytest.importorskip("ray.serve", exc_type=ImportError)
+    together = threading.Barrier(20)
+
+    class Application:
+        """As Ray's handle, which makes a router, slowly, whenever its method is looked up before it has one."""
+
+        routers = 0
+
+        @property
+        def score(self):
+            Application.routers += 1
+            return self
+
+        def remote(self, request):
+            return self
+
+        def result(self, timeout_s):
+            return {"values": [0.5]}
+
+    where = SimpleNamespace(gcs_address="127.0.0.1:0", get_job_id=lambda: "a test's")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: where)
+    monkeypatch.setattr(serve, "get_app_handle", lambda name: Application())
+    monkeypatch.setattr(remote, "_handles", {})
+
+    def ask(i):
+        together.wait()
+        return remote.ask(get("chexbert_f1"), {}, [f"{i}"], ["none"], EngineOptions(where="ray"), 1.0)
+
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(ask, range(20))) == [[0.5]] * 20
+    assert Application.routers == 1
