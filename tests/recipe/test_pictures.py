@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -101,7 +103,36 @@ def test_a_file_is_read_once_until_it_changes(tmp_path):
         fetch(element)
 
 
-def test_a_processor_s_call_is_remembered_by_its_text_and_picture(tmp_path):
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_that_ask_for_the_same_at_once_wait_for_the_first(fails):
+    calls, asked = [], threading.Barrier(6)
+    others = threading.Event()
+
+    def prepare(what):
+        calls.append(what)
+        others.wait(10)
+        if fails and len(calls) == 1:
+            raise ValueError("no picture")
+        return [what]
+
+    remembered = pictures.remembering(prepare)
+
+    def ask(_):
+        if asked.wait(10) == 0:
+            threading.Timer(0.3, others.set).start()  # all have asked by then
+        try:
+            return remembered("film")
+        except ValueError:
+            return "failed"
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(ask, range(6)))
+    assert calls == ["film"] and found == 6 * (["failed"] if fails else [["film"]])
+    assert len({id(result) for result in found if result != "failed"}) == (0 if fails else 6)
+    assert remembered("film") == ["film"] and len(calls) == 1 + fails  # a failure is not remembered
+
+
+def test_a_processor_s_call_is_remembered_by_its_text_and_picture_and_its_model_sees_each_once(tmp_path):
     code = """
 import sys, verl, torch, qwen_vl_utils
 from pathlib import Path
@@ -119,6 +150,9 @@ plain = Processor.__call__.__wrapped__(processor, text=["<|vision_start|><|image
                                        images=[film], return_tensors="pt")
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from qwen_vl_utils.vision_process import fetch_image
+from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
+from recipe.cxr_grpo.cpu import vision
+assert modeling.Qwen3VLVisionModel.forward.__wrapped__ and modeling.Qwen3VLVisionPatchEmbed.forward is vision.embedded
 assert fetch_image is qwen_vl_utils.fetch_image and fetch_image.kept == {} and Qwen2VLImageProcessor.preprocess.kept
 print(len(Processor.__call__.kept), one.keys() == plain.keys() == again.keys(),
       all(torch.equal(again[key], plain[key]) for key in plain), torch.equal(one["input_ids"], other["input_ids"]))

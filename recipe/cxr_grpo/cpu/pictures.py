@@ -8,6 +8,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from recipe.cxr_grpo.after import after
@@ -39,13 +40,13 @@ def register() -> None:
 
 
 def remembering(function: Callable[..., Any], most: int = _KEPT) -> Callable[..., Any]:
-    """The function, which keeps its last results by its arguments; safe under threads.
+    """The function, which keeps its last results by its arguments; threads that ask for one at once wait for the first.
 
     Arguments are compared by value: numbers, texts, bytes, grey and RGB images of PIL, and lists and dictionaries of
     those; files that are named (file://) by time and size, too. With anything else the function is called as before.
     Processors count by identity.
     """
-    kept: OrderedDict[str, Any] = OrderedDict()
+    kept: OrderedDict[str, Future[Any]] = OrderedDict()
     lock = threading.Lock()
 
     @functools.wraps(function)
@@ -55,13 +56,20 @@ def remembering(function: Callable[..., Any], most: int = _KEPT) -> Callable[...
         except (TypeError, OSError):
             return function(*args, **kwargs)
         with lock:
-            found = kept.get(key)
-        if found is None:
-            found = function(*args, **kwargs)
-            with lock:
-                kept[key] = found
+            result = kept.get(key)
+            first = result is None
+            if result is None:
+                result = kept[key] = Future()
                 while len(kept) > most:
                     kept.popitem(last=False)
+        if first:
+            try:
+                result.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                with lock:
+                    kept.pop(key, None)
+                result.set_exception(error)
+        found = result.result()
         # Callers may take entries out of what they get, but work on the tensors out of place.
         return type(found)(dict(found)) if hasattr(found, "keys") else found.copy()
 
