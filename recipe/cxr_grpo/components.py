@@ -1,12 +1,14 @@
-"""What one training step's rollouts say about every part of their reward. Pure: verl's side is in ``trainers``."""
+"""What one training step's rollouts say about every part of their reward. verl's side is in ``trainers``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from reward_fns.failures import Counts, counts, given_up
 from reward_fns.registry import DIAGNOSTICS
 from reward_fns.spec import RewardSpec
 
@@ -90,3 +92,11 @@ def _within_groups(place: str, values: np.ndarray, groups: Sequence[str]) -> dic
         return {}
     deviation, width = np.array(spreads).T
     return {f"{place}/group_std": float(deviation.mean()), f"{place}/zero_spread_rate": float((width == 0).mean())}
+
+
+def scorers_here(_worker: Any) -> dict[str, tuple[Counts, str | None]]:
+    """Run in a reward worker: how each reward has fared there, and why it was given up, if it was.
+
+    It is here because a worker that unpickles it imports its module, and verl's trainers take seconds to import.
+    """
+    return {name: (count, given_up(name)) for name, count in counts().items()}

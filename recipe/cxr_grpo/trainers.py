@@ -18,9 +18,9 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.debug import marked_timer
 
 from recipe.cxr_grpo import launch
-from recipe.cxr_grpo.components import Rollout, statistics
+from recipe.cxr_grpo.components import Rollout, scorers_here, statistics
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import Counts, counts, given_up
+from reward_fns.failures import Counts
 from reward_fns.scorers import serving
 
 PREFIX = "cxr_"
@@ -129,11 +129,6 @@ class ComponentLogs:
             data = tq.kv_batch_get(**place, select_fields=["advantages", "returns"])
             tq.kv_batch_put(**place, fields=data.apply(lambda values: values * 0.0))
         return batch
-
-
-def scorers_here(_worker: Any) -> dict[str, tuple[Counts, str | None]]:
-    """Run in a reward worker: how each reward has fared there, and why it was given up, if it was."""
-    return {name: (count, given_up(name)) for name, count in counts().items()}
 
 
 def group_of(key: str) -> str:
