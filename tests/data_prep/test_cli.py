@@ -66,10 +66,13 @@ def test_a_stopped_run_leaves_nothing_behind_and_a_killed_one_nothing_that_looks
     command = [sys.executable, "-m", "data_prep", "demo", "--patients", "100000", "--out", str(tmp_path)]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.png")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(run.pid, number)
-    _, errors = run.communicate(timeout=60)
+    try:
+        while not list(tmp_path.rglob("*.png")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(run.pid, number)
+        _, errors = run.communicate(timeout=60)
+    finally:
+        run.kill()  # one that does not stop would draw for an hour
     assert run.returncode == status
     assert "Traceback" not in errors
     if number == signal.SIGKILL:

@@ -62,7 +62,10 @@ except KeyboardInterrupt:
     while not (pid_file.exists() and pid_file.read_text()) and time.time() < deadline:
         time.sleep(0.1)
     parent.send_signal(number)
-    assert parent.wait(timeout=30) == 130
+    try:
+        assert parent.wait(timeout=30) == 130
+    finally:
+        parent.kill()
     assert not alive(int(pid_file.read_text()))
 
 
