@@ -152,7 +152,8 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from qwen_vl_utils.vision_process import fetch_image
 from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 from recipe.cxr_grpo.cpu import vision
-assert modeling.Qwen3VLVisionModel.forward.__wrapped__ and modeling.Qwen3VLVisionPatchEmbed.forward is vision.embedded
+for model in (modeling.Qwen3VLVisionModel, modeling.Qwen3VLVisionPatchEmbed):
+    assert model.forward.__code__.co_filename == vision.__file__
 assert fetch_image is qwen_vl_utils.fetch_image and fetch_image.kept == {} and Qwen2VLImageProcessor.preprocess.kept
 print(len(Processor.__call__.kept), one.keys() == plain.keys() == again.keys(),
       all(torch.equal(again[key], plain[key]) for key in plain), torch.equal(one["input_ids"], other["input_ids"]))

@@ -28,12 +28,12 @@ def stock():
 
 
 @pytest.fixture
-def ours(stock, monkeypatch):
+def ours(stock):
     """The same weights, run by what the CPU platform puts in the place of two methods; `seen` counts its patches."""
     model = copy.deepcopy(stock)
-    names = {"forward": vision.seeing_once(type(stock).forward)}
-    model.__class__ = type("Ours", (type(stock),), names)
-    monkeypatch.setattr(model.patch_embed, "forward", lambda states: vision.embedded(model.patch_embed, states))
+    for part, change in ((model, vision.seeing_once), (model.patch_embed, vision.multiplied)):
+        kind = type(part)
+        part.__class__ = type("Ours", (kind,), {"forward": change(kind.forward)})
     seen = []
     model.blocks[0].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     return model, seen
@@ -76,3 +76,31 @@ def test_called_with_more_it_computes_all(ours):
     states, grids = batch(["a", "a"])
     found = model(states, grids, output_hidden_states=True)
     assert seen == [32] and len(found.last_hidden_state) == 32
+
+
+def test_what_is_in_the_convolution_s_place_has_its_say(ours):
+    class Doubled(torch.nn.Conv3d):
+        def forward(self, patches):
+            return 2.0 * super().forward(patches)
+
+    model, _ = ours
+    states, _ = batch(["a"])
+    bare = model.patch_embed(states)
+    model.patch_embed.proj.__class__ = Doubled  # as an adapter: the same weights, and more
+    torch.testing.assert_close(model.patch_embed(states), 2.0 * bare)
+
+
+def test_verl_calls_the_vision_model_in_the_way_that_sees_once(ours):
+    """What else verl passed would switch it off without a word."""
+    from types import SimpleNamespace
+
+    qwen3_vl = pytest.importorskip("verl.models.transformers.qwen3_vl")
+    visual, seen = ours
+    embedding = torch.nn.Embedding(9, 32)
+    model = SimpleNamespace(
+        visual=visual, config=SimpleNamespace(image_token_id=7), get_input_embeddings=lambda: embedding
+    )
+    states, grids = batch(["a", "a"])
+    ids = torch.tensor([[1, 7, 7, 7, 7], [2, 7, 7, 7, 7]])
+    found = qwen3_vl._get_input_embeds(model, ids, None, pixel_values=states, image_grid_thw=grids)["inputs_embeds"]
+    assert seen == [16] and torch.equal(found[0, 1:], found[1, 1:])

@@ -18,8 +18,11 @@ def register() -> None:
     def seeing() -> None:
         from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 
-        modeling.Qwen3VLVisionModel.forward = seeing_once(modeling.Qwen3VLVisionModel.forward)  # type: ignore[method-assign]
-        modeling.Qwen3VLVisionPatchEmbed.forward = embedded  # type: ignore[method-assign]
+        for model, change in (
+            (modeling.Qwen3VLVisionModel, seeing_once),
+            (modeling.Qwen3VLVisionPatchEmbed, multiplied),
+        ):
+            model.forward = change(model.forward)  # type: ignore[method-assign]
 
     after("transformers.models.qwen3_vl.modeling_qwen3_vl", seeing)
 
@@ -27,7 +30,8 @@ def register() -> None:
 def seeing_once(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The `forward` of a Qwen3VLVisionModel, which computes for the different pictures of a batch and copies the rest.
 
-    Called with anything but patches and grids, it is as before: what else it would return is not known.
+    Called with more than patches, of shape (patches of all pictures, numbers of a patch), and grids, of shape
+    (pictures, 3), it is as before: the rest may be made for all pictures.
     """
 
     @functools.wraps(forward)
@@ -49,16 +53,15 @@ def seeing_once(forward: Callable[..., Any]) -> Callable[..., Any]:
             own = dict(zip(first, rows.split([sizes[i] // each for i in first]), strict=True))
             return torch.cat([own[i] for i in of])
 
-        found.last_hidden_state = copied(found.last_hidden_state)
-        found.pooler_output = copied(found.pooler_output)
-        found.deepstack_features = [copied(rows) for rows in found.deepstack_features]
+        for name, value in found.items():
+            found[name] = copied(value) if torch.is_tensor(value) else [copied(rows) for rows in value]
         return found
 
     return wrapper
 
 
 def distinct(pictures: Any, grids: list[list[int]]) -> list[int]:
-    """For each picture, given as its patches and its grid, the first that equals it.
+    """For each picture, as patches of shape (patches, numbers of a patch) and as its grid, the first that equals it.
 
     >>> import torch
     >>> a, b = torch.zeros(4, 2), torch.ones(4, 2)
@@ -76,13 +79,21 @@ def distinct(pictures: Any, grids: list[list[int]]) -> list[int]:
     return of
 
 
-def embedded(self: Any, hidden_states: Any) -> Any:
-    """`forward` of a Qwen3VLVisionPatchEmbed: its strides do not overlap, so its convolution is a product.
+def multiplied(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The `forward` of a Qwen3VLVisionPatchEmbed; its strides do not overlap, so its convolution is a matrix product.
 
-    On a CPU the convolution takes several times as long, forward and backward.
+    On a CPU the convolution takes several times as long, forward and backward. Anything else in its place, such as an
+    adapter around it, is called as before.
     """
-    from torch.nn import functional
 
-    weight = self.proj.weight.flatten(1)
-    patches = hidden_states.view(-1, weight.shape[1]).to(weight.dtype)
-    return functional.linear(patches, weight, self.proj.bias)
+    @functools.wraps(forward)
+    def wrapper(self: Any, hidden_states: Any) -> Any:
+        from torch import nn
+
+        if type(self.proj) is not nn.Conv3d or self.proj.stride != self.proj.kernel_size:
+            return forward(self, hidden_states)
+        weight = self.proj.weight.flatten(1)
+        patches = hidden_states.view(-1, weight.shape[1]).to(weight.dtype)
+        return nn.functional.linear(patches, weight, self.proj.bias)
+
+    return wrapper
