@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from data_prep.card import check_place, remove_card, write_card
 from data_prep.options import positive
 from data_prep.problems import Problems, RefusedData
 from data_prep.registry import DataSet, data_sets
 from data_prep.tools import Tool, add_to
-from data_prep.writer import MAX_PIXELS, MIN_PIXELS, DatasetWriter
+from data_prep.writer.card import check_place, remove_card, write_card
+from data_prep.writer.dataset import MAX_PIXELS, MIN_PIXELS, DatasetWriter
 from reward_fns.errors import UsageError
 
 

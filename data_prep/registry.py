@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import data_prep
+from data_prep import sets
 from data_prep.problems import Problems
 from data_prep.sample import Sample
 
@@ -62,7 +62,7 @@ def data_set(
 
 def data_sets() -> dict[str, DataSet]:
     """All data sets by name; imports every module of this package once."""
-    for module in pkgutil.iter_modules(data_prep.__path__):
+    for module in pkgutil.iter_modules(sets.__path__):
         if not module.name.startswith("__"):
-            importlib.import_module(f"data_prep.{module.name}")
+            importlib.import_module(f"{sets.__name__}.{module.name}")
     return dict(sorted(_registered.items()))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_prep import tables
 from data_prep.problems import Problems, RefusedData
+from data_prep.readers import tables
 
 FILE = "mimic-cxr-2.0.0-split.csv"
 NAMES = {"train": "train", "validate": "val", "val": "val", "valid": "val", "test": "test"}

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep import filter, traces, validate
+from data_prep.checks import validate
+from data_prep.rewrite import filter, traces
 
 
 @dataclass(frozen=True)

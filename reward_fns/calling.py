@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from reward_fns.engine.lanes import using
+from reward_fns.engine.remote import ask, elsewhere
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.failures import failed, given_up, succeeded
-from reward_fns.reading import Reading
+from reward_fns.ground_truth import Reading
 from reward_fns.registry import Reward
-from reward_fns.scorers.engine import using
-from reward_fns.scorers.remote import ask, elsewhere
 from reward_fns.spec import Component, RewardSpec
 
 Outcome = float | ScorerUnavailable

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from reward_fns.errors import UsageError
 from reward_fns.failures import FailureRules
-from reward_fns.reading import Sample
+from reward_fns.ground_truth import Sample
 from reward_fns.registry import TASKS, Reward, get, load_file, names
 from reward_fns.scoring import Result, result_keys, score_batch
 from reward_fns.spec import Component, RewardSpec

@@ -16,8 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
+from reward_fns.benchmark import bench
+from reward_fns.engine import fill
 from reward_fns.errors import UsageError
-from reward_fns.scorers import bench, fill
 
 _CHUNK = 512  # rows scored together: enough for batched rewards, few enough that the bar moves
 _SHOWN_FAILURES = 20
@@ -261,8 +262,8 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _precision(options: argparse.Namespace) -> int:
-    from reward_fns.scorers.options import parse
-    from reward_fns.scorers.precision import Changes
+    from reward_fns.engine.options import parse
+    from reward_fns.engine.precision import Changes
 
     changes = Changes(_spec(options), parse(options.engine))
     if not changes.spec.tasks:
@@ -292,7 +293,7 @@ def _spec(options: argparse.Namespace) -> Any:
 
 def _download(options: argparse.Namespace) -> int:
     from reward_fns import registry
-    from reward_fns.scorers.download import download
+    from reward_fns.models.download import download
     from reward_fns.spec import of_rewards, preset_names, resolve
 
     if options.all:

@@ -161,7 +161,7 @@ def reward(
         version: raise it when values change.
         parameter: option that can be set in the name, after an "@".
         needs: from all options of the reward to the files it needs, each a `HubFile` or `HubFolder` of
-            `reward_fns.scorers.weights`; a generator may read what it has yielded before, to find the next. A batched
+            `reward_fns.models.weights`; a generator may read what it has yielded before, to find the next. A batched
             reward of an installed package that has this is computed where the entry `engine` of the spec says.
         floor: what a failure of the model earns, if not the worse end of the range.
 

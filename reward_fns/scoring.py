@@ -11,7 +11,7 @@ from typing import Any
 
 from reward_fns.calling import outcomes
 from reward_fns.errors import DataError, ScorerUnavailable
-from reward_fns.reading import Reading, Sample, read_sample
+from reward_fns.ground_truth import Reading, Sample, read_sample
 from reward_fns.registry import DIAGNOSTICS, FROM_VERL
 from reward_fns.spec import RewardSpec, resolve
 

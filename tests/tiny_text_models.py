@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tiny_checkpoints as tiny
 
-from reward_fns.scorers import random_weights
+from reward_fns.benchmark import random_weights
 
 # What the byte-level BPE is trained on; written for these tests.
 SENTENCES = [

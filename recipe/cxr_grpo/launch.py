@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.cxr_grpo import cpu, processes
+from recipe.cxr_grpo import cpu
+from recipe.cxr_grpo.running import processes
 from reward_fns.errors import UsageError
-from reward_fns.scorers.download import download
-from reward_fns.scorers.weights import loaded
+from reward_fns.models.download import download
+from reward_fns.models.weights import loaded
 from reward_fns.spec import RewardSpec, resolve
 
 CONFIG_MODULE = "recipe.cxr_grpo.config"

@@ -20,7 +20,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from recipe.cxr_grpo import launch, tiny_model, validation
+from recipe.cxr_grpo import launch, tiny_model
+from recipe.cxr_grpo.results import validation
 from reward_fns.errors import UsageError
 
 SFT_STEPS, GRPO_STEPS, PATIENTS = 180, 40, 900
@@ -169,7 +170,7 @@ def decoding(sampling: Any) -> str:
 
 def summarise(out: Path, steps: int, state: dict, rollout: str, decoding: str) -> None:
     """Write ``summary.json`` and ``report.html`` from the validation dumps of step 0 and of the last step."""
-    from recipe.cxr_grpo import report
+    from recipe.cxr_grpo.results import report
 
     before = validation.read_validation(out / "validation" / "0.jsonl")
     after = validation.read_validation(out / "validation" / f"{steps}.jsonl")

@@ -19,11 +19,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data_prep import checks
+from data_prep.checks import row as checks
+from data_prep.checks.validate import parquet_files
 from data_prep.options import positive
 from data_prep.problems import RefusedData
-from data_prep.staging import read_schema
-from data_prep.validate import parquet_files
+from data_prep.writer.staging import read_schema
 from reward_fns.errors import UsageError
 
 SHOWN = 20

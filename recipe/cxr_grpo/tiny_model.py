@@ -48,7 +48,9 @@ def demo_corpus() -> Iterable[str]:
     yield from ["user\n", "assistant\n", "system\n", "<think>", "</think>"] * 4
     import numpy as np
 
-    from data_prep import demo_findings, demo_text, prompts
+    from data_prep.sets.demo import findings as demo_findings
+    from data_prep.sets.demo import text as demo_text
+    from data_prep.writer import prompts
 
     rng = np.random.default_rng(0)
     for _ in range(400):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+from reward_fns.models import bertscore as scorer
+from reward_fns.models.weights import HubFolder
 from reward_fns.registry import Between, reward
-from reward_fns.scorers import bertscore as scorer
-from reward_fns.scorers.weights import HubFolder
 
 MaxChars = Annotated[int, Between(0, 1_000_000_000)]
 MinChars = Annotated[int, Between(0, 1_000_000)]
@@ -43,7 +43,7 @@ def bertscore(
 ) -> list[float]:
     """F1 of BERTScore: how well the words of two texts match as a language model sees them.
 
-    See `reward_fns.scorers.bertscore` for the formula. The defaults are those of the ablation in arXiv 2512.10691;
+    See `reward_fns.models.bertscore` for the formula. The defaults are those of the ablation in arXiv 2512.10691;
     "distilroberta-base" is the model inside RadCliQ.
 
     Args:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reward_fns.models.chexbert import BASE, CHECKPOINT, Backend, classify, cosine, sources
 from reward_fns.registry import reward
 from reward_fns.rewards.chexbert_f1 import needs
-from reward_fns.scorers.chexbert import BASE, CHECKPOINT, Backend, classify, cosine, sources
 
 
 @reward("chexbert_cosine", task="report", range=(-1.0, 1.0), batched=True, needs=needs)

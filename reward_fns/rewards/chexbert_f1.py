@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from reward_fns.models.chexbert import BASE, CHECKPOINT, OBSERVATIONS, POSITIVE, UNCERTAIN, Backend, classify, sources
+from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import Between, reward
-from reward_fns.scorers.chexbert import BASE, CHECKPOINT, OBSERVATIONS, POSITIVE, UNCERTAIN, Backend, classify, sources
-from reward_fns.scorers.weights import HubFile, HubFolder
 
 Labels = Literal["all", "top5"]
 Uncertain = Literal["positive", "class"]

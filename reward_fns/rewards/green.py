@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from reward_fns.errors import UsageError
+from reward_fns.judge.client import JudgeFailure, locate
+from reward_fns.judge.green import SCHEMA, disarm, prompt, read_json, read_strict, read_upstream, template
 from reward_fns.registry import Between, reward
-from reward_fns.scorers.green import SCHEMA, disarm, prompt, read_json, read_strict, read_upstream, template
-from reward_fns.scorers.judge import JudgeFailure, locate
 
 _PUBLISHED = "StanfordAIMI/GREEN-radllama2-7b"
-_PROMPTS = Path(__file__).parents[1] / "scorers" / "prompts"
+_PROMPTS = Path(__file__).parents[1] / "judge" / "prompts"
 _END = "</s>"
 
 
@@ -34,7 +34,7 @@ async def green(
     never a score.
 
     Args:
-        prediction: the generated report, of which the judge sees 300 words, disarmed (`reward_fns.scorers.green`).
+        prediction: the generated report, of which the judge sees 300 words, disarmed (`reward_fns.judge.green`).
         reference: the true report, likewise.
         mode: "green" sends a plain prompt to /completions in the layout of the published GREEN model; "json" sends a
             chat message to any instruct model and has the server enforce a JSON schema.
@@ -68,7 +68,7 @@ async def green(
 
     The numbers behind an answer:
 
-    >>> from reward_fns.scorers.green import read_strict
+    >>> from reward_fns.judge.green import read_strict
     >>> answer = '''[Explanation]: The effusion is on the other side.
     ... [Clinically Significant Errors]:
     ... (c) Wrong location or side of a finding: 1. Effusion

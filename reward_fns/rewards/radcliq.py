@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reward_fns.models import bertscore, chexbert, radgraph
+from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
 from reward_fns.rewards.bertscore import MaxChars, MinChars, shortened
 from reward_fns.rewards.radgraph_combined import RadGraphModel, combined_f1
-from reward_fns.scorers import bertscore, chexbert, radgraph
-from reward_fns.scorers.weights import HubFile, HubFolder
 
 # radcliq-v1.pkl of github.com/rajpurkarlab/CXR-Report-Metric: a StandardScaler and a linear regression on RadGraph F1,
 # BERTScore, cosine of CheXbert and BLEU. The last is left out: its coefficient is 4.3e-12.

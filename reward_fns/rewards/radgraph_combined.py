@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from reward_fns.models import radgraph
+from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
 from reward_fns.rewards.bertscore import MaxChars, shortened
-from reward_fns.scorers import radgraph
-from reward_fns.scorers.weights import HubFile, HubFolder
 
 RadGraphModel = Literal["radgraph-xl", "radgraph"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from reward_fns.models.radgraph import MAX_CHARS, REPO, Annotation, Backend, ModelName, annotate, sources
+from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-from reward_fns.scorers.radgraph import MAX_CHARS, REPO, Annotation, Backend, ModelName, annotate, sources
-from reward_fns.scorers.weights import HubFile, HubFolder
 
 Level = Literal["simple", "partial", "complete"]
 CaseMode = Literal["pypi", "git"]
@@ -19,7 +19,7 @@ def annotation_f1(prediction: Annotation, reference: Annotation, level: Level, c
     "Small left effusion" against "left effusion", where in the one both adjectives and in the other the one there is
     relate to the effusion:
 
-    >>> from reward_fns.scorers.radgraph import Entity
+    >>> from reward_fns.models.radgraph import Entity
     >>> small = Entity("Small", "OBS-DP", 0, 0, (("modify", 2),))
     >>> left = Entity("left", "ANAT-DP", 1, 1)
     >>> prediction = small, left, Entity("effusion", "OBS-DP", 2, 2, (("located_at", 1),))
@@ -88,7 +88,7 @@ def radgraph_f1(
             evaluates on texts as they are.
         max_chars: texts are cut there first; 0 for no limit, which lets a rambling answer take minutes.
         min_chars: a pair with a shorter text gets 0; the paper refuses 5 characters and less.
-        revision, repo, encoder: where the weights are, see `reward_fns.scorers.radgraph.annotate`.
+        revision, repo, encoder: where the weights are, see `reward_fns.models.radgraph.annotate`.
         backend: "reference" has the radgraph package do it, one report at a time, in an environment where it runs.
 
     Returns:

@@ -23,8 +23,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
-from data_prep.dicom import crashes_on_damage
-from data_prep.images import film, films
+from data_prep.readers.dicom import crashes_on_damage
+from data_prep.readers.images import film, films
 
 
 def plain(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.sample import Sample, split_of
-from data_prep.writer import DatasetWriter
+from data_prep.writer.dataset import DatasetWriter
 
 _SENTENCES = (
     "The heart is of normal size and the mediastinal contours are unremarkable.",

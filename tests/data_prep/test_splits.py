@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 from fixtures import chest_imagenome, mimic_cxr, ms_cxr
 
+from data_prep.checks.patients import check_disjoint
 from data_prep.cli import main
-from data_prep.patients import check_disjoint
 from data_prep.problems import Problems, RefusedData
 from data_prep.splits import Authority, read_mimic_splits
 from reward_fns.errors import UsageError

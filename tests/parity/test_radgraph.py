@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tiny_checkpoints as tiny
 
-from data_prep import demo_findings, demo_text
+from data_prep.sets.demo import findings as demo_findings
+from data_prep.sets.demo import text as demo_text
+from reward_fns.models.radgraph import annotate
 from reward_fns.rewards.radgraph_f1 import radgraph_f1
-from reward_fns.scorers.radgraph import annotate
 
 pytestmark = pytest.mark.parity
 LEVELS = ("simple", "partial", "complete")

@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 
+from reward_fns.models import bertscore, chexbert
+from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.rewards.bleu import bleu
 from reward_fns.rewards.chexbert_f1 import chexbert_f1
 from reward_fns.rewards.radcliq import radcliq
 from reward_fns.rewards.rouge_l import rouge_l
-from reward_fns.scorers import bertscore, chexbert
-from reward_fns.scorers.weights import HubFile, HubFolder
 
 pytestmark = pytest.mark.parity
 

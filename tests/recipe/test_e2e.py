@@ -15,7 +15,8 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo import launch, processes
+from recipe.cxr_grpo import launch
+from recipe.cxr_grpo.running import processes
 from reward_fns.scoring import Sample, score_batch
 from reward_fns.spec import of_rewards
 

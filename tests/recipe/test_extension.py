@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from recipe.cxr_grpo import processes
+from recipe.cxr_grpo.running import processes
 
 EXTENSION = Path(__file__).parents[1] / "extension"
 WORKER = """

@@ -153,7 +153,7 @@ def test_a_manager_that_rewards_failures_with_0_is_refused(inputs, tmp_path):
 def test_weights_are_fetched_before_anything_starts_and_recorded(inputs, tmp_path, monkeypatch):
     (tmp_path / "weighty.py").write_text(f"""
 from reward_fns import reward
-from reward_fns.scorers.weights import HubFile
+from reward_fns.models.weights import HubFile
 
 
 @reward("weighty", task="report", range=(0.0, 1.0), needs=lambda options: [HubFile({str(tmp_path)!r}, "weights.bin")])

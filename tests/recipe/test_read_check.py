@@ -11,10 +11,10 @@ from PIL import Image
 
 pytest.importorskip("verl")
 
-from data_prep import validate
-from data_prep.lengths import PromptLengths
+from data_prep.checks import validate
+from data_prep.checks.lengths import PromptLengths
 from data_prep.sample import Sample
-from data_prep.writer import DatasetWriter
+from data_prep.writer.dataset import DatasetWriter
 from recipe.cxr_grpo import read_check, tiny_model
 from reward_fns.boxes import Box
 

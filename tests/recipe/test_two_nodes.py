@@ -12,7 +12,7 @@ pytest.importorskip("ray.serve", exc_type=ImportError)
 
 from data_prep.cli import main as data_prep
 from recipe.cxr_grpo import launch, tiny_model
-from reward_fns.scorers.remote import APP
+from reward_fns.engine.remote import APP
 from reward_fns.scoring import Sample, score_batch
 from reward_fns.spec import resolve
 

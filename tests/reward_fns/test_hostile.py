@@ -13,7 +13,7 @@ import random
 
 import pytest
 
-from reward_fns.reading import Sample
+from reward_fns.ground_truth import Sample
 from reward_fns.registry import TASKS, get, names
 from reward_fns.scoring import result_keys, score_batch, score_samples
 from reward_fns.spec import resolve

@@ -8,7 +8,7 @@ import asyncio
 import os
 from typing import Any
 
-from recipe.cxr_grpo.after import after
+from recipe.cxr_grpo.plugin.after import after
 
 MAX_BATCH = 64
 """Prompts generated together; bounds the memory of the key-value cache."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from recipe.cxr_grpo.after import after
+from recipe.cxr_grpo.plugin.after import after
 
 _KEPT = 64  # of each kind: more than a batch of prompts has
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from reward_fns.scorers import shims as scorer_shims
+from reward_fns.models import shims as scorer_shims
 
 
 def torchvision_operators() -> bool:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from recipe.cxr_grpo.after import after
+from recipe.cxr_grpo.plugin.after import after
 
 
 def register() -> None:

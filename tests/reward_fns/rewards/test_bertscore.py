@@ -2,8 +2,8 @@ import pytest
 
 from reward_fns import registry
 from reward_fns.errors import UsageError
+from reward_fns.models import bertscore as scorer
 from reward_fns.rewards.bertscore import bertscore, needs
-from reward_fns.scorers import bertscore as scorer
 
 TEXTS = [
     "The heart is enlarged.",

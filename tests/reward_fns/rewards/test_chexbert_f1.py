@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_fns import registry
+from reward_fns.models.chexbert import OBSERVATIONS, classify
+from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.rewards import chexbert_f1 as module
 from reward_fns.rewards.chexbert_cosine import chexbert_cosine
 from reward_fns.rewards.chexbert_f1 import agreement, chexbert_f1
-from reward_fns.scorers.chexbert import OBSERVATIONS, classify
-from reward_fns.scorers.weights import HubFile, HubFolder
 
 TEXTS = [
     "The heart is enlarged.",

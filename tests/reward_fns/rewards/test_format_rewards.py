@@ -1,7 +1,7 @@
 import pytest
 
 from reward_fns.errors import UsageError
-from reward_fns.reading import Sample
+from reward_fns.ground_truth import Sample
 from reward_fns.registry import TASKS, get
 from reward_fns.rewards.length_window import length_window
 from reward_fns.rewards.overlong import overlong

@@ -1,0 +1,1 @@
+"""Checks of prepared data: `validate`, gold answers, the contact sheet."""

@@ -1,0 +1,147 @@
+"""A contact sheet: some rows of a data set as they are, with boxes drawn, for the eye to judge."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from data_prep.checks.row_images import BadPicture, thumbnail
+
+_SIDE, _TEXT, _MARGIN, _COLUMNS, _LINES = 300, 13, 8, 4, 4
+_COLOURS = ("#ffd23f", "#3bceac", "#ee4266", "#5aa9e6", "#f78c6b", "#c3a6ff")
+_PAGE, _INK, _BAD = "#15171c", "#e6e8eb", "#ff4d4d"
+
+
+class Tile(NamedTuple):
+    """One row on the sheet.
+
+    Attributes:
+        place: where its image is read from.
+        boxes: of each the corners in shares of the image, the label, and whether it is sound.
+        title, text: what is written below it.
+        defect: what is wrong with the row, "" if nothing.
+    """
+
+    place: str | bytes
+    boxes: Sequence[tuple[tuple[float, ...], str, bool]]
+    title: str
+    text: str
+    defect: str = ""
+
+
+class Sheet:
+    """Collects a fair sample of any number of rows, of which those with a defect get at most half the places.
+
+    Args:
+        size: number of rows on the sheet.
+        seed: another seed draws other rows.
+    """
+
+    def __init__(self, size: int = 24, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+        self._flawed, self._sound = _Reservoir(size // 2, self._random), _Reservoir(size, self._random)
+        self._size = size
+
+    def offer(self, tile: Tile) -> None:
+        """Perhaps take this row onto the sheet."""
+        (self._flawed if tile.defect else self._sound).offer(tile)
+
+    def write(self, path: Path) -> int:
+        """Draw the sheet as a PNG; returns the number of rows on it, 0 if there was none and so no file."""
+        tiles = self._flawed.kept + self._sound.kept[: self._size - len(self._flawed.kept)]
+        if not tiles:
+            return 0
+        font = ImageFont.load_default(_TEXT)
+        height = _SIDE + _LINES * (_TEXT + 3) + _MARGIN
+        columns, rows = min(_COLUMNS, len(tiles)), -(-len(tiles) // _COLUMNS)
+        page = Image.new("RGB", (columns * (_SIDE + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN), _PAGE)
+        for i, tile in enumerate(tiles):
+            corner = (_MARGIN + i % _COLUMNS * (_SIDE + _MARGIN), _MARGIN + i // _COLUMNS * (height + _MARGIN))
+            page.paste(_drawn(tile, height, font), corner)
+        buffer = io.BytesIO()
+        page.save(buffer, "PNG")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(buffer.getvalue())
+        return len(tiles)
+
+
+class _Reservoir:
+    """A sample of fixed size in which every item offered is with the same chance."""
+
+    def __init__(self, size: int, chance: random.Random) -> None:
+        self.kept: list[Tile] = []
+        self._size, self._seen, self._chance = size, 0, chance
+
+    def offer(self, tile: Tile) -> None:
+        self._seen += 1
+        if len(self.kept) < self._size:
+            self.kept.append(tile)
+        elif (place := self._chance.randrange(self._seen)) < self._size:
+            self.kept[place] = tile
+
+
+def _drawn(tile: Tile, height: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:
+    card = Image.new("RGB", (_SIDE, height), _PAGE)
+    draw = ImageDraw.Draw(card)
+    try:
+        film = thumbnail(tile.place, _SIDE)
+        left, top = (_SIDE - film.width) // 2, (_SIDE - film.height) // 2
+        card.paste(film, (left, top))
+        _draw_boxes(draw, tile.boxes, (left, top, film.width, film.height), font)
+    except BadPicture:
+        draw.text((_MARGIN, _SIDE // 2), "the image cannot be read", _BAD, font)
+    lines = [tile.title, *([f"! {tile.defect}"] if tile.defect else []), *_wrapped(tile.text, draw, font)]
+    for i, line in enumerate(lines[:_LINES]):
+        draw.text((2, _SIDE + 2 + i * (_TEXT + 3)), _fitting(line, draw, font), _BAD if line[:1] == "!" else _INK, font)
+    if tile.defect:
+        draw.rectangle((0, 0, _SIDE - 1, _SIDE - 1), outline=_BAD, width=3)
+    return card
+
+
+def _draw_boxes(
+    draw: ImageDraw.ImageDraw,
+    boxes: Sequence[tuple[tuple[float, ...], str, bool]],
+    frame: tuple[int, int, int, int],
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+) -> None:
+    left, top, width, height = frame
+    for i, (quad, label, sound) in enumerate(boxes):
+        colour = _COLOURS[i % len(_COLOURS)] if sound else _BAD
+        # Whatever is wrong with it, it is drawn as far as it is on the card.
+        across = sorted(min(max(left + share * width, 0), _SIDE - 1) for share in quad[::2])
+        down = sorted(min(max(top + share * height, 0), _SIDE - 1) for share in quad[1::2])
+        draw.rectangle((across[0], down[0], across[1], down[1]), outline=colour, width=2)
+        if label:
+            above = max(down[0] - _TEXT - 3, top)
+            name = _fitting(label, draw, font, _SIDE - across[0])
+            draw.rectangle(draw.textbbox((across[0] + 2, above), name, font), fill=_PAGE)
+            draw.text((across[0] + 2, above), name, colour, font)
+
+
+def _wrapped(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font) <= _SIDE - 4 or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > _LINES - 1:
+        lines = [*lines[: _LINES - 2], f"{lines[_LINES - 2]} ..."]
+    return lines
+
+
+def _fitting(
+    text: str,
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    width: float = _SIDE - 4,
+) -> str:
+    while text and draw.textlength(text, font) > width:
+        text = text[:-1]
+    return text

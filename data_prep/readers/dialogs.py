@@ -1,0 +1,88 @@
+"""Conversations about one image in the JSON format of LLaVA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.problems import Problems
+from data_prep.readers.jsons import objects
+
+_ASKS, _ANSWERS = ("human", "user"), ("gpt", "assistant")
+_TAG = "<image>"
+# verl puts an image, video or sound wherever a text has one of these.
+_TAGS = re.compile(r"<(?:image|video|audio)>")
+
+
+@dataclass(frozen=True)
+class Dialog:
+    """One item: its id, the image's path as written, and questions with their answers, without the image tag."""
+
+    id: str
+    image: str
+    turns: tuple[tuple[str, str], ...]
+
+
+def dialogs(path: Path, problems: Problems) -> Iterator[Dialog]:
+    """The usable items of a LLaVA file; each has an id not seen before, one image and complete turns.
+
+    An item is {"id": ..., "image": path, "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from":
+    "gpt", "value": ...}, ...]}. Without an id, its place in the file is its id.
+
+    Raises:
+        UsageError, RefusedData: see `jsons.objects`.
+    """
+    seen: set[int] = set()
+    for place, item in objects(path, problems):
+        problems.count("items")
+        identity = str(item.get("id") or place)
+        where = f"{place} (id {identity})"
+        if hash(identity) in seen:
+            problems.add("duplicate_id", where, "this id was used before; not used")
+            continue
+        seen.add(hash(identity))
+        image = _image(item, where, problems)
+        turns = image and _turns(item.get("conversations"), where, problems)
+        if image and turns:
+            yield Dialog(identity, image, turns)
+
+
+def _image(item: dict[str, Any], where: str, problems: Problems) -> str | None:
+    image = item.get("image")
+    if isinstance(image, list) and len(image) == 1:
+        image = image[0]
+    if isinstance(image, str) and image.strip():
+        return image
+    kind, told = (
+        ("several_images", "more than one image") if isinstance(image, list) and image else ("no_image", "none")
+    )
+    problems.add(kind, where, f"'image' must be the path of one image, it gives {told}; not used")
+    return None
+
+
+def _turns(messages: Any, where: str, problems: Problems) -> tuple[tuple[str, str], ...] | None:
+    texts: list[str] = []
+    for message in messages if isinstance(messages, list) else []:
+        speaker, value = (message.get("from"), message.get("value")) if isinstance(message, dict) else (None, None)
+        wanted = _ANSWERS if len(texts) % 2 else _ASKS
+        if speaker not in wanted or not isinstance(value, str):
+            told = f"message {len(texts) + 1} must be a text from {wanted[0]!r}, but is from {speaker!r}"
+            problems.add("bad_conversation", where, f"{told}; not used")
+            return None
+        texts.append(value)
+    if not texts or len(texts) % 2:
+        problems.add("bad_conversation", where, "needs questions each followed by an answer; not used")
+        return None
+    if _TAG not in texts[0]:
+        problems.notes["questions that named no <image>"] += 1
+    texts = [texts[0].replace(_TAG, "", 1).strip(), *(text.strip() for text in texts[1:])]
+    if any(_TAGS.search(text) for text in texts):
+        problems.add("image_tags", where, "the tag of an image, video or sound must be in the first question once only")
+        return None
+    if not all(texts):
+        problems.add("bad_conversation", where, "has a question or an answer without text; not used")
+        return None
+    return tuple(zip(texts[::2], texts[1::2], strict=True))

@@ -1,0 +1,1 @@
+"""Rewriting prepared data with a language model: `filter` and `traces`."""

@@ -1,0 +1,214 @@
+"""Chest ImaGenome: where the parts of the chest are on frontal films of MIMIC-CXR (anatomy grounding).
+
+Files: Chest ImaGenome 1.0.0 (https://physionet.org/content/chest-imagenome/1.0.0/), annotations only:
+`silver_dataset/scene_graph.zip` with `scene_graph/<dicom_id>_SceneGraph.json`, read without unpacking, or the folder
+that it unpacks to; `silver_dataset/splits/{train,valid,test}.csv` (subject_id, study_id, dicom_id, path,
+ViewPosition) name the images, and `images_to_avoid.csv` beside them those of the patients of the hand-checked gold
+set. The images are MIMIC-CXR-JPG's, see `readers/mimic.py`. Of a scene graph, `objects` are read: bbox_name and
+original_x1, original_y1, original_x2, original_y2 in pixels of the original image. Its original_width and
+original_height are those of the box, so the size of the image comes from MIMIC-CXR's metadata.
+
+Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself.
+
+Counts: 242,072 scene graphs. The boxes were made by a program and checked on a sample; some leave the image (they are
+clipped), some have no area or only lie outside (they are listed). Of about 36 names, the 29 of `REGIONS` are good
+enough to ask for. Images of gold patients are left out, and so are those of `FAILED`, which have no scene graph. The
+splits are MIMIC-CXR's, by patient; that Chest ImaGenome's own differ is counted (see `data_prep/splits.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.options import positive
+from data_prep.problems import Problems
+from data_prep.readers import tables
+from data_prep.readers.archives import FolderTexts, ZipTexts
+from data_prep.readers.mimic import Film, Mimic
+from data_prep.readers.mimic import add_arguments as mimic_arguments
+from data_prep.readers.pixel_boxes import box
+from data_prep.registry import data_set
+from data_prep.sample import Sample, stable_hash
+from data_prep.splits import NAMES
+from reward_fns.boxes import Box
+from reward_fns.errors import UsageError
+
+_SIDED = (
+    *("lung", "apical zone", "upper lung zone", "mid lung zone", "lower lung zone", "hilar structures"),
+    *("costophrenic angle", "hemidiaphragm", "clavicle"),
+)
+REGIONS = frozenset(
+    [f"{side} {part}" for side in ("right", "left") for part in _SIDED]
+    + ["trachea", "spine", "aortic arch", "mediastinum", "upper mediastinum", "svc", "cardiac silhouette"]
+    + ["cavoatrial junction", "right atrium", "carina", "abdomen"]
+)
+"""The names of the regions that are asked for."""
+
+_FAILED = (
+    "0518c887-b80608ca-830de2d5-89acf0e2-bd3ec900 03b2e67c-70631ff8-685825fb-6c989456-621ca64d "
+    "786d69d0-08d16a2c-dd260165-682e66e9-acf7e942 1d0bafd0-72c92e4c-addb1c57-40008638-b9ec8584 "
+    "f55a5fe2-395fc452-4e6b63d9-3341534a-ebb882d5 14a5423b-9989fc33-123ce6f1-4cc7ca9a-9a3d2179 "
+    "9c42d877-dfa63a03-a1f2eb8c-127c60c3-b20b7e01 996fb121-fab58dd2-7521fd7e-f9f3133c-bc202556 "
+    "56b8afd3-5f6d4419-8699d79e-6913a2bd-35a08557 93020995-6b84ca33-2e41e00d-5d6e3bee-87cfe5c6 "
+    "f57b4a53-5fecd631-2fe14e8a-f4780ee0-b8471007 d496943d-153ec9a5-c6dfe4c0-4fb9e57f-675596eb "
+    "46b02f13-69fb7e49-321880e4-80584065-c1f57b50 46b02f13-69fb7e49-321880e4-80584065-c1f57b50m "
+    "422689b1-40e06ae8-d6151ff3-2780c186-6bd67271 8385a8ad-ad5e02a8-8e1fa7f3-d822c648-2a41a205 "
+    "e180a7b6-684946d6-fe1782de-45ed1033-1a6f8a51 f5f82c2f-e99a7a06-6ecc9991-072adb2f-497dae52 "
+    "6d54a492-7aade003-a238dc5c-019ccdd2-05661649 2b5edbbf-116df0e3-d0fea755-fabd7b85-cbb19d84 "
+    "db9511e3-ee0359ab-489c3556-4a9b2277-c0bf0369 87495016-a6efd89e-a3697ec7-89a81d53-627a2e13 "
+    "810a8e3b-2cf85e71-7ed0b3d3-531b6b68-24a5ca89 a9f0620b-6e256cbd-a7f66357-2fe78c8a-49caac26"
+)
+FAILED = frozenset(_FAILED.split())
+"""Films that are none, as github.com/ttanida/rgrg found: in the split files, but without a scene graph."""
+
+_LARGEST = 1 << 24  # bytes; scene graphs have about a hundred thousand
+_CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of Chest ImaGenome."""
+    mimic_arguments(parser)
+    parser.add_argument("--annotations", type=Path, required=True, help="folder of Chest ImaGenome: silver_dataset/")
+    parser.add_argument(
+        "--regions", type=positive, default=1, help="how many regions of an image are asked for, drawn by its id"
+    )
+
+
+@data_set(
+    "chest_imagenome",
+    summary="anatomical regions with their boxes, on MIMIC-CXR's images",
+    example="python -m data_prep chest_imagenome --root mimic-cxr-jpg/2.1.0 --annotations chest-imagenome/1.0.0 "
+    "--out data/anatomy",
+    arguments=add_arguments,
+    expected={"scene graphs": 242_072},
+)
+def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
+    """One grounding sample per drawn region; whatever cannot be used goes to `problems`.
+
+    Raises:
+        UsageError: if a folder, a file or a column is missing.
+        RefusedData: if a file is damaged or a patient is in two splits.
+    """
+    mimic = Mimic(options, problems)
+    silver = options.annotations / "silver_dataset"
+    own_splits = _images(silver / "splits", problems)
+    with ExitStack() as stack:
+        read = _scene_graphs(silver, stack, problems)
+        films = tqdm(mimic.films(own_splits), total=len(own_splits), unit="image", disable=None)
+        for film in films:
+            own = own_splits.pop(film.dicom)
+            split = mimic.authority.split(film.subject, film.dicom, own)
+            path = mimic.path(film)
+            if split is None or path is None:
+                continue
+            for region, where in _drawn(_regions(film, read, problems), film.dicom, options.regions):
+                yield Sample(
+                    id=f"{film.dicom}-{region.replace(' ', '-')}",
+                    patient_id=film.patient,
+                    split=split,
+                    dataset="chest_imagenome",
+                    task="grounding",
+                    image=path,
+                    width=film.width,
+                    height=film.height,
+                    phrase="SVC" if region == "svc" else region,
+                    boxes=(where,),
+                    kind="anatomy",
+                )
+    for dicom in own_splits:
+        problems.add("unknown_image", dicom, "is in the split files, but has no usable row in MIMIC-CXR's metadata")
+
+
+def _images(folder: Path, problems: Problems) -> dict[str, str]:
+    """dicom_id -> its split by the set's own files, without what is to be left out."""
+    avoid_file = tables.find(folder, "images_to_avoid.csv", "--annotations")
+    avoid = {dicom for dicom, _ in tables.rows(avoid_file, ("dicom_id", "subject_id"), problems)}
+    found: dict[str, str] = {}
+    for name in ("train", "valid", "test"):
+        path = tables.find(folder, f"{name}.csv", "--annotations")
+        for dicom, _ in tables.rows(path, ("dicom_id", "subject_id"), problems):
+            if dicom in avoid:
+                problems.notes["images of the gold set's patients, left out"] += 1
+            elif dicom in FAILED:
+                problems.notes["images without a film, left out"] += 1
+            elif dicom in found:
+                told = f"is in {found[dicom]} already; this row is not used"
+                problems.add("duplicate_id", f"{path.name}: {dicom}", told)
+            else:
+                found[dicom] = NAMES[name]
+    return found
+
+
+def _scene_graphs(silver: Path, stack: ExitStack, problems: Problems) -> Callable[[str], bytes | None]:
+    """How to read the scene graph of a dicom_id; from the archive where it is, else from its folder."""
+    path = silver / "scene_graph.zip"
+    if path.is_file():
+        archive = stack.enter_context(ZipTexts(path, problems, _LARGEST))
+        # Copies packed anew have the folder twice or not at all.
+        places = {name.rpartition("/")[2]: name for name in archive.names if name.endswith("_SceneGraph.json")}
+        problems.count("scene graphs", len(places))
+        return lambda name: archive.read(places.get(name, name))
+    folder = silver / "scene_graph"
+    if (folder / "scene_graph").is_dir():
+        folder /= "scene_graph"
+    if not folder.is_dir():
+        raise UsageError(f"--annotations: neither {path} nor the folder {folder} is there; download it")
+    problems.source(folder, "*_SceneGraph.json")
+    problems.count("scene graphs", sum(1 for _ in folder.glob("*_SceneGraph.json")))
+    return FolderTexts(folder, _LARGEST).read
+
+
+def _regions(film: Film, read: Callable[[str], bytes | None], problems: Problems) -> dict[str, Box]:
+    """The usable regions of a film, by name."""
+    name = f"{film.dicom}_SceneGraph.json"
+    try:
+        content = read(name)
+        # The published files hold NaN, which is no JSON, but which Python reads.
+        graph = json.loads(content) if content is not None else None
+    except ValueError as error:  # Unreadable, not UTF-8, not JSON
+        problems.add("unreadable_scene_graph", name, f"{error}; image not used")
+        return {}
+    if content is None:
+        problems.add("missing_scene_graph", name, "there is no such scene graph; image not used")
+        return {}
+    objects = graph.get("objects") if isinstance(graph, dict) else None
+    if not isinstance(objects, list):
+        problems.add("unreadable_scene_graph", name, "has no list 'objects'; image not used")
+        return {}
+    return _boxes(objects, film, name, problems)
+
+
+def _boxes(objects: list[Any], film: Film, name: str, problems: Problems) -> dict[str, Box]:
+    found: dict[str, Box] = {}
+    ambiguous = set()
+    for entry in objects:
+        region = entry.get("bbox_name") if isinstance(entry, dict) else None
+        where = f"{name}: {region}"
+        if region is None:
+            problems.add("missing_key", name, "an object has no bbox_name; not used")
+        elif region not in REGIONS:
+            problems.notes["boxes of regions that are not asked for"] += 1
+        elif missing := [key for key in _CORNERS if entry.get(key) is None]:
+            problems.add("missing_key", where, f"no {' or '.join(missing)}; region not used")
+        else:
+            x1, y1, x2, y2 = (entry[key] for key in _CORNERS)
+            size = (film.width, film.height)
+            made = box((x1, y1, x2, y2), size, region, where, problems, overshoot=float("inf"))
+            if made is None:
+                continue
+            if found.setdefault(region, made) != made:
+                problems.add("duplicate_region", where, "has two different boxes; region not used")
+                ambiguous.add(region)
+    return {region: made for region, made in found.items() if region not in ambiguous}
+
+
+def _drawn(regions: dict[str, Box], dicom: str, number: int) -> list[tuple[str, Box]]:
+    """So many of the regions, drawn by a hash of the names, so that the same ones are drawn everywhere."""
+    return sorted(regions.items(), key=lambda entry: stable_hash(f"{dicom}/{entry[0]}"))[:number]

@@ -1,0 +1,256 @@
+"""Findings of the demo films: what can be present, where it may lie, and how it changes the film.
+
+Each finding leaves one mask per lesion on the chest's pixel grid; the box is the extent of that mask, so boxes stay
+tight under any pose. Finding kinds and their places are drawn together for a film so that no lesion hides another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.sets.demo.anatomy import SIZE, Anatomy, Chest, Exposure, Field, radius, ramp
+from reward_fns.boxes import Box
+
+SIDES = ("right", "left")
+ZONES = {"upper": (0.25, 0.36), "mid": (0.42, 0.52), "lower": (0.57, 0.66)}  # y of a lesion's centre
+
+OPACITY, NODULE, EFFUSION = "opacity", "nodule", "pleural effusion"
+HEART, PNEUMOTHORAX, PACEMAKER, LINE = "enlarged heart", "pneumothorax", "pacemaker", "central line"
+KINDS = (OPACITY, NODULE, EFFUSION, HEART, PNEUMOTHORAX, PACEMAKER, LINE)
+_WEIGHTS = np.array([0.36, 0.10, 0.20, 0.14, 0.10, 0.06, 0.04])
+_IN_LUNG = (OPACITY, NODULE)
+_MAY_PAIR = (OPACITY, NODULE, EFFUSION)
+_PAIRS = 0.25  # share of these that come as two lesions
+_VISIBLE = 0.4  # a pixel belongs to the box where the lesion's mask exceeds this
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One lesion or device: `side` as seen by the patient, `zone` for lung lesions, sizes as image fractions."""
+
+    kind: str
+    side: str = ""
+    zone: str = ""
+    across: float = 0.5  # position between the medial (0) and lateral (1) lung border
+    y: float = 0.0
+    size: float = 0.0
+    turn: float = 0.0
+
+
+@dataclass(frozen=True)
+class Film:
+    """All that is needed to draw one film again, with or without some of its findings."""
+
+    anatomy: Anatomy
+    exposure: Exposure
+    findings: tuple[Finding, ...]
+
+
+def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
+    """Zero to three finding kinds with places that do not collide; a kind may come as two lesions."""
+    count = rng.choice(4, p=[0.18, 0.37, 0.30, 0.15])
+    kinds = rng.choice(len(KINDS), size=count, replace=False, p=_WEIGHTS)
+    chosen = [KINDS[k] for k in sorted(kinds)]
+    # Behind an enlarged heart no lung lesion would show.
+    hidden = {("left", "mid"), ("left", "lower")} if HEART in chosen else set()
+    taken: set[tuple[str, str]] = set()
+    findings: list[Finding] = []
+    for kind in chosen:
+        for _ in range(2 if kind in _MAY_PAIR and rng.random() < _PAIRS else 1):
+            place = _free_place(kind, taken | hidden if kind in _IN_LUNG else taken, rng)
+            if place is not None:
+                taken.add(place)
+                findings.append(_draw(kind, *place, rng))
+    return tuple(findings)
+
+
+def _free_place(kind: str, taken: set[tuple[str, str]], rng: np.random.Generator) -> tuple[str, str] | None:
+    zones: Sequence[str] = {
+        OPACITY: tuple(ZONES),
+        NODULE: tuple(ZONES),
+        EFFUSION: ("lower",),
+        PNEUMOTHORAX: ("upper",),
+        PACEMAKER: ("upper",),
+    }.get(kind, ())
+    if not zones:
+        return ("", kind)
+    free = [(side, zone) for side in SIDES for zone in zones if (side, zone) not in taken]
+    return free[rng.integers(len(free))] if free else None
+
+
+def _draw(kind: str, side: str, zone: str, rng: np.random.Generator) -> Finding:
+    sizes = {
+        OPACITY: (0.075, 0.120),
+        NODULE: (0.030, 0.050),
+        EFFUSION: (0.05, 0.19),
+        HEART: (1.36, 1.55),
+        PNEUMOTHORAX: (0.040, 0.080),
+        PACEMAKER: (0.046, 0.056),
+        LINE: (0.0, 0.05),
+    }
+    # Behind the heart a lesion would be invisible: stay lateral in the lower lungs.
+    low = 0.55 if zone == "lower" else 0.3
+    return Finding(
+        kind=kind,
+        side=side,
+        zone=zone if kind in _IN_LUNG else "",
+        across=rng.uniform(low, 0.75),
+        y=rng.uniform(*ZONES[zone]) if zone in ZONES else 0.0,
+        size=rng.uniform(*sizes[kind]),
+        turn=rng.uniform(-0.6, 0.6),
+    )
+
+
+def render(film: Film) -> tuple[NDArray[np.uint8], tuple[tuple[Finding, Box], ...]]:
+    """Draw a film.
+
+    Returns:
+        Grey values [256, 256] uint8, and each finding with its tight box, in the order of `film.findings`.
+    """
+    enlarged = [f.size for f in film.findings if f.kind == HEART]
+    chest = Chest(film.anatomy, film.exposure, heart_scale=enlarged[0] if enlarged else 1.0)
+    air, extra, metal = chest.air, np.zeros((SIZE, SIZE), np.float32), np.zeros((SIZE, SIZE), np.float32)
+    boxed: list[tuple[Finding, Box]] = []
+    for finding in film.findings:
+        mask = _MASKS[finding.kind](chest, finding)
+        boxed.append((finding, _extent(mask, finding.kind)))
+        if finding.kind == EFFUSION:
+            fluid = _fluid(chest, finding)
+            air = air * (1 - fluid)
+            extra += 0.14 * fluid * ramp(chest.wall, 0.02) * ramp(chest.dome - chest.y, 0.009) * (1 - chest.heart)
+        elif finding.kind == OPACITY:
+            extra += 0.27 * mask * (1 + 0.12 * chest.clouds())
+        elif finding.kind == NODULE:
+            extra += 0.30 * mask
+        elif finding.kind == PNEUMOTHORAX:
+            extra += 0.24 * _pleural_line(chest, finding) - 0.13 * mask
+        elif finding.kind in (PACEMAKER, LINE):
+            metal = np.maximum(metal, mask)
+    density = chest.density(air) + extra
+    return chest.develop(density + metal * np.maximum(0, 1.25 - density)), tuple(boxed)
+
+
+def _extent(mask: Field, label: str) -> Box:
+    seen = mask > _VISIBLE
+    columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
+    x1, y1, x2, y2 = (float(edge) / SIZE for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    return Box(x1, y1, x2, y2, label)
+
+
+def _half(chest: Chest, side: str) -> NDArray[np.bool_]:
+    return chest.left if side == "left" else ~chest.left
+
+
+def _centre(chest: Chest, finding: Finding) -> float:
+    """Signed distance of a lung lesion's centre from the midline, at its height between the lung borders."""
+    row = np.unravel_index(np.argmin(np.abs(chest.y - finding.y) + chest.ax), chest.y.shape)
+    inner, outer = float(chest.inner[row]), float(chest.outer[row])
+    distance = inner + finding.across * (outer - inner)
+    return distance if finding.side == "left" else -distance
+
+
+def _opacity(chest: Chest, finding: Finding) -> Field:
+    """Consolidation: an ill-defined, cloudy ellipse within the lung."""
+    u, v = chest.dx - np.float32(_centre(chest, finding)), chest.y - np.float32(finding.y)
+    cos, sin = np.float32(np.cos(finding.turn)), np.float32(np.sin(finding.turn))
+    size = np.float32(finding.size)
+    reach = radius((cos * u + sin * v) / size, (cos * v - sin * u) / (0.78 * size))
+    return ramp(1.0 - reach + 0.13 * chest.clouds() * (reach < 1.6), 0.38) * chest.air
+
+
+def _nodule(chest: Chest, finding: Finding) -> Field:
+    """A round, well-defined spot."""
+    u, v = chest.dx - np.float32(_centre(chest, finding)), chest.y - np.float32(finding.y)
+    return ramp(np.float32(finding.size) - radius(u, v), 0.008)
+
+
+def _fluid(chest: Chest, finding: Finding) -> Field:
+    """Everything below the fluid level of one side; the level rises to the chest wall (meniscus)."""
+    across = np.clip((chest.ax - chest.inner) / np.maximum(chest.outer - chest.inner, 0.05), 0, 1)
+    base = chest.anatomy.right_dome + (chest.anatomy.dome_step if finding.side == "left" else 0.0)
+    rise = (0.02 + 0.35 * finding.size) * (across * across * across - 0.3)
+    return ramp(chest.y - (base + 0.045 - finding.size) + rise, 0.010) * _half(chest, finding.side)
+
+
+def _effusion(chest: Chest, finding: Finding) -> Field:
+    """Free fluid where there was air: a filled lung base and a blunted costophrenic angle."""
+    return _fluid(chest, finding) * chest.air * (1 - chest.heart)
+
+
+def _collapse(chest: Chest, finding: Finding) -> Field:
+    """Signed distance from the visceral pleura, positive outside the partly collapsed lung.
+
+    The lung shrinks away from the apex and the side wall: its outline is the chest's, moved down and inwards.
+    """
+    size, sign = np.float32(finding.size), np.float32(1 if finding.side == "left" else -1)
+    u = (chest.dx * sign - np.float32(0.13)) / (chest.anatomy.chest - 0.13 - 0.55 * size)
+    v = (chest.y - np.float32(0.50)) / (0.37 - size)
+    return (radius(u, v) - 1) * np.float32(0.25)
+
+
+def _pneumothorax(chest: Chest, finding: Finding) -> Field:
+    """Air outside the lung at the apex: a dark crescent without vessels along the chest wall."""
+    above = ramp(0.44 + finding.size - chest.y, 0.02)
+    return ramp(_collapse(chest, finding), 0.006) * chest.air * above * _half(chest, finding.side)
+
+
+def _pleural_line(chest: Chest, finding: Finding) -> Field:
+    line = ramp(0.004 - np.abs(_collapse(chest, finding)), 0.005) * chest.air
+    return line * ramp(0.44 + finding.size - chest.y, 0.02) * _half(chest, finding.side)
+
+
+def _pacemaker(chest: Chest, finding: Finding) -> Field:
+    """Generator below the collar bone with a lead through the great vein into the right ventricle."""
+    sign = 1.0 if finding.side == "left" else -1.0
+    u, v = np.abs(chest.dx - np.float32(sign * 0.27)), np.abs(chest.y - np.float32(0.265))
+    size = np.float32(finding.size)
+    corner = radius(np.maximum(u - 0.55 * size, 0), np.maximum(v - 0.35 * size, 0))
+    generator = ramp(0.45 * size - corner, 0.006)
+    lead = [(sign * 0.25, 0.24), (sign * 0.15, 0.195), (-0.02, 0.25), (-0.048, 0.36), (-0.055, 0.52), (0.06, 0.655)]
+    return cast(Field, np.maximum(generator, 0.9 * _curve(chest, lead, 0.0042)))
+
+
+def _line(chest: Chest, finding: Finding) -> Field:
+    """A central venous line from the right side of the neck down to the great vein."""
+    tip = 0.40 + finding.size
+    return 0.85 * _curve(chest, [(-0.10, 0.03), (-0.085, 0.12), (-0.055, 0.22), (-0.045, 0.32), (-0.045, tip)], 0.0038)
+
+
+def _curve(chest: Chest, points: list[tuple[float, float]], half: float) -> Field:
+    """A smooth line of the given half width through control points in canonical (dx, y) coordinates."""
+    distance = np.full((SIZE, SIZE), np.inf, np.float32)
+    dense = _smooth(np.array(points, np.float32))
+    for (x0, y0), (x1, y1) in pairwise(dense):
+        ex, ey = x1 - x0, y1 - y0
+        along = np.clip(((chest.dx - x0) * ex + (chest.y - y0) * ey) / (ex * ex + ey * ey), 0, 1)
+        distance = np.minimum(distance, (chest.dx - x0 - along * ex) ** 2 + (chest.y - y0 - along * ey) ** 2)
+    return ramp(np.float32(half) - np.sqrt(distance), 0.004)
+
+
+def _smooth(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Corner cutting (Chaikin), which keeps the end points."""
+    for _ in range(2):
+        cut = np.stack([0.75 * points[:-1] + 0.25 * points[1:], 0.25 * points[:-1] + 0.75 * points[1:]], 1)
+        points = np.vstack([points[:1], cut.reshape(-1, 2), points[-1:]])
+    return points
+
+
+def _whole_heart(chest: Chest, finding: Finding) -> Field:
+    return chest.heart
+
+
+_MASKS = {
+    OPACITY: _opacity,
+    NODULE: _nodule,
+    EFFUSION: _effusion,
+    HEART: _whole_heart,
+    PNEUMOTHORAX: _pneumothorax,
+    PACEMAKER: _pacemaker,
+    LINE: _line,
+}

@@ -1,0 +1,152 @@
+"""Your own data, one JSON object per line (or a JSON list of them): reports and boxes, one question per object.
+
+Keys: `id` (unique), `patient_id` (repeat the id where every image is another patient), `image` (a path below --root)
+and either
+
+    `report`     the reference text; `kind` findings (the default), impression or report
+    `phrase`     what to locate, with `boxes`, [[x1, y1, x2, y2], ...], empty if it is not there, and perhaps `labels`,
+                 one per box; `kind` finding (the default), anatomy, abnormality, phrase or detection
+
+and where wanted `question`, asked instead of one of our own, and `split`: train, val or test. Boxes are left, top,
+right and bottom edge in the unit --box-unit: shares of the image's width and height, or its pixels. Other keys are
+passed over and counted.
+
+    {"id": "a1", "patient_id": "p7", "image": "a.png", "report": "The lungs are clear."}
+    {"id": "a2", "patient_id": "p7", "image": "a.png", "phrase": "left nodule", "boxes": [[0.6, 0.2, 0.7, 0.3]]}
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.options import shares
+from data_prep.problems import Problems
+from data_prep.readers import images, pictures
+from data_prep.readers.jsons import objects
+from data_prep.registry import data_set
+from data_prep.sample import KINDS, SPLITS, Sample, split_of
+from reward_fns.boxes import Box
+from reward_fns.errors import UsageError
+
+_TEXTS = ("id", "patient_id", "image", "report", "phrase", "question", "kind", "split")
+_KEYS = (*_TEXTS, "boxes", "labels")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The loader's own options."""
+    parser.add_argument("--root", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--annotations", type=Path, required=True, help="file with one JSON object per line")
+    parser.add_argument("--name", default="jsonl", help="name of the data set in the rows")
+    parser.add_argument("--box-unit", choices=("share", "pixel"), default="share", help="unit of boxes, of the image")
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument("--split", choices=SPLITS, default="train", help="the split of objects that name none")
+    split.add_argument("--split-by-hash", type=shares, help="or shares of their patients, train,val,test: 0.8,0.1,0.1")
+    images.add_arguments(parser)
+
+
+@data_set(
+    "jsonl",
+    summary="your own reports and boxes, one JSON object per line",
+    example="python -m data_prep jsonl --root films --annotations mine.jsonl --split-by-hash 0.8,0.1,0.1 "
+    "--out data/mine",
+    arguments=add_arguments,
+)
+def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
+    """One sample per object; whatever cannot be used goes to `problems`.
+
+    Raises:
+        UsageError: the folder or the file is missing.
+        RefusedData: a JSON list is broken or cut short.
+    """
+    if not options.root.is_dir():
+        raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
+    records = _records(tqdm(objects(options.annotations, problems), unit="object", disable=None), options, problems)
+    for (where, item), (picture, width, height) in pictures.read(records, options, problems):
+        boxes = _boxes(item, width, height, options.box_unit, where, problems)
+        if boxes is not None:
+            patient = item["patient_id"]
+            by_hash = options.split_by_hash and split_of(patient, options.split_by_hash)
+            yield Sample(
+                id=item["id"],
+                patient_id=patient,
+                split=item.get("split") or by_hash or options.split,
+                dataset=options.name,
+                task="report" if "report" in item else "grounding",
+                image=picture,
+                width=width,
+                height=height,
+                report=item.get("report"),
+                phrase=item.get("phrase"),
+                boxes=boxes,
+                kind=item.get("kind", ""),
+                question=item.get("question"),
+            )
+
+
+def _records(
+    items: Iterable[tuple[str, dict[str, Any]]], options: argparse.Namespace, problems: Problems
+) -> Iterator[tuple[tuple[str, dict[str, Any]], Path]]:
+    """The objects whose texts can be used, with the paths of their images."""
+    seen: set[int] = set()
+    for place, item in items:
+        for key in item.keys() - set(_KEYS):
+            problems.notes[f"objects with the unknown key {key[:40]!r}"] += 1
+        item = {key: value for key, value in item.items() if key in _KEYS and value is not None}
+        where = f"{place} (id {item.get('id')})"
+        if wrong := _wrong(item):
+            problems.add("bad_record", where, f"{wrong}; not used")
+        elif hash(item["id"]) in seen:
+            problems.add("duplicate_id", where, "this id was used before; not used")
+        else:
+            seen.add(hash(item["id"]))
+            path = pictures.within(options.root, item["image"], where, problems)
+            if path:
+                yield (where, item), path
+
+
+def _wrong(item: dict[str, Any]) -> str:
+    """What the texts of an object lack, or nothing."""
+    for key in ("id", "patient_id", "image"):
+        if key not in item:
+            return f"has no {key}"
+    for key in _TEXTS:
+        if key in item and not (isinstance(item[key], str) and item[key].strip()):
+            return f"{key} must be a text that is not blank, it is {str(item[key])[:80]!r}"
+    if ("report" in item) == ("phrase" in item):
+        return "needs either a report or a phrase with boxes"
+    if "phrase" in item and "boxes" not in item:
+        return "has a phrase but no boxes; an empty list says that it is not there"
+    kinds = KINDS["report" if "report" in item else "grounding"]
+    if item.get("kind", kinds[0]) not in kinds:
+        return f"kind must be one of {', '.join(kinds)}, it is {item['kind']!r}"
+    if item.get("split", "train") not in SPLITS:
+        return f"split must be one of {', '.join(SPLITS)}, it is {item['split']!r}"
+    return ""
+
+
+def _boxes(
+    item: dict[str, Any], width: int, height: int, unit: str, where: str, problems: Problems
+) -> tuple[Box, ...] | None:
+    boxes = item.get("boxes", [])
+    labels = item.get("labels", [item.get("phrase", "")] * len(boxes) if isinstance(boxes, list) else None)
+    if not isinstance(boxes, list) or not isinstance(labels, list) or len(labels) != len(boxes):
+        problems.add("bad_box", where, "boxes must be a list of boxes, and labels a list with one for each; not used")
+        return None
+    scale = (width, height) * 2 if unit == "pixel" else (1, 1, 1, 1)
+    found = []
+    for box, label in zip(boxes, labels, strict=True):
+        try:
+            if not all(type(value) in (int, float) for value in box):
+                raise TypeError("not all numbers")
+            x1, y1, x2, y2 = (value / side for value, side in zip(box, scale, strict=True))
+            found.append(Box(x1, y1, x2, y2, str(label)))
+        except (TypeError, ValueError, OverflowError) as error:
+            told = f"box {str(box)[:80]} is no [x1, y1, x2, y2] within the image ({error}); not used"
+            problems.add("bad_box", where, f"{told}; --box-unit is {unit}")
+            return None
+    return tuple(found)

@@ -1,0 +1,218 @@
+"""PadChest-GR: sentences of reports with the boxes they speak of (phrase grounding), English or Spanish.
+
+Files, from https://bimcv.cipf.es/bimcv-projects/padchest-gr/ (release of 2024-08-19):
+
+- `grounded_reports_20240819.json`: a list of {StudyID, ImageID, PreviousStudyID, PreviousImageID, findings:
+  [{sentence_en, sentence_es, abnormal, boxes, extra_boxes, labels, locations, progression}]}. A box is [x1, y1, x2, y2]
+  as shares of the film. Sentences that say what is not there often lack the keys of boxes; extra_boxes are a second
+  reader's and not used;
+- `master_table.csv`: among others StudyID, PatientID and split (train, validation or test), in several rows per study;
+- the films, PNG of 16 bits, from `Padchest_GR_files/PadChest_GR.zip.001` and so on, to be joined and unpacked;
+- optionally `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv` of PadChest itself, whose Projection tells frontal
+  films from others; like arXiv 2512.10691 it is PA and AP that are kept then.
+
+Licence: the agreement of BIMCV for PadChest-GR.
+
+Counts: 4,555 studies with 7,037 positive and 3,422 negative sentences; 8,787 rows in the master table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.problems import Problems
+from data_prep.readers import images, pictures, tables
+from data_prep.readers.jsons import objects
+from data_prep.readers.pixel_boxes import box
+from data_prep.registry import data_set
+from data_prep.sample import Sample
+from reward_fns.boxes import Box
+from reward_fns.errors import UsageError
+
+_REPORTS, _TABLE = "grounded_reports_20240819.json", "master_table.csv"
+_SPLITS = {"train": "train", "validation": "val", "valid": "val", "test": "test"}
+# Of a patient in several splits, the studies in the last of these stay and the others are left out.
+_ORDER = ("train", "val", "test")
+_FRONTAL = ("PA", "AP")
+_NAME = re.compile(r"[\w-][\w.-]*\.png")
+_OVERSHOOT = 0.005  # share of the film past its border that counts as rounding and is clipped
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of PadChest-GR."""
+    parser.add_argument("--root", type=Path, required=True, help=f"folder with {_REPORTS} and {_TABLE}")
+    parser.add_argument(
+        "--films", type=Path, help="folder of the PNG files (default: PadChest_GR in --root, or --root)"
+    )
+    parser.add_argument("--language", choices=("en", "es"), default="en", help="language of the sentences")
+    parser.add_argument("--parent", type=Path, help="PadChest's table of images, to keep frontal films (PA, AP) only")
+    images.add_arguments(parser)
+
+
+@dataclass(frozen=True)
+class _Study:
+    id: str
+    patient: str
+    split: str
+    image: str
+    phrases: tuple[tuple[int, str, tuple[Box, ...]], ...]
+
+
+@data_set(
+    "padchest_gr",
+    summary="sentences of reports with their boxes, in English or Spanish, on 16-bit films",
+    example="python -m data_prep padchest_gr --root padchest-gr --out data/padchest_gr --workers 8",
+    arguments=add_arguments,
+    expected={"studies": 4555, "positive sentences": 7037, "negative sentences": 3422},
+)
+def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
+    """One grounding sample per sentence with boxes; whatever cannot be used goes to `problems`.
+
+    Raises:
+        UsageError: if a folder, a file or a column is missing.
+        RefusedData: if a file is damaged.
+    """
+    if not options.root.is_dir():
+        raise UsageError(f"--root {options.root} is not a folder; give the one with {_REPORTS}")
+    patients = _patients(tables.find(options.root, _TABLE, "--root"), problems)
+    projections = _projections(options.parent, problems) if options.parent else None
+    studies = _studies(options.root / _REPORTS, options.language, patients, projections, problems)
+    for study, (picture, width, height) in pictures.read(_placed(studies, options, problems), options, problems):
+        for number, sentence, boxes in study.phrases:
+            yield Sample(
+                id=f"{study.id}-{number}",
+                patient_id=study.patient,
+                split=study.split,
+                dataset="padchest_gr",
+                task="grounding",
+                image=picture,
+                width=width,
+                height=height,
+                phrase=sentence,
+                boxes=boxes,
+                kind="phrase",
+            )
+
+
+def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
+    """Study -> patient and split. No patient of validation or test is trained on, whatever the table says."""
+    studies: dict[str, tuple[str, str]] = {}
+    last: dict[str, str] = {}
+    for number, (study, patient, named) in enumerate(tables.rows(path, ("StudyID", "PatientID", "split"), problems), 2):
+        where = f"{path.name}, row {number} (study {study})"
+        split = _SPLITS.get(named.strip())
+        if split is None or not patient:
+            problems.add("bad_split", where, f"split {named!r} of patient {patient!r} is not known; row not used")
+        elif studies.setdefault(study, (patient, split)) != (patient, split):
+            told = f"patient {patient} in {split}, but {' in '.join(studies[study])} in another row of this study"
+            problems.add("split_conflict", where, f"{told}; row not used")
+        else:
+            last[patient] = max(last.get(patient, split), split, key=_ORDER.index)
+    kept = {}
+    for study, (patient, split) in studies.items():
+        if split == last[patient]:
+            kept[study] = patient, split
+        else:
+            told = f"patient {patient} is in {last[patient]} with another study; this one, of {split}, is not used"
+            problems.add("leaked_patient", f"study {study}", told)
+    return kept
+
+
+def _projections(path: Path, problems: Problems) -> dict[str, str]:
+    projections: dict[str, str] = {}
+    for image, projection in tables.rows(path, ("ImageID", "Projection"), problems):
+        projections[image] = projection
+    return projections
+
+
+def _studies(
+    path: Path,
+    language: str,
+    patients: Mapping[str, tuple[str, str]],
+    projections: Mapping[str, str] | None,
+    problems: Problems,
+) -> Iterator[_Study]:
+    """Studies with at least one sentence that has boxes."""
+    seen = set()
+    for place, item in tqdm(objects(path, problems), unit="study", disable=None):
+        problems.count("studies")
+        study, image, findings = str(item.get("StudyID")), item.get("ImageID"), item.get("findings")
+        where = f"{path.name}, {place} (study {study})"
+        if not isinstance(image, str) or not isinstance(findings, list):
+            problems.add("missing_key", where, "needs an ImageID and a list of findings; study not used")
+            continue
+        phrases = tuple(_phrases(findings, language, where, problems))
+        if not _NAME.fullmatch(image):
+            problems.add("unsafe_path", where, f"ImageID {image!r} is not the name of a PNG file; study not used")
+        elif study in seen:
+            problems.add("duplicate_id", where, "the study was listed before; not used")
+        elif study not in patients:
+            problems.add("no_split", where, f"{_TABLE} gives it no patient and split; study not used")
+        elif _frontal(image, projections, where, problems) and phrases:
+            yield _Study(study, *patients[study], image, phrases)
+        seen.add(study)
+
+
+def _frontal(image: str, projections: Mapping[str, str] | None, where: str, problems: Problems) -> bool:
+    if projections is None:
+        return True
+    projection = projections.get(image)
+    if projection is None:
+        problems.add("unknown_image", where, f"{image} is not in the table of --parent; study not used")
+    elif projection not in _FRONTAL:
+        problems.notes[f"films of projection {projection or 'unknown'}, not used"] += 1
+    return projection in _FRONTAL
+
+
+def _phrases(
+    findings: list[Any], language: str, where: str, problems: Problems
+) -> Iterator[tuple[int, str, tuple[Box, ...]]]:
+    """Place in the study, sentence and boxes of those that have some."""
+    for number, finding in enumerate(findings):
+        here = f"{where}, finding {number}"
+        if not isinstance(finding, dict):
+            problems.add("missing_key", here, "is no object; not used")
+            continue
+        problems.count("positive sentences" if finding.get("abnormal") else "negative sentences")
+        quads = finding.get("boxes") or []
+        if not quads:
+            kind = "positive" if finding.get("abnormal") else "negative"
+            problems.notes[f"{kind} sentences without boxes, not used"] += 1
+            continue
+        sentence = finding.get(f"sentence_{language}")
+        if not isinstance(sentence, str) or not sentence.strip():
+            problems.add("blank", here, f"sentence_{language} is blank; not used")
+            continue
+        labels = finding.get("labels")
+        label = ", ".join(map(str, labels)) if isinstance(labels, list) else ""
+        made = [_box(quad, label, here, problems) for quad in (quads if isinstance(quads, list) else [quads])]
+        if boxes := {one.quad: one for one in made if one is not None}:
+            yield number, " ".join(sentence.split()), tuple(boxes[quad] for quad in sorted(boxes))
+
+
+def _box(quad: Any, label: str, where: str, problems: Problems) -> Box | None:
+    if not isinstance(quad, list) or len(quad) != 4 or any(type(value) not in (int, float) for value in quad):
+        problems.add("bad_box", where, f"{quad!r} is not four numbers; box not used")
+        return None
+    return box((quad[0], quad[1], quad[2], quad[3]), (1, 1), label, where, problems, overshoot=_OVERSHOOT)
+
+
+def _placed(
+    studies: Iterator[_Study], options: argparse.Namespace, problems: Problems
+) -> Iterator[tuple[_Study, Path]]:
+    root = options.root
+    folders = [options.films] if options.films else [root / "PadChest_GR", root / "Padchest_GR_files/PadChest_GR", root]
+    for study in studies:
+        path = next((folder / study.image for folder in folders if (folder / study.image).is_file()), None)
+        if path is None:
+            places = " or ".join(map(str, folders))
+            problems.add("missing_image", study.image, f"of study {study.id} is not in {places}; study not used")
+        else:
+            yield study, path

@@ -1,0 +1,187 @@
+"""The RadVLM instruction data set 1.0.0: 1,115,021 instructions about chest X-rays, as released by its authors.
+
+File: one JSON list in LLaVA's format, {"image", "conversations", "id"} (https://github.com/uzh-dqbm-cmi/RadVLM), from
+https://physionet.org/content/radvlm-instruction-dataset/1.0.0/ (PhysioNet Credentialed Health Data License). It comes
+without images: those of MIMIC-CXR-JPG, CheXpert, CheXpert-Plus, VinDr-CXR (as JPEG) and PadChest lie below --root, each
+under its own licence. `image` may be an absolute path of the authors' machine: of such a path, the longest end that
+exists below --root is taken.
+
+The id begins with the source, which says what an item is:
+
+    mimic-train, chexpertplus-train      reports: 230,980 and 186,463
+    chestima-train                       anatomy: 80,000
+    vindr-cxr-mono-train                 one abnormality: 16,089, three times
+    vindr-cxr-train                      all abnormalities: 15,000, twice
+    mscxr-train, padchest-train          phrases: 971, three times, and 4,478, twice
+    mimic-labels-train, chexpert-train   classification: 237,912 and 191,027
+    conv-train, conv-grounded-...        conversations: 86,155, 862 four times and 2,225 four times
+
+Questions are asked word by word. For --box-format radvlm, in which the set is written, SFT teaches its answers word by
+word too; else boxes alone are written anew. Classification and conversations become rows for SFT only. All of it is
+meant for training. Patients are read from the paths of MIMIC-CXR and CheXpert; VinDr-CXR and PadChest do not have them
+there, so each of their images counts as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from data_prep.options import shares
+from data_prep.problems import Problems
+from data_prep.readers import pictures
+from data_prep.readers.dialogs import Dialog, dialogs
+from data_prep.registry import data_set
+from data_prep.sample import SPLITS, Sample, split_of
+from data_prep.sets.llava import task_content
+from reward_fns.errors import UsageError
+
+
+class _Source(NamedTuple):
+    """What the items of one source are: their name in our rows, task and kind."""
+
+    name: str
+    task: str
+    kind: str
+
+
+_SOURCES = {
+    "mimic": _Source("mimic_cxr", "report", "findings"),
+    "chexpertplus": _Source("chexpert_plus", "report", "findings"),
+    "chestima": _Source("chest_imagenome", "grounding", "anatomy"),
+    "vindr-cxr-mono": _Source("vindr_cxr", "grounding", "abnormality"),
+    "vindr-cxr": _Source("vindr_cxr", "grounding", "detection"),
+    "mscxr": _Source("ms_cxr", "grounding", "phrase"),
+    "padchest": _Source("padchest_gr", "grounding", "phrase"),
+    "mimic-labels": _Source("mimic_cxr", "conversation", "classification"),
+    "chexpert": _Source("chexpert", "conversation", "classification"),
+    "conv": _Source("mimic_cxr", "conversation", "conversation"),
+    "conv-grounded": _Source("ms_cxr", "conversation", "conversation"),
+    "conv-grounded-padchest": _Source("padchest_gr", "conversation", "conversation"),
+}
+_ID = re.compile(r"(.+)-train\d*_\d+")
+_PATIENT = re.compile(r"(?:^|/)(p\d{8}|patient\d{5,})(?=/)")
+# "a nodule/mass located at the coordinates [...], [...] and [...]; an ..." names the places that follow.
+_NAMED = re.compile(r"(?:^|[\s:])an? ((?:(?! an? )[^;\[\]]){1,60}) located at the coordinates ([^;]*)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The set's own options."""
+    parser.add_argument("--root", type=Path, required=True, help="folder below which the images of all sources lie")
+    parser.add_argument("--annotations", type=Path, required=True, help="the set's JSON file")
+    parser.add_argument("--sources", nargs="+", choices=sorted(_SOURCES), metavar="SOURCE", help="only these")
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument("--split", choices=SPLITS, default="train", help="the split that all items go to")
+    split.add_argument("--split-by-hash", type=shares, help="shares of patients, train,val,test: 0.98,0.02,0")
+
+
+@data_set(
+    "radvlm_instruct",
+    summary="the RadVLM instruction set: reports, boxes, classification, conversations",
+    example="python -m data_prep radvlm_instruct --root datasets --annotations all_train.json --out data/instruct",
+    arguments=add_arguments,
+    expected={"items": 1_115_021},
+)
+def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
+    """One sample per item; whatever cannot be used goes to `problems`.
+
+    Raises:
+        UsageError: the folder or the file is missing.
+        RefusedData: the JSON list is broken or cut short.
+    """
+    if not options.root.is_dir():
+        raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
+    verbatim = options.box_format == "radvlm"
+    items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
+    placed = _placed(items, options, problems)
+    # Only headers are read: to decode a million films takes days, and `validate` opens those that are used.
+    for (dialog, source), (picture, width, height) in pictures.headers(placed, problems):
+        content = _content(dialog, source, problems)
+        if content is None:
+            continue
+        patient = _patient(dialog.image, source)
+        yield Sample(
+            id=dialog.id,
+            patient_id=patient,
+            split=split_of(patient, options.split_by_hash) if options.split_by_hash else options.split,
+            dataset=source.name,
+            task=source.task,
+            image=picture,
+            width=width,
+            height=height,
+            kind=source.kind,
+            answer=dialog.turns[0][1] if verbatim and source.task == "grounding" else None,
+            **content,
+        )
+
+
+def _placed(
+    items: Iterable[Dialog], options: argparse.Namespace, problems: Problems
+) -> Iterator[tuple[tuple[Dialog, _Source], Path]]:
+    finder = _Finder(options.root)
+    for dialog in items:
+        told = _ID.fullmatch(dialog.id)
+        source = _SOURCES.get(told[1]) if told else None
+        if source is None or told is None:
+            names = ", ".join(_SOURCES)
+            problems.add("unknown_source", f"id {dialog.id}", f"does not begin with one of {names}; not used")
+        elif options.sources is None or told[1] in options.sources:
+            path = pictures.within(options.root, finder.name(dialog.image), f"id {dialog.id}", problems)
+            if path:
+                yield (dialog, source), path
+
+
+class _Finder:
+    """Finds images of another machine below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._dropped: dict[tuple[str, ...], None] = {}
+
+    def name(self, image: str) -> str:
+        """The part of the path that exists below the folder; the path itself if there is none, or if it is relative."""
+        path = PurePosixPath(image)
+        if not path.is_absolute() or ".." in path.parts:
+            return image
+        for dropped in self._dropped:  # the beginning that was right for the images before, mostly
+            if path.parts[: len(dropped)] == dropped and (name := self._below(path, len(dropped))):
+                return name
+        for count in range(1, len(path.parts)):
+            if name := self._below(path, count):
+                self._dropped[path.parts[:count]] = None
+                return name
+        return str(path.relative_to("/"))
+
+    def _below(self, path: PurePosixPath, count: int) -> str | None:
+        name = PurePosixPath(*path.parts[count:])
+        return str(name) if (self._root / name).is_file() else None
+
+
+def _patient(image: str, source: _Source) -> str:
+    found = _PATIENT.search(image)
+    # CheXpert and CheXpert-Plus are the same patients, and so are MIMIC-CXR and what annotates it.
+    return found[1] if found else f"{source.name.removesuffix('_gr')}-{PurePosixPath(image).stem}"
+
+
+def _content(dialog: Dialog, source: _Source, problems: Problems) -> dict[str, Any] | None:
+    content = task_content(source.task, dialog, "radvlm", (1, 1), problems)
+    if content is None or source.task != "grounding":
+        return content
+    if source.kind != "detection":
+        if content["boxes"]:
+            return content
+        problems.add("no_box", f"id {dialog.id}", f"the answer gives no box: {dialog.turns[0][1][:200]!r}; not used")
+        return None
+    answer = dialog.turns[0][1]
+    names = [name.strip() for name, places in _NAMED.findall(answer) for _ in range(places.count("["))]
+    if len(names) != len(content["boxes"]):
+        problems.add("bad_box", f"id {dialog.id}", f"not every box has a name: {answer[:200]!r}; not used")
+        return None
+    boxes = (replace(box, label=name) for box, name in zip(content["boxes"], names, strict=True))
+    return {**content, "boxes": tuple(boxes)}

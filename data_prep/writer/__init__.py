@@ -1,0 +1,1 @@
+"""From samples to files: prompts, rows, parquet shards, staging, the data card."""

@@ -1,0 +1,124 @@
+"""Samples to rows: for verl's RLHFDataset and for its MultiTurnSFTDataset, from the same samples."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.sample import Sample
+from data_prep.writer.prompts import render
+from reward_fns.conventions import Convention, Frame
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_EXTRA_INFO = pa.struct(
+    [
+        ("id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("index", pa.int64()),
+        ("thinking", pa.bool_()),
+        ("task", pa.string()),
+        ("box_format", pa.string()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+    ]
+)
+
+
+def _images_type(embed: bool) -> pa.DataType:
+    # verl takes a row for embedded as soon as the key `bytes` exists, whatever its value: one struct for both
+    # kinds, with nulls, cannot be read.
+    source = ("bytes", pa.binary()) if embed else ("image", pa.string())
+    return pa.list_(pa.struct([source, ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]))
+
+
+@cache
+def rl_schema(embed: bool = False) -> pa.Schema:
+    """Schema of train, val and test.parquet (verl 0.9.1, RLHFDataset); `embed`: images as bytes, not as paths."""
+    return pa.schema(
+        [
+            ("data_source", pa.string()),
+            ("prompt", _MESSAGES),
+            ("images", _images_type(embed)),
+            ("ability", pa.string()),
+            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+            ("extra_info", _EXTRA_INFO),
+        ]
+    )
+
+
+@cache
+def sft_schema(embed: bool = False) -> pa.Schema:
+    """Schema of sft_train and sft_val.parquet (verl 0.9.1, MultiTurnSFTDataset)."""
+    return pa.schema([("messages", _MESSAGES), ("images", _images_type(embed))])
+
+
+def rl_row(
+    sample: Sample,
+    convention: Convention,
+    frame: Frame,
+    images: list[dict[str, Any]],
+    index: int,
+    *,
+    thinking: bool = False,
+    format_hint: bool = False,
+) -> dict[str, Any]:
+    """One row for RL, in `rl_schema`.
+
+    Args:
+        sample: of a task that rewards can score.
+        convention: for boxes in the prompt.
+        frame: width and height that its coordinates refer to.
+        images: the row's value of `images`; empty for a sample without image.
+        index: place of the row in its split.
+        thinking, format_hint: see `render`.
+    """
+    question, _ = render(sample, convention.name, frame, thinking=thinking, format_hint=format_hint)
+    # verl's dumps keep the ground truth but not extra_info: these tell whose row it is and how to read the answer.
+    truth: dict[str, Any] = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task}
+    truth["box_format"] = convention.name
+    if sample.task == "report":
+        truth |= {"report": sample.report}
+    else:
+        truth |= {
+            "boxes": [[box.x1, box.y1, box.x2, box.y2] for box in sample.boxes],
+            "labels": [box.label for box in sample.boxes],
+            "frame": list(frame),
+        }
+    return {
+        "data_source": f"{sample.dataset}/{sample.task}",
+        "prompt": [_user(question, images)],
+        "images": images,
+        "ability": "radiology",
+        "reward_model": {"style": "rule", "ground_truth": json.dumps(truth, ensure_ascii=False)},
+        "extra_info": {
+            "id": sample.id,
+            "patient_id": sample.patient_id,
+            "split": sample.split,
+            "index": index,
+            "thinking": thinking,
+            "task": sample.task,
+            "box_format": convention.name,
+            "width": sample.width,
+            "height": sample.height,
+        },
+    }
+
+
+def sft_row(
+    sample: Sample, convention: Convention, frame: Frame, images: list[dict[str, Any]], *, format_hint: bool = False
+) -> dict[str, Any]:
+    """One row for SFT, in `sft_schema`; asks without the thinking suffix, as gold answers have no reasoning trace."""
+    turns = sample.turns or (render(sample, convention.name, frame, format_hint=format_hint),)
+    messages = []
+    for place, (question, answer) in enumerate(turns):
+        asked = {"role": "user", "content": question} if place else _user(question, images)
+        messages += [asked, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "images": images}
+
+
+def _user(question: str, images: list[dict[str, Any]]) -> dict[str, str]:
+    return {"role": "user", "content": f"<image>\n{question}" if images else question}

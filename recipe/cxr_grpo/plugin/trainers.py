@@ -1,0 +1,159 @@
+"""verl's own V1 trainers with every component of the reward in their logs and rollout dumps.
+
+Chosen with ``trainer.v1.trainer_mode=cxr_sync`` (or ``cxr_colocate_async``, ``cxr_separate_async``). Stock verl 0.9.1
+logs and dumps the components in validation only. What is overridden here are four methods of
+``verl.trainer.ppo.v1.PPOTrainer``; everything else is verl's.
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ray
+import transfer_queue as tq
+from omegaconf import DictConfig, open_dict
+from verl.trainer.ppo.v1 import register_trainer
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.utils.debug import marked_timer
+
+from recipe.cxr_grpo import launch
+from recipe.cxr_grpo.plugin.components import Rollout, scorers_here, statistics
+from reward_fns.engine import serving
+from reward_fns.errors import ScorerUnavailable, UsageError
+from reward_fns.failures import Counts
+
+PREFIX = "cxr_"
+
+
+class ComponentLogs:
+    """Mixin for a ``PPOTrainer`` that logs and dumps what :func:`reward_fns.compute_score` returned."""
+
+    config: DictConfig
+    tokenizer: Any
+    use_critic: bool
+    reward_loop_manager: Any
+
+    def __init__(self, config: DictConfig) -> None:
+        with open_dict(config):
+            # verl 0.9.1 compares the mode with "sync" in many places and looks its options up by it.
+            config.trainer.v1.trainer_mode = config.trainer.v1.trainer_mode.removeprefix(PREFIX)
+        spec = launch.check_reward(config)
+        if spec is None:
+            raise UsageError(
+                f"trainer.v1.trainer_mode={PREFIX}… logs the rewards of reward_fns: set "
+                "reward.custom_reward_function.path=pkg://reward_fns, or the mode without its prefix"
+            )
+        self.spec = spec
+        if spec.engine.where == "ray":
+            serving.start(spec.engine)  # before the reward workers, which ask it
+        launch.record_weights(Path(config.trainer.default_local_dir))  # also where verl was started without launch
+        super().__init__(config)  # type: ignore[call-arg]
+
+    def on_step_begin(self) -> None:
+        """As verl's, but end the run if a reward was given up.
+
+        verl itself ends when all samples of a step fail: not if the scorer of one task is dead and the other's alive.
+        """
+        super().on_step_begin()  # type: ignore[misc]
+        for worker in self._reward_workers():
+            for name, (_, cause) in worker.items():
+                if cause:
+                    raise ScorerUnavailable(name, "*", cause)
+        self.counted = self._scorer_counts()
+
+    def _compute_metrics(self, batch: Any, metrics: dict, *args: Any, **kwargs: Any) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)  # type: ignore[misc]
+        prompts, n = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
+        metrics.update(statistics(rollouts(batch), self.spec, prompts, n))
+        now = self._scorer_counts()
+        for name in self.spec.reward_names:
+            for what in ("failures", "retries"):
+                metrics[f"reward/scorers/{name}/{what}"] = now[name, what] - self.counted[name, what]
+
+    def _scorer_counts(self) -> Counter[tuple[str, str]]:
+        """Failures and retries of every reward since the start of the run, over all reward workers."""
+        total: Counter[tuple[str, str]] = Counter()
+        for worker in self._reward_workers():
+            for name, (count, _) in worker.items():
+                total[name, "failures"] += count.failures
+                total[name, "retries"] += count.retries
+        return total
+
+    def _reward_workers(self) -> list[dict[str, tuple[Counts, str | None]]]:
+        workers = self.reward_loop_manager.reward_loop_workers
+        return ray.get([worker.__ray_call__.remote(scorers_here) for worker in workers])
+
+    def _log_rollout_data(self, batch: Any, timing_raw: dict, rollout_data_dir: str) -> None:
+        """As verl's, with all that the reward function returned, and without the rows that verl pads a batch with.
+
+        Such a row stands in for a rollout that failed; it carries no answer and a reward of 0 that nobody earned.
+        """
+        with marked_timer("dump_rollout_generations", timing_raw, color="green"):
+            rows = sorted(rollouts(batch), key=lambda row: row.key)
+            keys = [row.key for row in rows]
+            fields = ["prompts", "responses", "rm_scores", "reward_model"]
+            data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+            columns: dict[str, list] = {"uid": keys, "id": [row.id for row in rows], "task": [row.task for row in rows]}
+            for name in rows[0].values:
+                # Another task's component is NaN, which JSON does not have.
+                values = [row.values[name] for row in rows]
+                columns[name] = [None if math.isnan(value) else value for value in values]
+            self._dump_generations(  # type: ignore[attr-defined]
+                inputs=self._texts(data["prompts"]),
+                outputs=self._texts(data["responses"]),
+                gts=[item["ground_truth"] for item in data.pop("reward_model").tolist()],
+                scores=[float(scores.sum()) for scores in data["rm_scores"].unbind()],
+                reward_extra_infos_dict=columns,
+                dump_path=rollout_data_dir,
+            )
+
+    def _texts(self, tokens: Any) -> list[str]:
+        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens.unbind()]
+
+    def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
+        """As verl's, but the only rollout left of a group whose others failed gets an advantage of 0.
+
+        It has no baseline: verl's GRPO would use its bare reward as its advantage (verl 0.9.1 core_algos.py:315).
+        """
+        batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        if self.use_critic or self.config.actor_rollout_ref.rollout.n == 1:
+            return batch
+        sessions: dict[str, list[str]] = {}
+        for key in scored_keys(batch):
+            sessions.setdefault(group_of(key), []).append(key)
+        alone = [keys for keys in sessions.values() if len({key.rsplit("_", 1)[0] for key in keys}) == 1]
+        if alone:
+            keys = [key for keys in alone for key in keys]
+            place = {"keys": keys, "partition_id": batch.partition_id}
+            data = tq.kv_batch_get(**place, select_fields=["advantages", "returns"])
+            tq.kv_batch_put(**place, fields=data.apply(lambda values: values * 0.0))
+        return batch
+
+
+def group_of(key: str) -> str:
+    """The prompt's uid in one of verl's trajectory keys, ``<uid>_<session>_<output>``."""
+    return key.rsplit("_", 2)[0]
+
+
+def scored_keys(batch: Any) -> list[str]:
+    """The keys of a batch that are rollouts and not verl's padding."""
+    return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+
+
+def rollouts(batch: Any) -> list[Rollout]:
+    """The scored rollouts of a training batch, from the fields that verl keeps of each."""
+    keys = scored_keys(batch)
+    fields = ["extra_fields", "extra_info", "data_source"]
+    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+    columns = (data.pop(field).tolist() for field in fields)
+    found = []
+    for key, extra, info, source in zip(keys, *columns, strict=True):
+        task = str(info.get("task") or source.rpartition("/")[2])
+        values = {name: float(value) for name, value in extra["reward_extra_info"].items()}
+        found.append(Rollout(key, group_of(key), task, str(info.get("id", "")), values))
+    return found
+
+
+for mode, trainer in list(TRAINER_REGISTRY.items()):
+    register_trainer(PREFIX + mode)(type(f"{trainer.__name__}WithComponents", (ComponentLogs, trainer), {}))

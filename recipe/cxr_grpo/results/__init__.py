@@ -1,0 +1,1 @@
+"""What a run leaves: dumps, statistics, and the page."""

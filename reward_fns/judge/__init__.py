@@ -1,0 +1,1 @@
+"""The language-model judge: its client, prompts and parsers of its answers."""

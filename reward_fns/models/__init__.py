@@ -1,0 +1,1 @@
+"""The models behind the neural rewards: readers of published weight files."""

@@ -1,0 +1,212 @@
+"""BERTScore: how well the tokens of two texts match each other, as seen by a language model.
+
+As in bert-score 0.3.13 without idf weights (arXiv 1904.09675, section 3; parity is tested), on transformers 5.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from reward_fns.engine.lane import Reader
+from reward_fns.engine.lanes import read
+from reward_fns.engine.options import EngineOptions
+from reward_fns.models.encoder import Encoder, encodable, load
+from reward_fns.models.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder, fingerprint
+
+_PATTERNS = (*CONFIG_AND_TOKENIZER, "model.safetensors")
+_PAIRS = 128  # whose token states are in memory at once
+
+Model = Literal["distilbert-base-uncased", "distilroberta-base"]
+
+
+class BertScore(NamedTuple):
+    """Precision (of the prediction's tokens), recall (of the reference's) and their harmonic mean."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, the layer whose states count, and what unrelated texts score with that.
+
+    Attributes:
+        folder: where the model comes from.
+        layer: the layer that bert-score prefers for it.
+        baseline: rescale_baseline/en/<model>.tsv of bert-score 0.3.13, row of that layer.
+        prefix: put before a text that is not empty: byte-level BPE tells a word after a space from one without.
+    """
+
+    folder: HubFolder
+    layer: int
+    baseline: BertScore
+    prefix: str = ""
+
+
+SETTINGS: dict[Model, Setting] = {
+    "distilbert-base-uncased": Setting(
+        HubFolder("distilbert/distilbert-base-uncased", patterns=_PATTERNS),
+        5,
+        BertScore(0.6666034, 0.66660464, 0.66620487),
+    ),
+    "distilroberta-base": Setting(
+        HubFolder("distilbert/distilroberta-base", patterns=_PATTERNS),
+        5,
+        BertScore(0.84732, 0.84759504, 0.8473319),
+        prefix=" ",
+    ),
+}
+
+
+def bertscore(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    model: Model = "distilbert-base-uncased",
+    rescale: bool = True,
+    folder: HubFolder | None = None,
+) -> list[BertScore]:
+    """BERTScore of pairs of texts; each different text of a few pairs goes through the model once.
+
+    Every token counts as much as the one of the other text that is most like it (cosine of their states); precision and
+    recall are means over the tokens but [CLS] and [SEP], and at least 0. If either text has no token, all three are 0
+    before rescaling. Values are those of bert-score for one pair at a time: in a padded batch it takes a negative
+    cosine for 0. Cost: a pass of five layers per distinct text, in batches.
+
+    Args:
+        predictions: the generated texts.
+        references: the true ones.
+        model: one of `SETTINGS`; texts are cut at 512 tokens.
+        rescale: (x - baseline) / (1 - baseline), so that 0 is what unrelated texts score; at worst -2.0 for
+            distilbert-base-uncased and -5.55 for distilroberta-base. Otherwise all three are from 0 to 1.
+        folder: where to read the model instead.
+
+    Raises:
+        UsageError: the model is not there, or is something else.
+    """
+    setting = SETTINGS[model]
+    place = folder or setting.folder
+    scores: list[BertScore] = []
+    for start in range(0, len(predictions), _PAIRS):
+        sides = (
+            [setting.prefix + text if text else "" for text in map(_clean, side[start : start + _PAIRS])]
+            for side in (predictions, references)
+        )
+        texts = [text for side in sides for text in side]
+        states = read(("bertscore", model, place), lambda options: _reader(place, model, options), texts)
+        scores += _match(states[: len(texts) // 2], states[len(texts) // 2 :])
+    return [rescaled(score, model) for score in scores] if rescale else scores
+
+
+def _clean(text: str) -> str:
+    return encodable(text).strip()
+
+
+class States(NamedTuple):
+    """A text's tokens as the model sees them.
+
+    Attributes:
+        states: of length 1, a row for each token.
+        counts: which of them are no special ones.
+        full: whether there is such a token.
+    """
+
+    states: Any
+    counts: Any
+    full: bool
+
+
+def _reader(place: HubFolder, model: Model, options: EngineOptions) -> Reader[States]:
+    import torch
+
+    folder = fetch_folder(place)
+    encoder = _load(folder, model, options)
+    special = {encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id}
+
+    def encode(ids: Sequence[list[int]]) -> Any:
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(encoder.encode(ids), dim=-1)
+
+    def decode(ids: Sequence[list[int]], states: Any) -> list[States]:
+        found = []
+        for i, row in enumerate(ids):
+            counts = [token not in special for token in row]
+            # A copy, which doesn't keep the states of a whole batch in memory.
+            own = states[i, : len(row)].clone()
+            found.append(States(own, torch.tensor(counts, device=states.device), any(counts)))
+        return found
+
+    def unpack(packed: bytes) -> States:
+        numbers = torch.from_numpy(np.load(io.BytesIO(packed), allow_pickle=False)).to(encoder.device)
+        counts = numbers[:, -1].bool()
+        return States(numbers[:, :-1], counts, bool(counts.any()))
+
+    return Reader(
+        encoder.tokenise, encode, decode, f"bertscore 1 {model} {fingerprint(folder)}",
+        size=lambda found: found.states.nbytes, pack=_pack, unpack=unpack,
+    )  # fmt: skip
+
+
+def _pack(found: States) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.column_stack([found.states.cpu(), found.counts.cpu()]).astype(np.float32))
+    return file.getvalue()
+
+
+def _match(predictions: Sequence[States], references: Sequence[States]) -> list[BertScore]:
+    import torch
+
+    if not predictions:
+        return []
+    none = torch.zeros(2, device=predictions[0].states.device)
+    pairs = zip(predictions, references, strict=True)
+    means = torch.stack([_means(a, b) if a.full and b.full else none for a, b in pairs])
+    scores = []
+    for precision, recall in means.clamp(0.0, 1.0).tolist():  # all at once, for every transfer waits for the device
+        both = precision + recall
+        scores.append(BertScore(precision, recall, 2 * precision * recall / both if both else 0.0))
+    return scores
+
+
+def _means(prediction: States, reference: States) -> Any:
+    """Precision and recall of two texts, as a tensor."""
+    import torch
+
+    # bert-score lets [CLS] and [SEP] be matched, though they don't count themselves.
+    cosines = prediction.states @ reference.states.T
+    best = zip((prediction, reference), (cosines.amax(dim=1), cosines.amax(dim=0)), strict=True)
+    return torch.stack([likeness[side.counts].mean() for side, likeness in best])
+
+
+def rescaled(score: BertScore, model: Model) -> BertScore:
+    """The score on a scale on which unrelated texts get 0: (x - baseline) / (1 - baseline).
+
+    >>> rescaled(BertScore(1.0, 1.0, 1.0), "distilroberta-base")
+    BertScore(precision=1.0, recall=1.0, f1=1.0)
+    """
+    baseline = SETTINGS[model].baseline
+    return BertScore(*((value - base) / (1 - base) for value, base in zip(score, baseline, strict=True)))
+
+
+def source(model: Model, repo: str, revision: str = "main") -> HubFolder:
+    """The files that `bertscore` reads, from a hub repository or local folder; "" is the published one."""
+    published = SETTINGS[model].folder
+    return replace(published, repo=repo or published.repo, revision=revision)
+
+
+def _load(folder: Path, model: Model, options: EngineOptions) -> Encoder:
+    from transformers import AutoModel, AutoTokenizer
+
+    layer = SETTINGS[model].layer
+    encoder = load(
+        AutoModel.from_pretrained, folder, model, strict=False,
+        pretrained_model_name_or_path=folder, num_hidden_layers=layer, use_safetensors=True,
+    )  # fmt: skip
+    return Encoder(encoder, AutoTokenizer.from_pretrained(folder), options)

@@ -1,0 +1,196 @@
+"""CheXbert's labels and embedding of reports, read from its published weights.
+
+CheXbert (arXiv 2004.09167) is a BERT-base with one linear head for each of 14 observations on its [CLS] state. This
+reads the file that the `f1chexbert` package reads, and labels as that package does (parity is tested), in batches.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from reward_fns.engine.lane import Reader
+from reward_fns.engine.lanes import read
+from reward_fns.engine.options import EngineOptions
+from reward_fns.errors import UsageError
+from reward_fns.models.encoder import Encoder, encodable, load
+from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint
+
+Backend = Literal["builtin", "reference"]
+
+OBSERVATIONS = (
+    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
+    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices", "No Finding",
+)  # fmt: skip
+BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
+"""Classes of an observation; "No Finding" has only the first two."""
+
+CHECKPOINT = HubFile("StanfordAIMI/RRG_scorers", "chexbert.pth")
+BASE = HubFolder("google-bert/bert-base-uncased")
+"""Where CheXbert's configuration and vocabulary come from; its weights are all in the checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """What CheXbert says about one report.
+
+    Attributes:
+        classes: of the `OBSERVATIONS`, in their order.
+        logits: per observation, of its 4 (the last: 2) classes.
+        embedding: the [CLS] state, float32, of shape (768,).
+    """
+
+    classes: tuple[int, ...]
+    logits: tuple[tuple[float, ...], ...]
+    embedding: np.ndarray
+
+
+def classify(
+    texts: Sequence[str],
+    *,
+    checkpoint: HubFile = CHECKPOINT,
+    base: HubFolder = BASE,
+    backend: Backend = "builtin",
+) -> list[Findings]:
+    """Label and embed reports; each different text goes through the model once.
+
+    White space is squeezed, and a report is cut at 512 tokens, as in f1chexbert 0.0.2. Cost: a pass of a
+    BERT-base per distinct text, in batches.
+
+    Args:
+        texts: the reports; an empty one is a report that mentions nothing.
+        checkpoint: the published chexbert.pth, or another of its format.
+        base: configuration and tokenizer that it was trained with.
+        backend: "builtin", or "reference" for the f1chexbert package itself, one report at a time.
+
+    Raises:
+        UsageError: a file is not there, or is something else, or a package is missing.
+    """
+    build = {"builtin": _builtin, "reference": _reference}[backend]
+    squeezed = [" ".join(encodable(text).split()) for text in texts]
+    return read(("chexbert", backend, checkpoint, base), lambda options: build(checkpoint, base, options), squeezed)
+
+
+def sources(repo: str, revision: str, base: str) -> tuple[HubFile, HubFolder]:
+    """The files that `classify` reads, for hub repositories or local folders."""
+    return HubFile(repo, CHECKPOINT.name, revision), HubFolder(base)
+
+
+def cosine(a: ArrayLike, b: ArrayLike) -> float:
+    """Cosine of two vectors, -1 to 1; 0 if either has no length.
+
+    >>> cosine([3.0, 4.0], [3.0, 4.0]), cosine([3.0, 4.0], [0.0, 0.0])
+    (1.0, 0.0)
+    """
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    lengths = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(np.clip(x @ y / lengths, -1.0, 1.0)) if lengths else 0.0
+
+
+def _builtin(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Reader[Findings]:
+    path, folder = fetch(checkpoint), fetch_folder(base)
+    encoder, heads = _load(path, folder, options)
+
+    def encode(ids: Sequence[list[int]]) -> np.ndarray:
+        """Per text the logits of all heads, then the [CLS] state."""
+        import torch
+
+        with torch.inference_mode():
+            states = encoder.encode(ids)[:, 0]
+            parts = [states @ weight.T + bias for weight, bias in heads]
+            numbers: np.ndarray = torch.cat([*parts, states], dim=1).cpu().numpy()
+        if not np.isfinite(numbers).all():  # would look like a report that mentions nothing
+            raise FloatingPointError("CheXbert returned numbers that are not finite")
+        return numbers
+
+    def decode(ids: Sequence[list[int]], numbers: np.ndarray) -> list[Findings]:
+        return [_findings(row) for row in numbers]
+
+    return _reader(encoder.tokenise, encode, decode, fingerprint(path, folder))
+
+
+def _reader(tokenise: Any, encode: Any, decode: Any, identity: str) -> Reader[Findings]:
+    return Reader(
+        tokenise, encode, decode, f"chexbert 1 {identity}",
+        size=lambda found: found.embedding.nbytes + 4000,
+        pack=lambda found: np.array([*chain(*found.logits), *found.embedding], np.float32).tobytes(),
+        unpack=lambda packed: _findings(np.frombuffer(packed, np.float32)),
+    )  # fmt: skip
+
+
+def _findings(numbers: np.ndarray) -> Findings:
+    """From the logits of all heads, followed by the [CLS] state."""
+    sizes = [4] * 13 + [2]
+    ends = list(accumulate(sizes))
+    logits = [tuple(numbers[end - size : end].tolist()) for size, end in zip(sizes, ends, strict=True)]
+    # A copy, which doesn't keep the numbers of a whole batch in memory.
+    return Findings(tuple(int(np.argmax(values)) for values in logits), tuple(logits), numbers[ends[-1] :].copy())
+
+
+def _reference(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Reader[Findings]:
+    import torch
+
+    try:
+        version = importlib.metadata.version("transformers")
+        from f1chexbert import f1chexbert as package
+    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
+        raise UsageError(f"backend reference needs the f1chexbert package ({error}): {_ENVIRONMENT}") from error
+    if int(version.partition(".")[0]) > 4:
+        raise UsageError(f"the f1chexbert package does not run with transformers {version}: {_ENVIRONMENT}")
+    if base != BASE:
+        raise UsageError("backend reference takes bert-base-uncased from the hub or its cache; leave out option base")
+    package.CACHE_DIR = str(fetch(checkpoint).parent)  # it looks for chexbert.pth there
+    labeler = package.F1CheXbert()
+    seen: dict[str, Any] = {}
+    labeler.model.register_forward_hook(lambda *call: seen.update(logits=[head[0].tolist() for head in call[-1]]))
+    labeler.model.bert.register_forward_hook(lambda *call: seen.update(state=call[-1][0][0, 0]))
+
+    def encode(texts: Sequence[str]) -> list[Findings]:
+        found = []
+        with torch.inference_mode():
+            for text in texts:
+                labeler.get_label(text)
+                found.append(_findings(np.array([*chain(*seen["logits"]), *seen["state"].tolist()], np.float32)))
+        return found
+
+    identity = f"package {fingerprint(fetch(checkpoint))}"
+    return _reader(lambda texts: [(len(text), text) for text in texts], encode, lambda _, found: found, identity)
+
+
+_ENVIRONMENT = "give it a virtual environment of its own with pip install 'cxr-grpo[reference]'"
+
+
+def _load(checkpoint: Path, base: Path, options: EngineOptions) -> tuple[Encoder, list[tuple[Any, Any]]]:
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    try:
+        # The optimizer's state is two thirds of the published file: mapped, it is never read.
+        mapped = zipfile.is_zipfile(checkpoint)
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
+        weights = {key.removeprefix("module."): value for key, value in content["model_state_dict"].items()}
+        heads = [tuple(weights[f"linear_heads.{i}.{part}"] for part in ("weight", "bias")) for i in range(14)]
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{checkpoint} is no CheXbert checkpoint: {error!r}") from error
+    config = BertConfig.from_pretrained(base)
+    shapes = [(4, config.hidden_size)] * 13 + [(2, config.hidden_size)]
+    if [tuple(weight.shape) for weight, _ in heads] != shapes:
+        raise UsageError(f"{checkpoint} is no CheXbert checkpoint: its 14 heads must have the shapes {shapes}")
+    # CheXbert has no use for the pooler; old versions of transformers saved position ids, a constant.
+    unused = ("bert.pooler.", "bert.embeddings.position_ids", "linear_heads.")
+    bert = {key.removeprefix("bert."): value for key, value in weights.items() if not key.startswith(unused)}
+    model = load(
+        BertModel.from_pretrained, checkpoint, f"CheXbert, a BERT as {base} configures it", strict=True,
+        pretrained_model_name_or_path=None, config=config, state_dict=bert, add_pooling_layer=False,
+    )  # fmt: skip
+    encoder = Encoder(model, AutoTokenizer.from_pretrained(base), options)
+    return encoder, [(weight.float().to(encoder.device), bias.float().to(encoder.device)) for weight, bias in heads]

@@ -1,0 +1,142 @@
+"""A published transformer encoder with its tokenizer: from texts to hidden states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from reward_fns.engine.options import EngineOptions
+from reward_fns.errors import UsageError
+
+MAX_TOKENS = 512  # positions of BERT, DistilBERT and DistilRoBERTa
+
+
+class Encoder:
+    """A model and its tokenizer, for one thread at a time.
+
+    Args:
+        model: a transformers model, on the CPU, in float32.
+        tokenizer: its tokenizer.
+        options: where and in which precision it runs.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, options: EngineOptions) -> None:
+        self.device = device_of(options)
+        self.model = placed(model, options)
+        self.tokenizer = tokenizer
+
+    def tokenise(self, texts: Sequence[str]) -> list[tuple[int, list[int]]]:
+        """Number of tokens, and their ids, special ones included, of `encodable` texts, cut at `MAX_TOKENS`."""
+        ids = self.tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        return [(len(row), row) for row in ids]
+
+    def encode(self, ids: Sequence[list[int]]) -> Any:
+        """Last hidden states, float32, of shape (texts, tokens of the longest, width); padding behind each text's own.
+
+        A text's states don't depend on its batch but for rounding (about 1e-6).
+        """
+        import torch
+
+        rows = [torch.tensor(row) for row in ids]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        with torch.inference_mode():
+            output = self.model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device))
+            return output.last_hidden_state.float()
+
+
+def device_of(options: EngineOptions) -> str:
+    """The device that options name."""
+    import torch
+
+    if options.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"engine: no device {options.device} here: {str(error).partition(chr(10))[0]}") from error
+    return options.device
+
+
+def placed(model: Any, options: EngineOptions) -> Any:
+    """A model ready to be used where, and in the precision in which, options want it."""
+    import torch
+
+    model = model.eval().to(device_of(options), getattr(torch, options.dtype))
+    return torch.compile(model, dynamic=True) if options.compile else model
+
+
+def set_threads(threads: int) -> None:
+    """Have PyTorch use so many threads on the CPU, unless it is 0."""
+    import torch
+
+    if threads and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+
+
+def encodable(text: str) -> str:
+    """The text without lone surrogates: they are no characters, and tokenizers written in Rust refuse them.
+
+    >>> encodable("no \\ud800mass")
+    'no mass'
+    """
+    return text.encode("utf-8", "ignore").decode("utf-8")
+
+
+def batches(lengths: Sequence[int], tokens: int, spread: float = math.inf) -> Iterator[list[int]]:
+    """Indices of all sequences, those of like length together, so that little of a batch is padding.
+
+    Args:
+        lengths: of the sequences, in tokens.
+        tokens: most that a batch may have, padding included; a sequence longer than that comes alone.
+        spread: how many times as long as its shortest sequence the longest of a batch may be, give or take a token.
+
+    >>> list(batches([9, 2, 3, 2], tokens=6))
+    [[1, 3], [2], [0]]
+    >>> list(batches([9, 2, 3, 30], tokens=99, spread=2))
+    [[1, 2], [0], [3]]
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and ((len(batch) + 1) * lengths[i] > tokens or lengths[i] > lengths[batch[0]] * spread + 1):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def load(read: Callable[..., Any], source: Path, what: str, *, strict: bool, **arguments: Any) -> Any:
+    """A transformers model in float32, none of whose weights are left to chance.
+
+    Args:
+        read: a `from_pretrained`.
+        source: the file or folder that the weights come from, for messages.
+        what: what should be in there.
+        strict: refuse weights that the model has no place for, too.
+        arguments: for `read`.
+
+    Raises:
+        UsageError: weights are missing or of another shape.
+    """
+    import torch
+    import transformers
+
+    verbosity, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()  # heads that we don't use are no news
+    transformers.logging.disable_progress_bar()
+    try:
+        model, info = read(**arguments, dtype=torch.float32, output_loading_info=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UsageError(f"{source} does not hold {what}: {error}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bar:
+            transformers.logging.enable_progress_bar()
+    wrong = {key for key in info["missing_keys"] if "pooler" not in key}
+    wrong |= set(info["unexpected_keys"]) if strict else set()
+    if wrong:
+        raise UsageError(f"{source} does not hold {what}: {len(wrong)} weights don't fit, such as {min(wrong)}")
+    return model

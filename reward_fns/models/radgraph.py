@@ -1,0 +1,212 @@
+"""RadGraph: the entities of a radiology report and the relations between them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from reward_fns.engine.lane import Reader
+from reward_fns.engine.lanes import read
+from reward_fns.engine.options import EngineOptions
+from reward_fns.errors import UsageError, unknown
+from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint, unpacked
+
+if TYPE_CHECKING:
+    from reward_fns.models.radgraph_model import Report
+
+ModelName = Literal["radgraph", "radgraph-xl", "modern-radgraph-xl"]
+Backend = Literal["builtin", "reference"]
+REPO = "StanfordAIMI/RRG_scorers"
+MAX_CHARS = 2048
+"""Where arXiv 2512.10691 cuts a text (its released code)."""
+MAX_WORDS = 4096
+"""What is beyond is not read, whatever `max_chars` says: pairs of spans, of which there are 4 million then, grow with
+the square. No report comes near."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Words of a report that mean something.
+
+    Attributes:
+        tokens: the words, with a space between them.
+        label: such as "OBS-DP" (model radgraph) or "Observation::definitely present" (the others).
+        start, end: first and last word, counted from 0.
+        relations: type ("modify", "located_at", "suggestive_of") and index, in the annotation, of the entity that
+            this one relates to.
+    """
+
+    tokens: str
+    label: str
+    start: int
+    end: int
+    relations: tuple[tuple[str, int], ...] = ()
+
+
+Annotation = tuple[Entity, ...]
+
+
+def annotate(
+    texts: Sequence[str],
+    *,
+    model: str = "radgraph-xl",
+    revision: str | None = None,
+    max_chars: int = MAX_CHARS,
+    repo: str = REPO,
+    encoder: str = "",
+    backend: Backend = "builtin",
+) -> list[Annotation]:
+    """The entities of each text, in the order of their first words.
+
+    Equal texts are read once; what a text gets depends on no other one (up to the rounding of a batched sum). Safe to
+    call from many threads, which then take turns.
+
+    Args:
+        texts: reports. An empty one counts as "None", as in the radgraph package; one of white space has no entities.
+        model: radgraph, radgraph-xl or modern-radgraph-xl.
+        revision: of the hub repository, "main" by default.
+        max_chars: a longer text is cut there before anything else, because time grows with the square of its words;
+            0 for no limit.
+        repo: hub repository, or local folder, of `<model>.tar.gz`.
+        encoder: hub repository, or local folder, with config and tokenizer of the model's encoder; by default the one
+            that the archive names.
+        backend: "builtin", or "reference" for the radgraph package itself.
+
+    Raises:
+        UsageError: unknown model, weights that can't be had or read, or a package that is missing.
+    """
+    if model not in get_args(ModelName):
+        raise UsageError(unknown("RadGraph model", model, get_args(ModelName)))
+    where = (model, revision, repo, encoder)
+    build = {"builtin": _builtin, "reference": _reference}[backend]
+    cut = [text[:max_chars] if max_chars > 0 else text for text in texts]
+    return read(("radgraph", backend, *where), lambda options: build(*where, options), cut)
+
+
+def sources(model: str, revision: str | None, repo: str, encoder: str) -> Iterator[HubFile | HubFolder]:
+    """What a model is read from. Its archive comes first and is fetched on the way, for it names the second."""
+    archive = HubFile(repo, f"{model}.tar.gz", revision or "main")
+    yield archive
+    yield HubFolder(encoder or _encoder(_config(_folder(archive, model))))
+
+
+def words(text: str, model: str) -> list[str]:
+    """The words of a report, split the way each model was trained on.
+
+    >>> words("Heart size (CTR 55%).", "radgraph-xl")
+    ['Heart', 'size', '(', 'CTR', '55', '%', ')', '.']
+    >>> words("Mild edema,no effusion.", "radgraph")
+    ['Mild', 'edema', ',', 'no', 'effusion', '.']
+    """
+    text = _SURROGATES.sub("\ufffd", text) or "None"
+    if model == "radgraph":
+        return re.sub(r"([/,:.!?()])", r" \1 ", text).split()
+    for old, new in _ESCAPES:
+        text = text.replace(old, new)
+    text = " ".join(re.findall(r"\w+|[^\w\s]+", text))
+    for pair in (").", "%.", ".'", "%,", "%)"):
+        text = text.replace(pair, f"{pair[0]} {pair[1]}")
+    return text.split()
+
+
+# Escapes that reports carry when they were written as JSON or PDF text; the order counts.
+_ESCAPES = (("\\n", " "), ("\\f", " "), ("\\u2122", " "), ("\n", " "), ('\\"', "``"))
+_SURROGATES = re.compile("[\ud800-\udfff]")  # no tokenizer takes them
+
+
+def _builtin(model: str, revision: str | None, repo: str, encoder: str, options: EngineOptions) -> Reader[Annotation]:
+    from reward_fns.models.radgraph_model import RadGraph
+
+    archive, base = sources(model, revision, repo, encoder)
+    assert isinstance(archive, HubFile) and isinstance(base, HubFolder)
+    folder = _folder(archive, model)
+    network = RadGraph(folder, _config(folder), fetch_folder(base), model, options)
+
+    def tokenise(texts: Sequence[str]) -> list[tuple[int, Report]]:
+        return network.tokenise([_capped(words(text, model)) for text in texts])
+
+    return _reader(tokenise, network.encode, network.decode, model, fingerprint(fetch(archive), fetch_folder(base)))
+
+
+def _capped(report: list[str]) -> list[str]:
+    if len(report) > MAX_WORDS:
+        _log.warning("RadGraph reads the first %d words of a text that has %d", MAX_WORDS, len(report))
+    return report[:MAX_WORDS]
+
+
+def _reader(tokenise: Any, encode: Any, decode: Any, model: str, identity: str) -> Reader[Annotation]:
+    return Reader(
+        tokenise, encode, decode, f"radgraph 1 {model} {identity}",
+        size=lambda found: 300 + 600 * len(found),
+        pack=lambda found: json.dumps([astuple(entity) for entity in found]).encode(),
+        unpack=_unpack,
+    )  # fmt: skip
+
+
+def _unpack(packed: bytes) -> Annotation:
+    return tuple(
+        Entity(tokens, label, start, end, tuple((kind, target) for kind, target in relations))
+        for tokens, label, start, end, relations in json.loads(packed)
+    )
+
+
+def _folder(archive: HubFile, model: str) -> Path:
+    labels = [f"vocabulary/{model}__{kind}_labels.txt" for kind in ("ner", "relation")]
+    return unpacked(fetch(archive), model, ["config.json", "weights.th", *labels])
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _encoder(config: dict[str, Any]) -> str:
+    return str(config["dataset_reader"]["token_indexers"]["bert"]["model_name"])
+
+
+def _reference(model: str, revision: str | None, repo: str, encoder: str, options: EngineOptions) -> Reader[Annotation]:
+    try:
+        version = importlib.metadata.version("transformers")
+        from radgraph import RadGraph
+    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
+        raise UsageError(f"backend reference needs the radgraph package ({error}): {_ENVIRONMENT}") from error
+    if int(version.partition(".")[0]) > 4:
+        raise UsageError(f"the radgraph package does not run with transformers {version}: {_ENVIRONMENT}")
+    if encoder:
+        raise UsageError("backend reference takes the encoder that the archive names; leave out option encoder")
+    archive = HubFile(repo, f"{model}.tar.gz", revision or "main")
+    # The package takes an archive that is unpacked already as it is.
+    package = RadGraph(model_type=model, model_cache_dir=str(_folder(archive, model).parent))
+
+    def encode(texts: Sequence[str]) -> list[Annotation]:
+        found = package(list(texts))
+        return [from_package(found[str(i)]["entities"]) for i in range(len(texts))]
+
+    def tokenise(texts: Sequence[str]) -> list[tuple[int, str]]:
+        return [(len(text), text) for text in texts]
+
+    return _reader(tokenise, encode, lambda _, found: found, model, f"package {fingerprint(fetch(archive))}")
+
+
+_ENVIRONMENT = "give it a virtual environment of its own with pip install 'cxr-grpo[reference]'"
+
+
+def from_package(entities: Mapping[str, Any]) -> Annotation:
+    """From the form of the package, in which entities are counted from 1."""
+    return tuple(
+        Entity(
+            entity["tokens"],
+            entity["label"],
+            entity["start_ix"],
+            entity["end_ix"],
+            tuple((kind, int(target) - 1) for kind, target in entity["relations"]),
+        )
+        for entity in entities.values()
+    )

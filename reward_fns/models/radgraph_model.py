@@ -1,0 +1,290 @@
+"""The network of RadGraph (DyGIE++, arXiv 1909.03546), read from its published archive and run on many reports at once.
+
+All layers are those of the archive; what differs from the radgraph package is that reports share a pass through the
+encoder, and that a linear layer over joined vectors, `W [a; b]`, is taken apart into `Wa a + Wb b`, computed once per
+word instead of once per span or pair.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+
+from reward_fns.engine.options import EngineOptions
+from reward_fns.errors import UsageError
+from reward_fns.models.encoder import device_of, placed
+from reward_fns.models.radgraph import Annotation, Entity
+from reward_fns.models.wordpieces import Layout
+
+_ENCODER = "_embedder.token_embedder_bert._matched_embedder.transformer_model."
+_WIDTHS = "_endpoint_span_extractor._span_width_embedding.weight"
+# Parts of the archive for tasks that RadGraph does not have, and heads for other data sets.
+_UNUSED = ("_coref.", "_events.", "_ner._ner_scorers.", "_relation.")
+_BLOCK = 1 << 24  # numbers in one block of the pairs' layer, 64 MiB
+_CACHE = 100_000  # words whose wordpieces are kept
+
+Layers = list[tuple[Tensor, Tensor]]
+
+
+class Report(NamedTuple):
+    """The words of a report and the wordpieces of each."""
+
+    words: Sequence[str]
+    pieces: list[list[int]]
+
+
+class Marks(NamedTuple):
+    """What the network says about a report, on the CPU.
+
+    Attributes:
+        of_spans: first word (counted over the batch), width less 1 and label of every span, of shape (3, spans).
+        top: spans that may be related, by their index.
+        pairs: label of the relation of each pair of these, row by row.
+    """
+
+    of_spans: Tensor
+    top: Tensor
+    pairs: Tensor
+
+
+class RadGraph:
+    """A model from an archive: `tokenise`, `encode` and `decode`, for one thread at a time.
+
+    Args:
+        folder: of the unpacked archive.
+        config: content of its config.json.
+        encoder: folder with config and tokenizer of the encoder.
+        name: of the model, which the archive's vocabulary and heads carry.
+        options: where and in which precision the encoder runs; what follows it is always float32.
+
+    Raises:
+        UsageError: the archive has another shape than the published ones; the message says what is missing or left.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], encoder: Path, name: str, options: EngineOptions
+    ) -> None:
+        settings = config["model"]
+        coreference = settings["modules"].get("coref", {}).get("coref_prop", 0)
+        if coreference or settings["loss_weights"].get("coref", 0) > 0:
+            raise UsageError(f"{folder} uses coreference, which RadGraph does not have; set backend to reference")
+        self._device = device_of(options)
+        self._max_width: int = settings["max_span_width"]
+        self._spans_per_word: float = settings["modules"]["relation"]["spans_per_word"]
+        self._entity_labels = _labels(folder / f"vocabulary/{name}__ner_labels.txt")
+        self._relation_labels = _labels(folder / f"vocabulary/{name}__relation_labels.txt")
+
+        self._tokenizer = AutoTokenizer.from_pretrained(str(encoder))
+        self._tokenizer.model_max_length = 1 << 30  # no warning: a long word is laid out over several rows
+        whole, bare = self._ids(["a"], special=True)[0], self._ids(["a"])[0]
+        at = whole.index(bare[0])
+        length = config["dataset_reader"]["token_indexers"]["bert"].get("max_length")
+        marked = length is None or type(self._tokenizer) is not PreTrainedTokenizerFast
+        self._layout = Layout(whole[:at], whole[at + len(bare) :], length or 1 << 30, marked)
+        self._known: dict[str, list[int]] = {}
+
+        state = torch.load(folder / "weights.th", map_location=self._device, weights_only=True)
+        self._read(state, folder, name, settings["feedforward_params"]["num_layers"])
+        self._encoder = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)), dtype=torch.float32)
+        own = {key.removeprefix(_ENCODER): state[key] for key in state if key.startswith(_ENCODER)}
+        own.pop("embeddings.position_ids", None)  # a constant that old transformers wrote down
+        theirs = self._encoder.state_dict()
+        differing = sorted(key for key in own.keys() | theirs if key not in own or key not in theirs
+                           or own[key].shape != theirs[key].shape)  # fmt: skip
+        if differing:
+            raise UsageError(
+                f"encoder {encoder} does not fit {folder / 'weights.th'}: {len(differing)} weights are missing "
+                f"in one of them or differ in shape, first {differing[0]}; is it the archive's own encoder?"
+            )
+        self._encoder.load_state_dict(own)
+        self._size: int = self._encoder.config.hidden_size
+        self._encoder = placed(self._encoder, options)
+
+    def tokenise(self, reports: Sequence[Sequence[str]]) -> list[tuple[int, Report]]:
+        """Number of wordpieces, and all that the next steps need, of reports given as their words."""
+        self._learn({word for report in reports for word in report})
+        found = []
+        for words in reports:
+            pieces = [self._known[word] for word in words]
+            found.append((sum(map(len, pieces)), Report(words, pieces)))
+        return found
+
+    def _read(self, state: Mapping[str, Tensor], folder: Path, name: str, depth: int) -> None:
+        """Pick the heads out of the weights, and check that nothing is missing or left."""
+
+        def linear(prefix: str) -> tuple[Tensor, Tensor]:
+            return state[f"{prefix}.weight"].float(), state[f"{prefix}.bias"].float()
+
+        def layers(prefix: str, last: str) -> Layers:
+            return [*(linear(f"{prefix}._linear_layers.{i}") for i in range(depth)), linear(last)]
+
+        ner = f"_ner._ner_scorers.{name}__ner_labels"
+        mention = f"_relation._mention_pruners.{name}__relation_labels._scorer"
+        pair = [f"_relation._relation_{part}.{name}__relation_labels" for part in ("feedforwards", "scorers")]
+        try:
+            self._width_vectors = state[_WIDTHS].float()
+            self._entity_head = layers(f"{ner}.0._module", f"{ner}.1._module")
+            self._mention_head = layers(f"{mention}.0._module", f"{mention}.1._module")
+            self._pair_head = layers(pair[0], pair[1])
+        except KeyError as error:
+            raise UsageError(f"{folder / 'weights.th'} has no {error}: not an archive of model {name}") from error
+        left = [key for key in state if not key.startswith((_ENCODER, *_UNUSED)) and key != _WIDTHS]
+        if left:
+            raise UsageError(
+                f"{folder / 'weights.th'} has weights that RadGraph does not: {', '.join(sorted(left)[:3])}"
+            )
+        # Null, "no entity", is the first entity label and has no weights; for relations it is not in the list.
+        outputs = len(self._entity_head[-1][1]), len(self._pair_head[-1][1])
+        if self._entity_labels[:1] != [""] or outputs != (len(self._entity_labels) - 1, len(self._relation_labels)):
+            raise UsageError(f"labels in {folder / 'vocabulary'} don't fit the weights, which have {outputs} of them")
+
+    def _ids(self, words: list[str], special: bool = False) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(words, add_special_tokens=special)["input_ids"]
+        return ids
+
+    def _learn(self, words: set[str]) -> None:
+        """Look up the wordpieces of words that are new."""
+        if len(self._known) > _CACHE:
+            self._known = {}
+        new = sorted(words - self._known.keys())
+        # The package's reader takes these two for a full stop and a question mark.
+        spelled = [word[1:] if word in ("/.", "/?") else word for word in new]
+        if new:
+            self._known.update(zip(new, self._ids(spelled), strict=True))
+
+    @torch.inference_mode()
+    def encode(self, reports: Sequence[Report]) -> list[Marks | None]:
+        """What the network says about reports; None about those without words."""
+        full = [report for report in reports if report.words]
+        marks = iter(self._marks(full) if full else [])
+        return [next(marks) if report.words else None for report in reports]
+
+    def decode(self, reports: Sequence[Report], marks: Sequence[Marks | None]) -> list[Annotation]:
+        """The annotations of reports, from what the network says about them."""
+        return [self._decode(a.words, b) if b else () for a, b in zip(reports, marks, strict=True)]
+
+    def _marks(self, reports: Sequence[Report]) -> list[Marks]:
+        lengths = [len(report.words) for report in reports]
+        vectors = self._embed(reports)
+        if not vectors.isfinite().all():  # would look like a report without entities
+            raise FloatingPointError("RadGraph's encoder returned numbers that are not finite")
+        # Spans of all reports, by first word and then by width; none reaches into the next report.
+        lasts = torch.arange(len(vectors), device=self._device)[:, None] + self._tensor(range(self._max_width))
+        bounds = self._tensor(lengths)
+        start, width = (lasts < bounds.cumsum(0).repeat_interleave(bounds)[:, None]).nonzero(as_tuple=True)
+        counts = [sum(min(self._max_width, n - i) for i in range(n)) for n in lengths]
+        labels = _best(self._over_spans(self._entity_head, vectors, start, width))
+        mentions = self._over_spans(self._mention_head, vectors, start, width).squeeze(-1)
+
+        chosen, related = [], []
+        offset = 0
+        for n, count in zip(lengths, counts, strict=True):
+            scores = mentions[offset : offset + count]
+            keep = int(torch.ceil(torch.tensor(float(n)) * self._spans_per_word))  # float32, as the package has it
+            top = scores.topk(min(keep, count)).indices.sort().values
+            at = top + offset
+            spans = torch.cat([vectors[start[at]], vectors[start[at] + width[at]], self._width_vectors[width[at]]], -1)
+            chosen.append(top)
+            related.append(self._relations(spans, scores[top]).flatten())
+            offset += count
+        # One transfer of each, for every transfer waits for the device.
+        of_spans = torch.stack([start, width, labels]).cpu().split(counts, dim=1)
+        tops = torch.cat(chosen).cpu().split([len(top) for top in chosen])
+        pairs = torch.cat(related).cpu().split([len(top) ** 2 for top in chosen])
+        return [Marks(*of_report) for of_report in zip(of_spans, tops, pairs, strict=True)]
+
+    def _embed(self, reports: Sequence[Report]) -> Tensor:
+        """A vector for each word of all reports: the mean of its wordpieces, or 0 if it has none."""
+        rows: list[list[int]] = []
+        places: list[tuple[int, int, int]] = []  # row, column and word
+        total = 0
+        for report in reports:
+            pieces = [(piece, total + at) for at, of_word in enumerate(report.pieces) for piece in of_word]
+            for (_, word), place in zip(pieces, self._layout.places(len(pieces)), strict=True):
+                if place is not None:
+                    places.append((len(rows) + place[0], place[1], word))
+            rows += self._layout.rows([piece for piece, _ in pieces])
+            total += len(report.words)
+        sums = torch.zeros(total, self._size, device=self._device)
+        if not places:
+            return sums
+        longest = max(map(len, rows))
+        padding = self._tokenizer.pad_token_id or 0
+        ids = self._tensor([row + [padding] * (longest - len(row)) for row in rows])
+        mask = self._tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        hidden = self._encoder(input_ids=ids, attention_mask=mask)[0].float()
+        at_row, at_column, of_word = self._tensor(places).unbind(1)
+        sums.index_add_(0, of_word, hidden[at_row, at_column])
+        return sums / of_word.bincount(minlength=total).clamp_min(1)[:, None]
+
+    def _over_spans(self, head: Layers, vectors: Tensor, start: Tensor, width: Tensor) -> Tensor:
+        """A feed-forward head over [first word; last word; width] of each span."""
+        (weight, bias), *rest = head
+        size = vectors.shape[-1]
+        first, last = (F.linear(vectors, weight[:, i * size : (i + 1) * size]) for i in (0, 1))
+        widths = F.linear(self._width_vectors, weight[:, 2 * size :], bias)
+        return _forward(rest, first[start] + last[start + width] + widths[width])
+
+    def _relations(self, spans: Tensor, mentions: Tensor) -> Tensor:
+        """Label of each pair of spans, 0 for none, from the head over [one; other; their product]."""
+        (weight, bias), *rest = self._pair_head
+        size = spans.shape[-1]
+        one, other, product = weight.split(size, dim=1)
+        ones, others = F.linear(spans, one, bias), F.linear(spans, other)
+        step = max(1, _BLOCK // (len(bias) * max(size, len(spans))))
+        found = []
+        for begin in range(0, len(spans), step):
+            block = slice(begin, begin + step)
+            products = (spans[block, None] * product) @ spans.T  # (rows of the block, outputs, spans)
+            scores = _forward(rest, ones[block, None] + others + products.transpose(1, 2))
+            found.append(_best(scores + (mentions[block, None] + mentions)[..., None]))
+        return torch.cat(found)
+
+    def _decode(self, report: Sequence[str], marks: Marks) -> Annotation:
+        start, width, label = marks.of_spans.tolist()
+        begin = start[0]  # words were counted over the batch
+        entities = [i for i, of_span in enumerate(label) if of_span]
+        place = {span: at for at, span in enumerate(entities)}
+        spans = marks.top.tolist()
+        relations = defaultdict(list)
+        table = marks.pairs.reshape(len(spans), len(spans))
+        for i, j in table.nonzero().tolist():
+            if spans[i] in place and spans[j] in place:
+                relations[spans[i]].append((self._relation_labels[int(table[i, j]) - 1], place[spans[j]]))
+        return tuple(
+            Entity(
+                " ".join(report[start[i] - begin : start[i] - begin + width[i] + 1]),
+                self._entity_labels[label[i]],
+                start[i] - begin,
+                start[i] - begin + width[i],
+                tuple(relations[i]),
+            )
+            for i in entities
+        )
+
+    def _tensor(self, values: Any) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+def _forward(layers: Layers, hidden: Tensor) -> Tensor:
+    """What follows a head's first layer, whose sums are given."""
+    for weight, bias in layers:
+        hidden = F.linear(F.relu(hidden), weight, bias)
+    return hidden
+
+
+def _best(scores: Tensor) -> Tensor:
+    """The label of the highest score, counted from 1, or 0 where none is above 0, the score of "nothing"."""
+    best, label = scores.max(-1)
+    return torch.where(best > 0, label + 1, 0)
+
+
+def _labels(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")

@@ -1,0 +1,251 @@
+"""Weight files: fetched from the Hugging Face hub into its normal cache, hashed, unpacked, and loaded once."""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import hashlib
+import os
+import tarfile
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from reward_fns.errors import UsageError
+
+Model = TypeVar("Model")
+
+CONFIG_AND_TOKENIZER = ("config.json", "tokenizer*", "vocab*", "merges.txt*", "special_tokens_map.json*")
+_EXTRA = ("torch", "transformers", "huggingface_hub")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a repository on the Hugging Face hub.
+
+    Attributes:
+        repo: `owner/name`, or a local folder that holds the file.
+        name: of the file.
+        revision: branch, tag or commit; a local folder has none.
+    """
+
+    repo: str
+    name: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
+class HubFolder:
+    """The files of a hub repository that a transformers model or its tokenizer is read from.
+
+    Attributes:
+        repo: `owner/name`, or a local folder that holds the files.
+        revision: branch, tag or commit; a local folder has none.
+        patterns: file names. One with a wildcard may match nothing, any other must be there.
+    """
+
+    repo: str
+    revision: str = "main"
+    patterns: tuple[str, ...] = CONFIG_AND_TOKENIZER
+
+
+@dataclass(frozen=True)
+class UsedFile:
+    """A file that this process has fetched: where it is, its bytes and their hash."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+_used: dict[str, UsedFile] = {}
+_models: dict[Hashable, Any] = {}
+_lock = threading.RLock()
+
+
+def used() -> dict[str, UsedFile]:
+    """Every file this process has fetched, under `repo@revision/file`, or its path if it is in a local folder."""
+    return dict(_used)
+
+
+def loaded() -> dict[str, str]:
+    """SHA-256 of every file this process has fetched, to be recorded with a run; keys as in `used`."""
+    return {name: file.sha256 for name, file in _used.items()}
+
+
+def fingerprint(*places: Path) -> str:
+    """Hash of the content of files, and of what this process has fetched of folders."""
+    files = [file for file in _used.values() if file.path in places or file.path.parent in places]
+    return hashlib.sha256("".join(sorted({file.sha256 for file in files})).encode()).hexdigest()
+
+
+def fetch(file: HubFile) -> Path:
+    """Path of a file, which is downloaded if it is not in the Hugging Face cache yet.
+
+    Where the cache is, and whether the hub is asked at all, follows the usual variables (HF_HOME, HF_HUB_CACHE,
+    HF_HUB_OFFLINE).
+
+    Raises:
+        UsageError: it can't be had; the message says which file, which cache, and what to run where there is internet.
+    """
+    folder = Path(file.repo).expanduser()
+    if folder.is_dir():
+        _demand(folder, [file.name])
+        path = folder / file.name
+    else:
+        path = Path(_ask_hub(file.name, "hf_hub_download", file, filename=file.name))
+    _record(file, path)
+    return path
+
+
+def fetch_folder(folder: HubFolder) -> Path:
+    """Folder with the files of a model, of which those that match are downloaded if need be; see `fetch`.
+
+    Raises:
+        UsageError: a file without a wildcard in its name can't be had.
+    """
+    required = [pattern for pattern in folder.patterns if not set(pattern) & set("*?[")]
+    place = Path(folder.repo).expanduser()
+    if not place.is_dir():
+        names = ", ".join(folder.patterns)
+        place = Path(_ask_hub(names, "snapshot_download", folder, allow_patterns=list(folder.patterns)))
+        # Without internet the hub's client is content with whatever of the repository is there.
+        if not all((place / name).is_file() for name in required):
+            _refuse(", ".join(required), folder, f"only part of the repository is in {place}")
+    _demand(place, required)
+    for path in sorted(place.iterdir()):
+        if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in folder.patterns):
+            _record(folder, path)
+    return place
+
+
+def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
+    """Folder with the content of a tar archive, unpacked once for each content of the archive.
+
+    Any number of processes may ask at the same time: each unpacks into a folder of its own, and the first to finish
+    gives it its name, so that under this name there is never half an archive.
+
+    Args:
+        archive: tar file, compressed or not.
+        name: last part of the folder's name. What is before is `$XDG_CACHE_HOME/cxr-grpo/<SHA-256 of the archive>`,
+            with ~/.cache where that is not set.
+        files: what must be in it.
+
+    Raises:
+        UsageError: the archive is damaged, lacks one of the files, or there is no room for it.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr-grpo"
+    place = root / _sha256(archive) / name
+    if place.is_dir():
+        return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=place.parent) as scratch:
+            half = Path(scratch) / name
+            half.mkdir()
+            with tarfile.open(archive) as tar:
+                tar.extractall(half, filter="data")
+                while tar.fileobj and tar.fileobj.read(1 << 20):  # the checksum comes last, behind what tarfile reads
+                    pass
+            _demand(half, files)
+            try:
+                half.rename(place)
+            except OSError:
+                if not place.is_dir():  # else another process was faster
+                    raise
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UsageError) as error:
+        why = str(error).partition("\n")[0]
+        raise UsageError(
+            f"archive {archive} is damaged ({why}); delete it, and the file it links to, and fetch it again with "
+            "python -m reward_fns download"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot unpack {archive} into {place}: {error.strerror or error}; make room there or set XDG_CACHE_HOME"
+        ) from error
+    return place
+
+
+def pinned_model(key: Hashable, build: Callable[[], Model]) -> Model:
+    """The model of that key, built by the first call of this process; others wait for it.
+
+    Args:
+        key: all that tells this model from another.
+        build: imports torch and transformers, fetches the files and makes the model.
+
+    Raises:
+        UsageError: torch or transformers is not installed.
+    """
+    from reward_fns.models.shims import torchvision_operators
+
+    with _lock:
+        if key not in _models:
+            try:
+                torchvision_operators()
+                _models[key] = build()
+            except ModuleNotFoundError as error:
+                _name_extra(error)
+        model: Model = _models[key]
+        return model
+
+
+def _ask_hub(what: str, function: str, source: HubFile | HubFolder, **arguments: Any) -> str:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        _name_extra(error)
+    try:
+        return str(getattr(huggingface_hub, function)(source.repo, revision=source.revision, **arguments))
+    except Exception as error:  # what a broken network raises depends on the HTTP library of the hub's client
+        _refuse(what, source, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", error)
+
+
+def _refuse(what: str, source: HubFile | HubFolder, why: str, error: Exception | None = None) -> NoReturn:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    raise UsageError(
+        f"cannot get {what} of {source.repo}, revision {source.revision}: {why}\n"
+        f"It must be in the Hugging Face cache {HF_HUB_CACHE}. Without internet here, fill that folder from a machine "
+        f"that has it, such as a login node, with: HF_HUB_CACHE={HF_HUB_CACHE} python -m reward_fns download --all "
+        "(or --spec, --preset, --rewards as for score); or name a local folder with the files instead of the repository"
+    ) from error
+
+
+def _name_extra(error: ModuleNotFoundError) -> NoReturn:
+    if error.name not in _EXTRA:
+        raise error
+    raise UsageError(
+        f"{error.name} is not installed, which neural rewards need: pip install 'cxr-grpo[scorers]'"
+    ) from error
+
+
+def _demand(folder: Path, names: Sequence[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(f"{folder} has no {missing[0]}")
+
+
+def _record(source: HubFile | HubFolder, path: Path) -> None:
+    hub = not Path(source.repo).expanduser().is_dir()
+    name = f"{source.repo}@{source.revision}/{path.name}" if hub else str(path)
+    _used[name] = UsedFile(path, path.stat().st_size, _sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash(path: Path, size: int, mtime: int) -> str:
+    """Size and time are there so that a file that has changed is read again."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

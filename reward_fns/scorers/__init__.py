@@ -1,1 +1,0 @@
-"""The models behind the neural rewards, and the weight files they need."""

@@ -1,0 +1,190 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("verl")
+
+from omegaconf import OmegaConf
+
+from reward_fns.errors import ScorerUnavailable, UsageError
+from reward_fns.failures import Counts
+from reward_fns.spec import resolve
+
+SPEC = {"report": [{"name": "gleu"}], "grounding": [{"name": "box_iou"}]}
+
+
+@pytest.fixture(scope="module")
+def trainers():
+    import verl.trainer.ppo.v1  # noqa: F401
+
+    import recipe.cxr_grpo.plugin.trainers
+
+    return recipe.cxr_grpo.plugin.trainers
+
+
+class Queue:
+    """verl's TransferQueue as far as the trainer uses it: rows under their keys."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def kv_batch_get(self, keys, partition_id, select_fields):
+        from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+        assert partition_id == "train"
+        return list_of_dict_to_tensordict([{field: self.rows[key][field] for field in select_fields} for key in keys])
+
+    def kv_batch_put(self, keys, partition_id, fields):
+        for i, key in enumerate(keys):
+            self.rows[key].update({name: fields[name][i] for name in fields.keys()})  # noqa: SIM118
+
+
+class Worker:
+    """A handle of a reward worker, whose rewards have fared as given."""
+
+    def __init__(self, **fared):
+        self.fared = {name: (count, None) for name, count in fared.items()}
+        self.__ray_call__ = SimpleNamespace(remote=lambda function: dict(self.fared))
+
+
+@pytest.fixture
+def step(trainers, monkeypatch, tmp_path):
+    """A `cxr_sync` trainer in front of a batch: group "a" is whole, "b" has one left, one padding row stands in."""
+    import torch
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    def row(task, score, **components):
+        values = {"score": score, "acc": score, "gleu": math.nan, "box_iou": math.nan, "answer_chars": 9.0}
+        return {
+            "prompts": torch.tensor([1, 2]), "responses": torch.tensor([3, 4, 5]),
+            "rm_scores": torch.tensor([0.0, 0.0, score]),
+            "advantages": torch.full((3,), score), "returns": torch.full((3,), score),
+            "reward_model": {"ground_truth": "{}"}, "data_source": f"demo/{task}",
+            "extra_info": {"id": f"{task}-1", "task": task},
+            "extra_fields": {"reward_extra_info": values | components},
+        }  # fmt: skip
+
+    rows = {
+        "b_1_0": row("grounding", 0.75, box_iou=0.75),
+        "a_1_0": row("report", 0.5, gleu=0.5),
+        "a_0_0": row("report", 0.25, gleu=0.25),
+        "pad0_0_0": row("grounding", 0.0, box_iou=0.75),
+    }
+    monkeypatch.setattr(trainers, "tq", Queue(rows))
+    trainer = object.__new__(get_trainer_cls("cxr_sync"))
+    trainer.config = OmegaConf.create(
+        {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 2}}, "trainer": {}}
+    )
+    trainer.tokenizer = SimpleNamespace(decode=lambda ids, **_: " ".join(str(int(i)) for i in ids))
+    trainer.spec, trainer.use_critic, trainer.global_steps = resolve(SPEC), False, 7
+    monkeypatch.setattr(trainers.ray, "get", lambda results: results)
+    workers = [Worker(gleu=Counts(9, retries=1)), Worker(gleu=Counts(9, failures=2), box_iou=Counts(4))]
+    trainer.reward_loop_manager = SimpleNamespace(reward_loop_workers=workers)
+    batch = SimpleNamespace(
+        keys=list(rows), tags=[{"is_padding": key.startswith("pad")} for key in rows], partition_id="train"
+    )
+    return SimpleNamespace(trainer=trainer, batch=batch, rows=rows, out=tmp_path, workers=workers)
+
+
+def test_the_statistics_join_verls_metrics(trainers, step, monkeypatch):
+    base = type(step.trainer).__mro__[2]
+    monkeypatch.setattr(base, "_compute_metrics", lambda self, batch, metrics, *_, **__: metrics.update(verls=1))
+    metrics = {}
+    step.trainer.on_step_begin()
+    step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3), None
+    step.trainer._compute_metrics(step.batch, metrics, {}, global_steps=7, epoch=0)
+    assert metrics["verls"] == 1
+    assert metrics["reward/report/gleu/mean"] == 0.375
+    assert metrics["reward/grounding/rollouts"] == 1
+    assert (metrics["reward/failed_rollouts"], metrics["reward/failed_groups"]) == (1, 1)
+    fared = {key: metrics[f"reward/scorers/{key}"] for key in ("gleu/failures", "gleu/retries", "box_iou/failures")}
+    assert fared == {"gleu/failures": 3, "gleu/retries": 3, "box_iou/failures": 0}
+
+
+def test_a_reward_that_one_worker_has_given_up_ends_the_run(step):
+    step.workers[1].fared["gleu"] = Counts(20, failures=20, stopped=True), "given up after 20 failures in a row"
+    with pytest.raises(ScorerUnavailable, match=r"'gleu' failed .* given up after 20 failures in a row"):
+        step.trainer.on_step_begin()
+
+
+def test_the_dump_has_every_component_and_no_padding(step):
+    step.trainer._init_dump_executor()
+    step.trainer._log_rollout_data(step.batch, {}, str(step.out))
+    step.trainer._shutdown_dump_executor()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    rows = [json.loads(line, parse_constant=refuse) for line in (step.out / "7.jsonl").read_text().splitlines()]
+    assert [row["uid"] for row in rows] == ["a_0_0", "a_1_0", "b_1_0"]
+    assert [row["gleu"] for row in rows] == [0.25, 0.5, None]
+    assert rows[2] | {"input": "", "gts": ""} == {
+        "input": "", "output": "3 4 5", "gts": "", "score": 0.75, "step": 7, "uid": "b_1_0", "id": "grounding-1",
+        "task": "grounding", "acc": 0.75, "gleu": None, "box_iou": 0.75, "answer_chars": 9.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "use_critic", "left"), [(2, False, 0.0), (1, False, 0.75), (2, True, 0.75)])
+def test_a_lone_survivor_of_a_group_gives_no_gradient(step, monkeypatch, n, use_critic, left):
+    base = type(step.trainer).__mro__[2]
+    monkeypatch.setattr(base, "_compute_advantage", lambda self, batch, metrics: batch)
+    step.trainer.use_critic, step.trainer.config.actor_rollout_ref.rollout.n = use_critic, n
+    assert step.trainer._compute_advantage(step.batch, {}) is step.batch
+    assert step.rows["b_1_0"]["advantages"].tolist() == [left] * 3
+    assert step.rows["b_1_0"]["returns"].tolist() == [left] * 3
+    assert step.rows["a_1_0"]["advantages"].tolist() == [0.5] * 3
+
+
+def test_verl_still_has_what_is_overridden_and_called(trainers):
+    from verl.trainer.ppo.v1 import PPOTrainer
+
+    overridden = {"on_step_begin", "_compute_metrics", "_log_rollout_data", "_compute_advantage"}
+    assert overridden <= set(vars(trainers.ComponentLogs))
+    assert overridden | {"_dump_generations"} <= set(vars(PPOTrainer))
+
+
+def test_every_mode_of_verl_has_a_trainer_that_then_runs_as_that_mode(trainers, monkeypatch, tmp_path):
+    from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
+
+    seen = []
+    monkeypatch.setattr(PPOTrainer, "__init__", lambda self, config: seen.append(config.trainer.v1.trainer_mode))
+    for mode in ("sync", "colocate_async"):
+        config = OmegaConf.create(
+            {
+                "trainer": {"v1": {"trainer_mode": f"cxr_{mode}"}, "default_local_dir": str(tmp_path)},
+                "reward": {
+                    "custom_reward_function": {"path": "pkg://reward_fns", "reward_kwargs": {"preset": "quickstart"}},
+                    "reward_manager": {"name": "naive"},
+                },
+            }
+        )
+        OmegaConf.set_struct(config, True)
+        trainer = get_trainer_cls(f"cxr_{mode}")(config)
+        assert isinstance(trainer, get_trainer_cls(mode))
+        assert trainer.spec.reward_names[0] == "gleu"
+    assert seen == ["sync", "colocate_async"]
+    config.reward.custom_reward_function.path = "mine.py"
+    with pytest.raises(UsageError, match="pkg://reward_fns"):
+        get_trainer_cls("cxr_sync")(config)
+
+
+@pytest.mark.parametrize("platform", ["", "cpu"])
+def test_the_plugin_adds_them_when_verls_trainers_are_imported_and_not_before(platform):
+    code = """
+import sys, verl
+from recipe.cxr_grpo.cpu import shims
+shims.torchvision_operators()  # this machine's need, whatever the platform
+import recipe.cxr_grpo.plugin
+print("verl.trainer.ppo.v1" in sys.modules, "recipe.cxr_grpo.plugin.trainers" in sys.modules)
+from verl.trainer.ppo.v1 import get_trainer_cls
+waiting = [getattr(finder, "name", "") for finder in sys.meta_path]
+print(get_trainer_cls("cxr_sync").__name__, "verl.trainer.ppo.v1" in waiting)
+"""
+    env = {key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"} | {"VERL_PLATFORM": platform}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False", "PPOTrainerSyncWithComponents", "False"], done.stderr

@@ -1,0 +1,49 @@
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from recipe.cxr_grpo.results import report, validation
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def page(tmp_path):
+    Image.new("L", (8, 8), 128).save(tmp_path / "film.png")
+
+    def row(sample_id, task, answer, score):
+        truth = {"boxes": [[0.1, 0.2, 0.3, 0.4]], "labels": [""], "frame": [8, 8], "report": "Lungs <b>clear</b>."}
+        return validation.Row(sample_id, "p", task, "radvlm", "user\nLocate <x>.\nassistant", answer, truth, score)
+
+    before = {"a": row("a", "grounding", "no box", 0.0), "r": row("r", "report", "<script>alert(1)</script>", 0.5)}
+    after = {"a": row("a", "grounding", "[0.5, 0.5, 0.75, 1.0]", 0.7), "r": row("r", "report", "Clear.", 0.6)}
+    summary = validation.compare(before, after) | {"settings": {}, "seconds": {}, "versions": {}, "decoding": "a < b"}
+    images = dict.fromkeys(before, tmp_path / "film.png")
+    report.write(tmp_path / "report.html", summary, {"gleu": {1: 0.1, 2: 0.3}}, before, after, images)
+    return Path(tmp_path / "report.html").read_text()
+
+
+def test_what_a_model_wrote_is_escaped(page):
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "Lungs &lt;b&gt;clear&lt;/b&gt;." in page
+    assert "Locate &lt;x&gt;." in page
+    assert "Answers: a &lt; b." in page
+
+
+def test_nothing_is_fetched(page):
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+
+
+def test_boxes_are_drawn_where_they_are(page):
+    assert 'x="10.00" y="20.00" width="20.00" height="20.00"' in page  # the reference
+    assert 'x="50.00" y="50.00" width="25.00" height="50.00"' in page  # after; before has none
+    assert page.count('stroke-width="1.2"/>') == 3
+
+
+def test_numbers_are_those_of_the_summary(page):
+    assert re.search(r"grounding</td><td>0\.000</td><td>0\.700</td><td>\+0\.700", page)

@@ -1,0 +1,268 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+from reward_fns.engine import lanes as engine
+from reward_fns.engine.cache import Cache, Store
+from reward_fns.engine.lane import Reader
+from reward_fns.engine.lanes import lanes, tapped, using
+from reward_fns.engine.options import EngineOptions
+from reward_fns.errors import UsageError
+from reward_fns.models import chexbert, radgraph
+from reward_fns.models.bertscore import bertscore, source
+from reward_fns.models.weights import HubFile, HubFolder
+
+
+class Toy:
+    """A model that finds a text in capitals, and does on the way what a test wants."""
+
+    numbers = iter(range(1_000_000))
+
+    def __init__(self, before=lambda batch: None):
+        self.before, self.batches = before, []
+        self.key = "toy", next(self.numbers)
+
+    def encode(self, batch):
+        self.batches.append(list(batch))
+        self.before(batch)
+        return [text.upper() for text in batch]
+
+    def build(self, options):
+        return Reader(
+            tokenise=lambda texts: [(len(text), text) for text in texts],
+            encode=self.encode,
+            decode=lambda batch, found: found,
+            identity="toy",
+            size=len,
+            pack=str.encode,
+            unpack=lambda packed: packed.decode() + " from disk",
+        )
+
+    def __call__(self, texts, timeout=60.0, **options):
+        with using(EngineOptions(**options), timeout):
+            return engine.read(self.key, self.build, texts)
+
+    def lane(self):
+        (lane,) = (lane for (key, _), lane in lanes().items() if key == self.key)
+        return lane
+
+    def counts(self):
+        return self.lane().counts
+
+
+def words(count):
+    return [f"word{i}" + "x" * (i * 7 % 40) for i in range(count)]
+
+
+def test_answers_come_in_order_and_each_text_is_read_once():
+    toy = Toy()
+    texts = words(50) * 3
+    assert toy(texts, batch_tokens=100) == [text.upper() for text in texts]
+    assert toy(texts[::-1], batch_tokens=100) == [text.upper() for text in texts[::-1]]
+    assert sorted(text for batch in toy.batches for text in batch) == sorted(words(50))
+    assert all(len(batch) * max(map(len, batch)) <= 100 for batch in toy.batches)
+    counts = toy.counts()
+    assert (counts["asked"], counts["again"], counts["cached"], counts["read"]) == (300, 200, 50, 50)
+    assert toy([]) == []
+
+
+def test_single_texts_of_many_threads_are_read_together():
+    toy = Toy()
+    texts = words(40) * 4
+    with ThreadPoolExecutor(32) as pool:
+        found = list(pool.map(lambda text: toy([text], wait_ms=200), texts))
+    assert found == [[text.upper()] for text in texts]
+    assert toy.counts()["read"] == 40
+    assert len(toy.batches) < 20
+
+
+def test_who_asks_for_a_text_that_is_being_read_gets_the_same_answer():
+    started, finish = threading.Event(), threading.Event()
+    toy = Toy(lambda batch: (started.set(), finish.wait(30)))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(toy, ["a"])
+        assert started.wait(30)
+        second = pool.submit(toy, ["a"])
+        while not toy.counts()["joined"]:
+            time.sleep(0.001)
+        finish.set()
+        assert first.result() == second.result() == ["A"]
+    assert toy.batches == [["a"]]
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "OutOfMemoryError", "RuntimeError('not enough memory: tried')"])
+def test_a_batch_for_which_memory_does_not_suffice_is_halved(error):
+    import torch
+
+    kinds = {"OutOfMemoryError": torch.OutOfMemoryError("CUDA out of memory"), "MemoryError()": MemoryError()}
+
+    def before(batch):
+        if sum(map(len, batch)) > 100:
+            raise kinds.get(error, RuntimeError("DefaultCPUAllocator: not enough memory: you tried"))
+
+    toy = Toy(before)
+    assert toy(words(60)) == [text.upper() for text in words(60)]
+    assert toy.counts()["read"] == 60 and toy.counts()["halved"] > 0
+    failed = toy.counts()["halved"]
+    assert toy([text + "!" for text in words(60)]) == [text.upper() + "!" for text in words(60)]
+    assert toy.counts()["halved"] - failed <= 2  # it has learnt how much is too much
+
+
+def test_a_text_that_a_model_cannot_digest_fails_alone():
+    def before(batch):
+        if "poison" in batch:
+            raise ValueError("bad text")
+
+    toy = Toy(before)
+    with ThreadPoolExecutor(8) as pool:
+        asked = {text: pool.submit(toy, [text], wait_ms=200) for text in [*words(20), "poison"]}
+    for text in words(20):
+        assert asked[text].result() == [text.upper()]
+    with pytest.raises(ValueError, match="bad text"):
+        asked["poison"].result()
+    assert engine.trouble() is None
+
+
+def test_a_tokenizer_that_refuses_a_text_fails_for_it_alone():
+    toy = Toy()
+    plain = toy.build
+
+    def build(options):
+        def tokenise(texts):
+            assert "poison" not in texts, "no such token"
+            return [(1, text) for text in texts]
+
+        return Reader(**(vars(plain(options)) | {"tokenise": tokenise}))
+
+    toy.build = build
+    with ThreadPoolExecutor(2) as pool:
+        good, bad = (pool.submit(toy, [text], wait_ms=200) for text in ("good", "poison"))
+    assert good.result() == ["GOOD"]
+    with pytest.raises(AssertionError, match="no such token"):
+        bad.result()
+
+
+def test_no_answer_in_time_and_nothing_is_read_for_nobody():
+    started, finish = threading.Event(), threading.Event()
+    toy = Toy(lambda batch: (started.set(), finish.wait(30)))
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(toy, ["slow"])
+        assert started.wait(30)
+        with pytest.raises(TimeoutError, match="not read within the time limit"):
+            toy(["given up"], timeout=0.01)
+        finish.set()
+        assert slow.result() == ["SLOW"]
+    assert toy(["next"]) == ["NEXT"]
+    assert toy.batches == [["slow"], ["next"]] and toy.counts()["dropped"] == 1
+
+
+def test_a_full_queue_makes_callers_wait_and_then_fail_in_time():
+    started, finish = threading.Event(), threading.Event()
+    toy = Toy(lambda batch: (started.set(), finish.wait(30)))
+    few = {"queue": 4, "wait_ms": 0.0}
+    with ThreadPoolExecutor(8) as pool:
+        slow = pool.submit(toy, ["slow"], **few)
+        assert started.wait(30)
+        many = pool.submit(toy, words(20), **few)  # more than there are places
+        while toy.counts()["most"] < 4:
+            time.sleep(0.001)
+        with pytest.raises(TimeoutError, match="no place in the queue of 4 texts"):
+            toy(["late"], timeout=0.01, **few)
+        finish.set()
+        assert slow.result() == ["SLOW"]
+        assert many.result() == [text.upper() for text in words(20)]
+    assert sorted(text for batch in toy.batches for text in batch) == sorted([*words(20), "slow"])
+
+
+def test_a_broken_gpu_is_known():
+    def before(batch):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    toy = Toy(before)
+    try:
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            toy(["a"])
+        assert "device-side assert" in engine.trouble()
+    finally:
+        engine._lanes.clear()
+
+
+def test_a_model_that_cannot_be_built_is_tried_again():
+    toy, tries = Toy(), []
+    plain = toy.build
+
+    def build(options):
+        tries.append(options)
+        if len(tries) == 1:
+            raise UsageError("no weights")
+        return plain(options)
+
+    toy.build = build
+    with pytest.raises(UsageError, match="no weights"):
+        toy(["a"])
+    assert toy(["a"]) == ["A"] and len(tries) == 2
+
+
+def test_what_came_again_is_on_disk_for_the_next_process(tmp_path):
+    place = {"cache_dir": str(tmp_path / "cache")}
+    first = Toy()
+    first(["once", "twice"], **place)
+    first(["twice"], **place)
+    first.lane().flush()
+    second = Toy()
+    assert second(["once", "twice"], **place) == ["ONCE", "TWICE from disk"]
+    assert second.batches == [["once"]]
+    assert Toy()(["twice"], **place, dtype="bfloat16") == ["TWICE"]  # read in another precision
+
+
+def test_a_disk_cache_that_is_broken_is_as_if_not_there(tmp_path, caplog):
+    store = Store(tmp_path, "model")
+    store.put({"a": b"1"})
+    assert Store(tmp_path, "model").get(["a", "b"]) == {"a": b"1"}
+    assert Store(tmp_path, "other").get(["a"]) == {}
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"rubbish" * 999)
+    broken = Store(tmp_path, "model")
+    assert broken.get(["a"]) == {}
+    broken.put({"a": b"2"})
+    assert "is not used any more" in caplog.text
+
+
+def test_the_cache_is_bounded():
+    cache = Cache(1000)
+    for i in range(200):
+        cache.put(str(i), i, 30)
+        cache.get(str(i % 40))
+    assert sum(cache.bytes.values()) <= 1000 and len(cache) <= 33
+
+
+def test_what_real_models_find_survives_the_disk(text_models, tmp_path):
+    texts = ["The heart is enlarged.", "Small left pleural effusion.", ""]
+    place = {"repo": str(text_models.scorers)}
+
+    def read_all():
+        folder = source("distilroberta-base", str(text_models.root / "distilroberta-base"))
+        checkpoint, base = HubFile(str(text_models.scorers), "chexbert.pth"), HubFolder(str(text_models.bert))
+        radgraph.annotate(texts, **place)
+        chexbert.classify(texts, checkpoint=checkpoint, base=base)
+        bertscore(texts, texts[::-1], model="distilroberta-base", folder=folder)
+
+    tap = {}
+    with tapped(tap):
+        read_all()
+    readers = {key: lane._reader for (key, options), lane in lanes().items() if options == EngineOptions()}
+    assert len(tap) >= 9
+    for (key, _), found in tap.items():
+        again = readers[key].unpack(readers[key].pack(found))
+        if key[0] == "radgraph":
+            assert again == found
+        elif key[0] == "chexbert":
+            assert (again.classes, again.logits) == (found.classes, found.logits)
+            assert np.array_equal(again.embedding, found.embedding)
+        else:
+            assert np.array_equal(again.states, found.states) and np.array_equal(again.counts, found.counts)
+            assert again.full == found.full
