@@ -8,25 +8,41 @@ import contextlib
 import inspect
 import math
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from reward_fns.engine.lanes import using
-from reward_fns.engine.remote import ask, elsewhere
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.failures import failed, given_up, succeeded
-from reward_fns.ground_truth import Reading
 from reward_fns.registry import Reward
+from reward_fns.rollout import ParsedRollout
+from reward_fns.settings import EngineOptions, using
 from reward_fns.spec import Component, RewardSpec
 
 Outcome = float | ScorerUnavailable
 _BATCH = 32  # samples in one call of a batched reward: enough for a GPU, few enough for the time limit on a CPU
 _ROUNDING = 1e-6  # how far outside its range a value may be by floating-point error, and is moved back in
 
+Ask = Callable[[Reward, Mapping[str, Any], Sequence[Any], Sequence[Any], EngineOptions, float], Sequence[float | None]]
+_asks: list[Ask] = []
 
-async def outcomes(component: Component, readings: Sequence[Reading], spec: RewardSpec) -> list[Outcome]:
+
+def ask_deployment_with(ask: Ask) -> None:
+    """Register how a scorer deployment is asked; `reward_fns.engine` does so, since this module imports no engine."""
+    _asks[:] = [ask]
+
+
+def _by_deployment(reward: Reward, options: EngineOptions) -> bool:
+    """Whether a deployment computes this reward: a batched built-in or installed one that needs models and texts only.
+
+    A deployment knows nothing of a user's file and accepts none.
+    """
+    local = reward.needs is None or not reward.batched or reward.context or reward.from_file
+    return options.where != "inline" and not local
+
+
+async def outcomes(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpec) -> list[Outcome]:
     """What a reward says about samples, each tried again if it fails.
 
     A batched reward is called with up to 32 at a time. Samples that failed are tried again alone, so that one that a
@@ -34,7 +50,7 @@ async def outcomes(component: Component, readings: Sequence[Reading], spec: Rewa
 
     Args:
         component: the reward and its options.
-        readings: samples of a task that it applies to.
+        parsed: samples of a task that it applies to.
         spec: for its rules for failures, and where its neural rewards are computed.
 
     Returns:
@@ -45,26 +61,26 @@ async def outcomes(component: Component, readings: Sequence[Reading], spec: Rewa
     """
     reward = component.reward
     size = _BATCH if reward.batched else 1
-    calls = [_attempt(component, readings[i : i + size], spec) for i in range(0, len(readings), size)]
+    calls = [_attempt(component, parsed[i : i + size], spec) for i in range(0, len(parsed), size)]
     # Batches of a model would only queue for it, each at the cost of its own time limit.
-    in_turn = not _waits(reward) or (reward.blocking and reward.batched and not elsewhere(reward, spec.engine))
+    in_turn = not _waits(reward) or (reward.blocking and reward.batched and not _by_deployment(reward, spec.engine))
     first = [await call for call in calls] if in_turn else await asyncio.gather(*calls)
     found = [outcome for group in first for outcome in group]
     missing = {i: outcome for i, outcome in enumerate(found) if isinstance(outcome, ScorerUnavailable)}
     for _ in range(len(found) - len(missing)):
         succeeded(reward.name)
-    again = [_again(component, readings[i], failure, spec) for i, failure in missing.items()]
+    again = [_again(component, parsed[i], failure, spec) for i, failure in missing.items()]
     for i, outcome in zip(missing, await asyncio.gather(*again), strict=True):
         found[i] = outcome
     return found
 
 
-async def _again(component: Component, reading: Reading, outcome: Outcome, spec: RewardSpec) -> Outcome:
+async def _again(component: Component, rollout: ParsedRollout, outcome: Outcome, spec: RewardSpec) -> Outcome:
     """The outcome of a sample that failed, after its retries."""
     name, retry, rules = component.reward.name, 0, spec.failures
     while isinstance(outcome, ScorerUnavailable) and retry < rules.retries and given_up(name) is None:
         await asyncio.sleep(rules.pause(retry))
-        (outcome,) = await _attempt(component, [reading], spec)
+        (outcome,) = await _attempt(component, [rollout], spec)
         retry += 1
     if isinstance(outcome, ScorerUnavailable):
         failed(outcome, retry, rules.stop_after)
@@ -73,34 +89,34 @@ async def _again(component: Component, reading: Reading, outcome: Outcome, spec:
     return outcome
 
 
-async def _attempt(component: Component, readings: Sequence[Reading], spec: RewardSpec) -> list[Outcome]:
+async def _attempt(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpec) -> list[Outcome]:
     """One call of the reward, for one sample or, if it is batched, for several."""
     reward, rules = component.reward, spec.failures
     try:
         async with _place(reward, rules.concurrency):
             if cause := given_up(reward.name):
-                return [ScorerUnavailable(reward.name, reading.id, cause) for reading in readings]
-            raw = await _answer(reward, _call(component, readings, spec), rules.timeout)
+                return [ScorerUnavailable(reward.name, rollout.id, cause) for rollout in parsed]
+            raw = await _answer(reward, _call(component, parsed, spec), rules.timeout)
         if not reward.batched:
             raw = [raw]
-        elif len(raw := list(raw)) != len(readings):
+        elif len(raw := list(raw)) != len(parsed):
             # A bug that trying again, alone, would hide.
             raise UsageError(
-                f"{reward.where}: batched reward {reward.name!r} returned {len(raw)} values for {len(readings)} samples"
+                f"{reward.where}: batched reward {reward.name!r} returned {len(raw)} values for {len(parsed)} samples"
             )
     except UsageError:
         raise
     except Exception as error:
-        return [_unavailable(reward, reading.id, error) for reading in readings]
-    return [_number(reward, reading.id, value) for reading, value in zip(readings, raw, strict=True)]
+        return [_unavailable(reward, rollout.id, error) for rollout in parsed]
+    return [_number(reward, rollout.id, value) for rollout, value in zip(parsed, raw, strict=True)]
 
 
-def _call(component: Component, readings: Sequence[Reading], spec: RewardSpec) -> Callable[[], Any]:
+def _call(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpec) -> Callable[[], Any]:
     reward, engine, timeout = component.reward, spec.engine, spec.failures.timeout
-    predictions, references = zip(*(reading.sides(reward) for reading in readings), strict=True)
-    if elsewhere(reward, engine):
-        return lambda: ask(reward, component.options, predictions, references, engine, timeout)
-    context = {key: [reading.context[key] for reading in readings] for key in reward.context}
+    predictions, references = zip(*(rollout.sides(reward) for rollout in parsed), strict=True)
+    if _by_deployment(reward, engine):
+        return lambda: _asks[0](reward, component.options, predictions, references, engine, timeout)
+    context = {key: [rollout.context[key] for rollout in parsed] for key in reward.context}
     if reward.batched:
         call = partial(reward, list(predictions), list(references), component.options, context)
     else:

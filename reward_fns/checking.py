@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from reward_fns.errors import UsageError
 from reward_fns.failures import FailureRules
-from reward_fns.ground_truth import Sample
 from reward_fns.registry import TASKS, Reward, get, load_file, names
+from reward_fns.rollout import Rollout
 from reward_fns.scoring import Result, result_keys, score_batch
 from reward_fns.spec import Component, RewardSpec
 
@@ -115,7 +115,7 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
     yield _speed(reward, seconds)
 
 
-def _samples(task: str, shift: int) -> list[Sample]:
+def _samples(task: str, shift: int) -> list[Rollout]:
     """True answers, or with a shift those of another sample."""
     if task == "report":
         pairs: list[tuple[str, Any]] = [(text, {"report": text}) for text in _REPORTS]
@@ -123,7 +123,7 @@ def _samples(task: str, shift: int) -> list[Sample]:
         pairs = [(", ".join(map(str, quads)), {"boxes": quads}) for quads in _BOXES]
     answers = [answer for answer, _ in pairs[shift:] + pairs[:shift]]
     return [
-        Sample(f"check/{task}", answer, truth, {"id": f"{task} {number}"})
+        Rollout(f"check/{task}", answer, truth, {"id": f"{task} {number}"})
         for number, (answer, (_, truth)) in enumerate(zip(answers, pairs, strict=True))
     ]
 
@@ -165,7 +165,7 @@ def _ordered(reward: Reward, truth: Sequence[float], wrong: Sequence[float]) -> 
     return Finding("shuffled references", "pass" if better else "warn", means + note)
 
 
-def _steady(reward: Reward, spec: RewardSpec, samples: Sequence[Sample]) -> Finding:
+def _steady(reward: Reward, spec: RewardSpec, samples: Sequence[Rollout]) -> Finding:
     """Together, again, and alone."""
     together, again = (score_batch(samples, spec) for _ in range(2))
     alone = [score_batch([sample], spec)[0] for sample in samples]

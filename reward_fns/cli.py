@@ -202,7 +202,7 @@ def _check(options: argparse.Namespace) -> int:
 class _Row(NamedTuple):
     line: int
     id: Any
-    content: Any  # a Sample, or why there is none
+    content: Any  # a Rollout, or why there is none
     size: int
 
 
@@ -262,8 +262,8 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _precision(options: argparse.Namespace) -> int:
-    from reward_fns.engine.options import parse
     from reward_fns.engine.precision import Changes
+    from reward_fns.settings import parse
 
     changes = Changes(_spec(options), parse(options.engine))
     if not changes.spec.tasks:
@@ -304,7 +304,7 @@ def _download(options: argparse.Namespace) -> int:
 
 
 def _rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[_Row]:
-    from reward_fns.scoring import Sample
+    from reward_fns.scoring import Rollout
 
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -324,7 +324,7 @@ def _rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[_Row
             info = {key: row.get(key) for key in ("task", "thinking", "width", "height")}
             info |= {"box_format": row.get("box_format") or box_format}
             info |= {"id": f"line {number}" if row_id is None else row_id}
-            content = Sample(source, row["prediction"], row["ground_truth"], info)
+            content = Rollout(source, row["prediction"], row["ground_truth"], info)
         except (ValueError, RecursionError) as error:  # not JSON or not UTF-8 is a ValueError
             content = f"not a row to score: {error}"
         yield _Row(number, row_id, content, len(line))

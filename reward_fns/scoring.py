@@ -11,8 +11,8 @@ from typing import Any
 
 from reward_fns.calling import outcomes
 from reward_fns.errors import DataError, ScorerUnavailable
-from reward_fns.ground_truth import Reading, Sample, read_sample
 from reward_fns.registry import DIAGNOSTICS, FROM_VERL
+from reward_fns.rollout import ParsedRollout, Rollout, parse_rollout
 from reward_fns.spec import RewardSpec, resolve
 
 Result = dict[str, float] | DataError | ScorerUnavailable
@@ -72,7 +72,7 @@ async def compute_score(
     {'score': 0.747, 'acc': 0.747, 'box_soft_f1': 0.747, 'format_ok': 1.0, 'model_failed': 0.0, 'answer_chars': 24.0,
      'n_boxes': 1.0, 'n_invalid_boxes': 0.0}
     """
-    sample = Sample(
+    sample = Rollout(
         data_source, solution_str, ground_truth, extra_info or {}, {key: from_verl.get(key) for key in FROM_VERL}
     )
     (result,) = await score_samples([sample], resolve(spec=spec, preset=preset))
@@ -81,7 +81,7 @@ async def compute_score(
     return result
 
 
-def score_batch(samples: Sequence[Sample], spec: RewardSpec) -> list[Result]:
+def score_batch(samples: Sequence[Rollout], spec: RewardSpec) -> list[Result]:
     """`score_samples` for callers that are not async; also works, and blocks, inside a running event loop."""
     try:
         asyncio.get_running_loop()
@@ -91,7 +91,7 @@ def score_batch(samples: Sequence[Sample], spec: RewardSpec) -> list[Result]:
         return pool.submit(asyncio.run, score_samples(samples, spec)).result()
 
 
-async def score_samples(samples: Sequence[Sample], spec: RewardSpec) -> list[Result]:
+async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Result]:
     """Score many rollouts, of any tasks; a batched reward is called with many that it applies to at once.
 
     Args:
@@ -104,29 +104,29 @@ async def score_samples(samples: Sequence[Sample], spec: RewardSpec) -> list[Res
     Raises:
         UsageError: a reward said that it is used wrongly.
     """
-    readings = [read_sample(sample, spec) for sample in samples]
+    parsed = [parse_rollout(sample, spec) for sample in samples]
     failures: dict[int, DataError | ScorerUnavailable] = {
-        i: reading for i, reading in enumerate(readings) if isinstance(reading, DataError)
+        i: rollout for i, rollout in enumerate(parsed) if isinstance(rollout, DataError)
     }
     values: list[dict[str, float]] = [dict.fromkeys(spec.reward_names, math.nan) for _ in samples]
     for task, components in spec.tasks.items():
-        of_task = [(i, r) for i, r in enumerate(readings) if isinstance(r, Reading) and r.task == task]
+        of_task = [(i, r) for i, r in enumerate(parsed) if isinstance(r, ParsedRollout) and r.task == task]
         for component in components:
             todo = []
-            for i, reading in of_task:
-                if reading.failed:
+            for i, rollout in of_task:
+                if rollout.failed:
                     values[i][component.reward.name] = component.reward.floor
                 elif i not in failures:
-                    todo.append((i, reading))
-            scores = await outcomes(component, [reading for _, reading in todo], spec)
+                    todo.append((i, rollout))
+            scores = await outcomes(component, [rollout for _, rollout in todo], spec)
             for (i, _), score in zip(todo, scores, strict=True):
                 if isinstance(score, ScorerUnavailable):
                     failures[i] = score
                 else:
                     values[i][component.reward.name] = score
     return [
-        failures[i] if i in failures else _result(reading, rewards, spec)
-        for i, (reading, rewards) in enumerate(zip(readings, values, strict=True))
+        failures[i] if i in failures else _result(rollout, rewards, spec)
+        for i, (rollout, rewards) in enumerate(zip(parsed, values, strict=True))
     ]
 
 
@@ -135,6 +135,6 @@ def result_keys(spec: RewardSpec) -> list[str]:
     return ["score", "acc", *spec.reward_names, *DIAGNOSTICS]
 
 
-def _result(reading: Any, rewards: dict[str, float], spec: RewardSpec) -> dict[str, float]:
-    score = math.fsum(part.weight * rewards[part.reward.name] for part in spec.tasks[reading.task])
-    return dict(zip(result_keys(spec), (score, score, *rewards.values(), *reading.diagnostics), strict=True))
+def _result(rollout: Any, rewards: dict[str, float], spec: RewardSpec) -> dict[str, float]:
+    score = math.fsum(part.weight * rewards[part.reward.name] for part in spec.tasks[rollout.task])
+    return dict(zip(result_keys(spec), (score, score, *rewards.values(), *rollout.diagnostics), strict=True))

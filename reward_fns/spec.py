@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from reward_fns.answers import ThinkEnd
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError, unknown
 from reward_fns.failures import FailureRules
 from reward_fns.registry import TASKS, Reward, get, load_file
+from reward_fns.settings import EngineOptions
 
 Settings = TypeVar("Settings", FailureRules, EngineOptions)
 

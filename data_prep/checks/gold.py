@@ -8,7 +8,7 @@ from typing import Any
 
 from reward_fns.boxes import Box, iou_matrix
 from reward_fns.conventions import get_convention
-from reward_fns.scoring import Sample, score_batch
+from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import RewardSpec, resolve
 
 LIGHT: Mapping[str, Any] = {
@@ -70,7 +70,7 @@ def shortfalls(rows: Sequence[tuple[Any, Any, Mapping[str, Any], Mapping[str, An
     """
     told = []
     samples = [
-        Sample(str(data_source), answer(truth, info), stored, info)
+        Rollout(str(data_source), answer(truth, info), stored, info)
         for data_source, stored, truth, info in rows
         if info["task"] in spec.tasks
     ]

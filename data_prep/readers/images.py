@@ -1,6 +1,6 @@
 """Any film as a picture that the model's processor reads directly: 8 bits a channel, PNG or JPEG.
 
-An 8-bit PNG or JPEG stays the file it is. A DICOM film is converted as `dicom` beside this file tells. A 16-bit PNG has no
+An 8-bit PNG or JPEG stays the file it is. A DICOM film is converted by `dicom.py`. A 16-bit PNG has no
 window to go by, so its own darkest value becomes 0 and its brightest 255: such files hold raw detector values of 10 to
 16 bits, and dropping the lower byte, as image readers do, would leave many of them black. All keep their aspect.
 """

@@ -17,10 +17,10 @@ from typing import Any
 
 from reward_fns.benchmark import workload
 from reward_fns.benchmark.trial import Run, Trial
-from reward_fns.engine.options import EngineOptions, parse
 from reward_fns.errors import UsageError, unknown
 from reward_fns.models.weights import pinned_model
 from reward_fns.registry import get, names
+from reward_fns.settings import EngineOptions, parse
 
 _STEPS = ("tokenise", "encode", "decode")
 

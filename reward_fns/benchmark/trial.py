@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reward_fns.engine import lanes as engine
-from reward_fns.engine.options import EngineOptions
 from reward_fns.engine.remote import APP, leave
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.registry import get
-from reward_fns.scoring import Sample, score_samples
+from reward_fns.scoring import Rollout, score_samples
+from reward_fns.settings import EngineOptions
 from reward_fns.spec import RewardSpec, resolve
 
 Pairs = Sequence[tuple[str, str]]
@@ -139,7 +139,7 @@ async def _score(given: RewardSpec, pairs: Pairs, stream: float) -> Run:
         await asyncio.sleep(stream * i / len(pairs))
         arrived = time.perf_counter()
         prediction, reference = pairs[i]
-        sample = Sample("bench/report", prediction, {"report": reference}, {"id": str(i)})
+        sample = Rollout("bench/report", prediction, {"report": reference}, {"id": str(i)})
         (result,) = await score_samples([sample], spec)
         if not isinstance(result, dict):
             raise result

@@ -10,7 +10,7 @@ from typing import Any
 
 from reward_fns.engine.lanes import lanes
 from reward_fns.errors import UsageError
-from reward_fns.scoring import Sample, score_batch
+from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import resolve
 
 _CHUNK = 512
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     with tqdm(total=len(reports), desc="fill", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(reports), _CHUNK):
             chunk = reports[start : start + _CHUNK]
-            samples = [Sample("fill/report", text, {"report": text}, {"id": text[:40]}) for text in chunk]
+            samples = [Rollout("fill/report", text, {"report": text}, {"id": text[:40]}) for text in chunk]
             # Asked for twice, so that it is kept as what comes again.
             failures += [str(result) for _ in range(2) for result in score_batch(samples, spec)
                          if not isinstance(result, dict)]  # fmt: skip

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from reward_fns.engine.cache import Cache, Store
-from reward_fns.engine.options import EngineOptions
 from reward_fns.models.encoder import batches, device_of
+from reward_fns.settings import EngineOptions
 
 Found = TypeVar("Found")
 

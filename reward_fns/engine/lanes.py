@@ -12,45 +12,17 @@ import os
 import resource
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 from reward_fns.engine.lane import Found, Lane, Reader, after_fork
-from reward_fns.engine.options import EngineOptions
 from reward_fns.models.encoder import set_threads
 from reward_fns.models.weights import pinned_model
+from reward_fns.settings import EngineOptions, current
 
 Key = tuple[Hashable, ...]
 Tap = dict[tuple[Key, str], Any]
-
-
-class Setting(NamedTuple):
-    """Under what a reward is called.
-
-    Attributes:
-        options: of the engine.
-        deadline: on the clock of `time.monotonic`, after which nobody waits for an answer any more.
-    """
-
-    options: EngineOptions
-    deadline: float
-
-
-_DEFAULT = Setting(EngineOptions(), float("inf"))
-_setting: ContextVar[Setting] = ContextVar("reward_fns_engine", default=_DEFAULT)
-
-
-@contextlib.contextmanager
-def using(options: EngineOptions, timeout: float = float("inf")) -> Iterator[None]:
-    """Rewards called in here, by this thread, use the engine so, for so many seconds."""
-    token = _setting.set(Setting(options, time.monotonic() + timeout))
-    try:
-        yield
-    finally:
-        _setting.reset(token)
 
 
 @contextlib.contextmanager
@@ -78,7 +50,7 @@ def read(key: Key, build: Callable[[EngineOptions], Reader[Found]], texts: Seque
         TimeoutError: the time that the caller has is over.
         Exception: what the model raised, on the text alone if it was in a batch.
     """
-    setting = _setting.get()
+    setting = current()
     if not texts:
         return []
     lane = _lane(key, build, setting.options)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from reward_fns.engine.lanes import Tap, tapped
-from reward_fns.engine.options import EngineOptions
-from reward_fns.scoring import Sample, score_batch
+from reward_fns.scoring import Rollout, score_batch
+from reward_fns.settings import EngineOptions
 from reward_fns.spec import RewardSpec
 
 _MOVES = (1e-4, 1e-3, 1e-2)
@@ -42,7 +42,7 @@ class Changes:
         }
         self.spec = replace(self.spec, tasks={task: parts for task, parts in tasks.items() if parts})
 
-    def add(self, samples: Sequence[Sample]) -> None:
+    def add(self, samples: Sequence[Rollout]) -> None:
         """Score samples in both ways and compare."""
         exact = replace(self.setting, dtype="float32", compile=False)
         taps: tuple[Tap, Tap] = ({}, {})

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError
 from reward_fns.registry import Reward
+from reward_fns.settings import EngineOptions
 
 APP = "cxr-grpo-scorers"
 """Name of the Ray Serve application."""
@@ -28,16 +28,6 @@ _handles: dict[tuple[str, str], Any] = {}
 
 class RemoteFailure(Exception):
     """The deployment couldn't be asked, or couldn't answer; a failure of the scorer, never a score."""
-
-
-def elsewhere(reward: Reward, options: EngineOptions) -> bool:
-    """Whether a reward is computed by a deployment.
-
-    It is if options say so and it is a batched one that needs models, unless it comes from a user's file, of which a
-    deployment knows nothing and from nobody may take one, or it wants more of a sample than the two texts.
-    """
-    own = reward.needs is None or not reward.batched or reward.context or reward.from_file
-    return options.where != "inline" and not own
 
 
 def ask(

@@ -15,12 +15,12 @@ from concurrent.futures import Future
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from reward_fns.engine.lanes import peak_memory, totals, trouble, using
-from reward_fns.engine.options import EngineOptions
+from reward_fns.engine.lanes import peak_memory, totals, trouble
 from reward_fns.engine.remote import APP
 from reward_fns.errors import UsageError, unknown
 from reward_fns.models.encoder import device_of
 from reward_fns.registry import get
+from reward_fns.settings import EngineOptions, using
 
 if TYPE_CHECKING:
     from ray.serve import Application

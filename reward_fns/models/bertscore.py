@@ -15,9 +15,9 @@ import numpy as np
 
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
-from reward_fns.engine.options import EngineOptions
 from reward_fns.models.encoder import Encoder, encodable, load
 from reward_fns.models.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder, fingerprint
+from reward_fns.settings import EngineOptions
 
 _PATTERNS = (*CONFIG_AND_TOKENIZER, "model.safetensors")
 _PAIRS = 128  # whose token states are in memory at once

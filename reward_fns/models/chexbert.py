@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike
 
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError
 from reward_fns.models.encoder import Encoder, encodable, load
 from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint
+from reward_fns.settings import EngineOptions
 
 Backend = Literal["builtin", "reference"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError
+from reward_fns.settings import EngineOptions
 
 MAX_TOKENS = 512  # positions of BERT, DistilBERT and DistilRoBERTa
 

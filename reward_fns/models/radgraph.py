@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError, unknown
 from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint, unpacked
+from reward_fns.settings import EngineOptions
 
 if TYPE_CHECKING:
     from reward_fns.models.radgraph_model import Report

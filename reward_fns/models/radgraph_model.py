@@ -17,11 +17,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError
 from reward_fns.models.encoder import device_of, placed
 from reward_fns.models.radgraph import Annotation, Entity
 from reward_fns.models.wordpieces import Layout
+from reward_fns.settings import EngineOptions
 
 _ENCODER = "_embedder.token_embedder_bert._matched_embedder.transformer_model."
 _WIDTHS = "_endpoint_span_extractor._span_width_embedding.weight"

@@ -17,7 +17,7 @@ pytest.importorskip("verl")
 
 from recipe.cxr_grpo import launch
 from recipe.cxr_grpo.running import processes
-from reward_fns.scoring import Sample, score_batch
+from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import of_rewards
 
 pytestmark = pytest.mark.e2e
@@ -265,7 +265,7 @@ def test_a_scorer_that_dies_and_returns_that_hangs_and_that_says_nan_is_never_tr
                 assert row["fragile"] == pytest.approx(len(row["output"].strip()) % 7 / 7)
                 assert row["score"] == pytest.approx(row["fragile"])
             else:
-                (result,) = score_batch([Sample("", row["output"], row["gts"], {"task": "grounding"})], BOXES)
+                (result,) = score_batch([Rollout("", row["output"], row["gts"], {"task": "grounding"})], BOXES)
                 assert (row["box_soft_f1"], row["score"]) == (pytest.approx(result["box_soft_f1"]), 0.0)
 
 

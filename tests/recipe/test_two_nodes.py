@@ -13,7 +13,7 @@ pytest.importorskip("ray.serve", exc_type=ImportError)
 from data_prep.cli import main as data_prep
 from recipe.cxr_grpo import launch, tiny_model
 from reward_fns.engine.remote import APP
-from reward_fns.scoring import Sample, score_batch
+from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import resolve
 
 STEPS = 4
@@ -99,7 +99,7 @@ def test_a_run_outlives_a_node_of_its_scorers(cluster, text_models, tmp_path):
     for step in logged:
         rows = [json.loads(line) for line in (tmp_path / "rollouts" / f"{step}.jsonl").read_text().splitlines()]
         assert len(rows) == 16
-        samples = [Sample("", row["output"], row["gts"], {"task": row["task"], "id": row["id"]}) for row in rows]
+        samples = [Rollout("", row["output"], row["gts"], {"task": row["task"], "id": row["id"]}) for row in rows]
         for row, result in zip(rows, score_batch(samples, inline), strict=True):
             assert row["score"] == pytest.approx(result["score"], abs=1e-5)
             reports += row["task"] == "report"

@@ -12,14 +12,14 @@ import reward_fns
 from reward_fns.errors import DataError, ScorerUnavailable, UsageError
 from reward_fns.failures import counts
 from reward_fns.registry import get, reward
-from reward_fns.scoring import Sample, score_batch, score_samples
+from reward_fns.scoring import Rollout, score_batch, score_samples
 from reward_fns.spec import resolve
 
 pytestmark = pytest.mark.usefixtures("scratch_registry")
 
 
 def report(text, sample_id="p7", **info):
-    return Sample("set/report", text, {"report": "clear"}, {"id": sample_id, **info})
+    return Rollout("set/report", text, {"report": "clear"}, {"id": sample_id, **info})
 
 
 def toy(function, rules=None, name="toy", **arguments):
@@ -229,12 +229,12 @@ def test_an_async_scorer_that_refuses_to_be_cancelled_is_left_behind():
 def test_a_hanging_thread_does_not_keep_the_process_from_ending(tmp_path):
     script = tmp_path / "hang.py"
     script.write_text(
-        "import time\nfrom reward_fns import reward\nfrom reward_fns.scoring import Sample, score_batch\n"
+        "import time\nfrom reward_fns import reward\nfrom reward_fns.scoring import Rollout, score_batch\n"
         "from reward_fns.spec import resolve\n"
         "@reward('hang', task='report', range=(0, 1), blocking=True)\n"
         "def hang(prediction, reference):\n    time.sleep(600)\n"
         "spec = resolve({'report': [{'name': 'hang'}], 'failures': {'retries': 0, 'timeout': 0.1}})\n"
-        "print(score_batch([Sample('a/report', 'x', {'report': 'y'}, {})], spec))\n"
+        "print(score_batch([Rollout('a/report', 'x', {'report': 'y'}, {})], spec))\n"
     )
     env = {"PYTHONPATH": str(__import__("pathlib").Path(reward_fns.__file__).parents[1])}
     done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=300)
@@ -362,7 +362,7 @@ def test_a_reward_for_any_task_appears_once_and_gets_texts():
     box = "Here: [0.1, 0.2, 0.5, 0.6]"
     truth = {"boxes": [[0.1, 0.2, 0.5, 0.6]]}
     first, second, third, bad = score_batch(
-        [report("clear"), Sample("a/grounding", box, truth, {}), report(""), Sample("a/vqa", "x", {}, {})], spec
+        [report("clear"), Rollout("a/grounding", box, truth, {}), report(""), Rollout("a/vqa", "x", {}, {})], spec
     )
     assert seen == [("clear", "clear"), (box, "")]
     assert (first["score"], second["score"]) == (pytest.approx(1.05), pytest.approx(2.0))

@@ -13,8 +13,8 @@ import random
 
 import pytest
 
-from reward_fns.ground_truth import Sample
 from reward_fns.registry import TASKS, get, names
+from reward_fns.rollout import Rollout
 from reward_fns.scoring import result_keys, score_batch, score_samples
 from reward_fns.spec import resolve
 
@@ -54,7 +54,7 @@ def hostile(task, count, long_every):
         if number % long_every == 0:
             text = (text or "[") * (100_000 // max(len(text), 1))
         info = {"thinking": rng.random() < 0.3, "box_format": rng.choice(FORMATS), "width": 640, "height": 480}
-        yield Sample(f"hostile/{task}", text[:100_000], rng.choice(TRUTHS[task]), info)
+        yield Rollout(f"hostile/{task}", text[:100_000], rng.choice(TRUTHS[task]), info)
 
 
 def check(samples, results, spec, task):

@@ -7,7 +7,7 @@ import pytest
 import reward_fns
 from reward_fns.errors import DataError, ScorerUnavailable, UsageError
 from reward_fns.registry import reward
-from reward_fns.scoring import Sample, score_batch
+from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import of_rewards, resolve
 
 TRUTH = {"boxes": [[0.1, 0.2, 0.5, 0.6]], "labels": ["nodule"]}
@@ -155,7 +155,7 @@ def toy(scratch_registry):
 
 
 def report(text, sample_id="p7"):
-    return Sample("set/report", text, {"report": "clear"}, {"id": sample_id})
+    return Rollout("set/report", text, {"report": "clear"}, {"id": sample_id})
 
 
 def fail(prediction, reference):
@@ -215,7 +215,7 @@ def test_a_batched_reward_is_called_with_what_it_applies_to(toy):
         return [len(text) / 10 for text in predictions]
 
     spec = toy(lengths, batched=True)
-    bad = Sample("set/report", "x", {}, {})
+    bad = Rollout("set/report", "x", {}, {})
     results = score_batch([report("abc", 1), bad, report("", 2), report("abcde", 3)], spec)
     assert calls == [(["abc", "abcde"], ["clear", "clear"], [1, 3])]
     assert isinstance(results[1], DataError)
@@ -245,7 +245,7 @@ def test_a_failure_of_one_reward_keeps_the_sample_from_the_next(scratch_registry
 
 def test_a_samples_result_does_not_depend_on_the_others():
     spec = resolve(MIXED)
-    samples = [Sample("a/grounding", text, TRUTH, {}) for text in (RIGHT, "", "[1]", "[0.1, 0.2, 0.4, 0.6]", "none")]
+    samples = [Rollout("a/grounding", text, TRUTH, {}) for text in (RIGHT, "", "[1]", "[0.1, 0.2, 0.4, 0.6]", "none")]
     alone = [score_batch([sample], spec)[0] for sample in samples]
     assert repr(score_batch(samples, spec)) == repr(alone)
     assert score_batch([], spec) == []

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError
 from reward_fns.failures import FailureRules
+from reward_fns.settings import EngineOptions
 from reward_fns.spec import of_rewards, preset_names, resolve
 
 ITEM = {"name": "box_soft_f1", "weight": 0.5, "options": {"variant": "released"}}

@@ -14,7 +14,7 @@ from reward_fns.spec import RewardSpec
 
 
 @dataclass(frozen=True)
-class Rollout:
+class ScoredRollout:
     """One scored answer: the prompt that its group shares, the task and id of its sample, compute_score's result."""
 
     key: str
@@ -24,7 +24,7 @@ class Rollout:
     values: Mapping[str, float]
 
 
-def statistics(rollouts: Sequence[Rollout], spec: RewardSpec, groups: int, group_size: int) -> dict[str, float]:
+def statistics(rollouts: Sequence[ScoredRollout], spec: RewardSpec, groups: int, group_size: int) -> dict[str, float]:
     """Metrics of one step, for verl's trackers.
 
     Per task, ``reward/<task>/<key>/<statistic>`` with key ``score`` or a reward's name:
@@ -49,7 +49,7 @@ def statistics(rollouts: Sequence[Rollout], spec: RewardSpec, groups: int, group
 
     >>> from reward_fns.spec import resolve
     >>> def rollout(session, value):
-    ...     return Rollout(f"a_{session}_0", "a", "report", "p1", {"score": value, "gleu": value})
+    ...     return ScoredRollout(f"a_{session}_0", "a", "report", "p1", {"score": value, "gleu": value})
     >>> found = statistics([rollout(0, 0.0), rollout(1, 1.0)], resolve({"report": [{"name": "gleu"}]}), 2, 2)
     >>> [found[f"reward/report/gleu/{name}"] for name in ("mean", "std", "floor_rate", "zero_spread_rate")]
     [0.5, 0.5, 0.5, 0.0]

@@ -18,7 +18,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.debug import marked_timer
 
 from recipe.cxr_grpo import launch
-from recipe.cxr_grpo.plugin.components import Rollout, scorers_here, statistics
+from recipe.cxr_grpo.plugin.components import ScoredRollout, scorers_here, statistics
 from reward_fns.engine import serving
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.failures import Counts
@@ -141,7 +141,7 @@ def scored_keys(batch: Any) -> list[str]:
     return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
 
 
-def rollouts(batch: Any) -> list[Rollout]:
+def rollouts(batch: Any) -> list[ScoredRollout]:
     """The scored rollouts of a training batch, from the fields that verl keeps of each."""
     keys = scored_keys(batch)
     fields = ["extra_fields", "extra_info", "data_source"]
@@ -151,7 +151,7 @@ def rollouts(batch: Any) -> list[Rollout]:
     for key, extra, info, source in zip(keys, *columns, strict=True):
         task = str(info.get("task") or source.rpartition("/")[2])
         values = {name: float(value) for name, value in extra["reward_extra_info"].items()}
-        found.append(Rollout(key, group_of(key), task, str(info.get("id", "")), values))
+        found.append(ScoredRollout(key, group_of(key), task, str(info.get("id", "")), values))
     return found
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from recipe.cxr_grpo.plugin.components import Rollout, statistics
+from recipe.cxr_grpo.plugin.components import ScoredRollout, statistics
 from reward_fns.spec import resolve
 
 SPEC = {"report": [{"name": "gleu"}], "grounding": [{"name": "box_iou"}, {"name": "box_f1@0.5", "weight": 0}]}
@@ -11,7 +11,7 @@ SPEC = {"report": [{"name": "gleu"}], "grounding": [{"name": "box_iou"}, {"name"
 def rollout(group, session, task, score, **values):
     others = {"gleu": math.nan, "box_iou": math.nan, "box_f1@0.5": math.nan, "answer_chars": 10.0, "model_failed": 0.0}
     mine = {"gleu": score} if task == "report" else {"box_iou": score, "box_f1@0.5": 0.0}
-    return Rollout(f"{group}_{session}_0", group, task, "p1", others | {"score": score} | mine | values)
+    return ScoredRollout(f"{group}_{session}_0", group, task, "p1", others | {"score": score} | mine | values)
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ pytest.importorskip("torch")
 from reward_fns.engine import lanes as engine
 from reward_fns.engine.cache import Cache, Store
 from reward_fns.engine.lane import Reader
-from reward_fns.engine.lanes import lanes, tapped, using
-from reward_fns.engine.options import EngineOptions
+from reward_fns.engine.lanes import lanes, tapped
 from reward_fns.errors import UsageError
 from reward_fns.models import chexbert, radgraph
 from reward_fns.models.bertscore import bertscore, source
 from reward_fns.models.weights import HubFile, HubFolder
+from reward_fns.settings import EngineOptions, using
 
 
 class Toy:

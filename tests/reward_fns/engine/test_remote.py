@@ -12,15 +12,15 @@ import pytest
 
 pytest.importorskip("torch")
 from reward_fns.engine import remote
-from reward_fns.engine.options import EngineOptions
 from reward_fns.engine.serving import Scorers
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.registry import get
-from reward_fns.scoring import Sample, score_batch
+from reward_fns.scoring import Rollout, score_batch
+from reward_fns.settings import EngineOptions
 from reward_fns.spec import resolve
 
 TEXTS = ["The heart is enlarged.", "No pleural effusion.", "Small left effusion. " * 9, "None.", "The heart is normal."]
-SAMPLES = [Sample("x/report", text, {"report": TEXTS[i - 1]}, {"id": f"s{i}"}) for i, text in enumerate(TEXTS)]
+SAMPLES = [Rollout("x/report", text, {"report": TEXTS[i - 1]}, {"id": f"s{i}"}) for i, text in enumerate(TEXTS)]
 
 
 @pytest.fixture

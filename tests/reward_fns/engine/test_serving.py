@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from reward_fns.engine import remote
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError
-from reward_fns.scoring import Sample, score_batch, score_samples
+from reward_fns.scoring import Rollout, score_batch, score_samples
+from reward_fns.settings import EngineOptions
 from reward_fns.spec import resolve
 
 ROOT = Path(__file__).parents[3]
@@ -123,7 +123,7 @@ def test_serve_run_answers_over_http_what_is_computed_inline(served, radcliq):
     engine = {"where": "http", "address": served}
     near, far = (resolve({"report": [radcliq], **more}) for more in ({}, {"engine": engine}))
     texts = [f"The heart is enlarged. {'Small effusion. ' * (i % 5)}No edema {i}." for i in range(24)]
-    samples = [Sample("x/report", text, {"report": texts[i // 8]}, {"id": str(i)}) for i, text in enumerate(texts)]
+    samples = [Rollout("x/report", text, {"report": texts[i // 8]}, {"id": str(i)}) for i, text in enumerate(texts)]
     assert score_batch(samples, far) == [pytest.approx(result, abs=1e-5) for result in score_batch(samples, near)]
 
 
@@ -140,7 +140,7 @@ async def _until_a_second_replica_runs(spec):
         asked = 0
         while running < 2 and time.time() < deadline:
             asked += 1
-            sample = Sample("x/report", f"No edema {asked}. Heart {i} is enlarged.", {"report": "No edema."}, {})
+            sample = Rollout("x/report", f"No edema {asked}. Heart {i} is enlarged.", {"report": "No edema."}, {})
             (result,) = await score_samples([sample], spec)
             assert isinstance(result, dict)
 
@@ -163,7 +163,7 @@ def test_a_replica_joins_when_requests_queue_and_dies_with_its_node_midway(clust
     rules = {"retries": 5, "backoff": 0.1, "timeout": 60, "concurrency": 300}
     near, far = (resolve({"report": [radcliq], "failures": rules, **more}) for more in ({}, {"engine": engine}))
     texts = [f"The heart is enlarged. {'Small effusion. ' * (i % 9)}No edema {i}." for i in range(80)]
-    samples = [Sample("x/report", text, {"report": texts[i // 8]}, {"id": str(i)}) for i, text in enumerate(texts)]
+    samples = [Rollout("x/report", text, {"report": texts[i // 8]}, {"id": str(i)}) for i, text in enumerate(texts)]
     nodes, second = cluster
     serving.start(EngineOptions(**engine))
     serving.start(EngineOptions(**engine))  # as the trainer does after a restart: no harm

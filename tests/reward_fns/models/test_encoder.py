@@ -28,8 +28,8 @@ def test_states_for_any_text(text_models, text):
     pytest.importorskip("torch")
     from transformers import AutoModel, AutoTokenizer
 
-    from reward_fns.engine.options import EngineOptions
     from reward_fns.models.encoder import MAX_TOKENS, Encoder
+    from reward_fns.settings import EngineOptions
 
     folder = text_models.root / "distilbert-base-uncased"
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)

@@ -7,11 +7,10 @@ pytest.importorskip("torch")
 import tiny_checkpoints as tiny
 
 from reward_fns.benchmark.random_weights import LABELS, RELATIONS
-from reward_fns.engine.lanes import using
-from reward_fns.engine.options import EngineOptions
 from reward_fns.errors import UsageError
 from reward_fns.models import radgraph, radgraph_model, weights
 from reward_fns.models.radgraph import annotate, words
+from reward_fns.settings import EngineOptions, using
 
 SENTENCES = [
     "The heart is enlarged.",

@@ -1,11 +1,11 @@
 import pytest
 
 from reward_fns.errors import UsageError
-from reward_fns.ground_truth import Sample
 from reward_fns.registry import TASKS, get
 from reward_fns.rewards.length_window import length_window
 from reward_fns.rewards.overlong import overlong
 from reward_fns.rewards.think_format import think_format
+from reward_fns.rollout import Rollout
 from reward_fns.scoring import score_batch
 from reward_fns.spec import of_rewards, preset_names, resolve
 
@@ -98,9 +98,9 @@ def test_they_see_the_whole_output_of_any_task():
     info = {"thinking": True}
     good, bad, cut = score_batch(
         [
-            Sample("a/grounding", "<think>low</think>[0.1, 0.2, 0.5, 0.6]", truth, info),
-            Sample("a/report", "x" * 3500 + "</think>clear", {"report": "clear"}, info),
-            Sample("a/report", "<think>" + "x" * 200, {"report": "clear"}, info),
+            Rollout("a/grounding", "<think>low</think>[0.1, 0.2, 0.5, 0.6]", truth, info),
+            Rollout("a/report", "x" * 3500 + "</think>clear", {"report": "clear"}, info),
+            Rollout("a/report", "<think>" + "x" * 200, {"report": "clear"}, info),
         ],
         spec,
     )

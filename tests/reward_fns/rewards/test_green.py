@@ -13,7 +13,7 @@ from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.registry import get
 from reward_fns.rewards import green as green_module
 from reward_fns.rewards.green import green
-from reward_fns.scoring import Sample, score_batch
+from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import resolve
 
 REFERENCE = "There is a small left pleural effusion. The heart is normal."
@@ -37,7 +37,7 @@ def scored(candidate, server, failures=None, **options):
     """The outcome in the whole chain: a number, or the failure."""
     spec = {"report": [{"name": "green", "options": {"base_url": server.url, "model": "m", **options}}]}
     spec |= {"failures": {"retries": 0, **(failures or {})}}
-    (result,) = score_batch([Sample("a/report", candidate, {"report": REFERENCE}, {"id": "p7"})], resolve(spec))
+    (result,) = score_batch([Rollout("a/report", candidate, {"report": REFERENCE}, {"id": "p7"})], resolve(spec))
     return result if isinstance(result, Exception) else result["green"]
 
 
@@ -188,7 +188,7 @@ def test_many_samples_at_a_time(judge_server):
     judge_server.answer = answer
     options = {"base_url": judge_server.url}
     spec = resolve({"report": [{"name": "green", "options": options}], "failures": {"concurrency": 8}})
-    samples = [Sample("a/report", f"Report {n}.", {"report": REFERENCE}, {}) for n in range(40)]
+    samples = [Rollout("a/report", f"Report {n}.", {"report": REFERENCE}, {}) for n in range(40)]
     assert [result["green"] for result in score_batch(samples, spec)] == [0.5] * 40
     assert 1 < max(most) <= 8
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, NamedTuple, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from reward_fns.errors import UsageError, unknown
@@ -138,3 +141,34 @@ def parse(given: Sequence[str]) -> EngineOptions:
             raise UsageError(f"--engine: {unknown('option', key, valid)}")
         values[key] = yaml.safe_load(value)
     return EngineOptions(**values)
+
+
+class CallSettings(NamedTuple):
+    """What the engine honors while a reward is called.
+
+    Attributes:
+        options: of the engine.
+        deadline: on the clock of `time.monotonic`; afterwards nobody waits for the answer.
+    """
+
+    options: EngineOptions
+    deadline: float
+
+
+_DEFAULT = CallSettings(EngineOptions(), float("inf"))
+_current: ContextVar[CallSettings] = ContextVar("reward_fns_call_settings", default=_DEFAULT)
+
+
+@contextlib.contextmanager
+def using(options: EngineOptions, timeout: float = float("inf")) -> Iterator[None]:
+    """Apply these engine options and this time limit, in seconds, to the rewards that this thread calls inside."""
+    token = _current.set(CallSettings(options, time.monotonic() + timeout))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current() -> CallSettings:
+    """The settings in force for the reward that is being called."""
+    return _current.get()

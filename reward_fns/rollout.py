@@ -19,7 +19,7 @@ DEFAULT_BOX_FORMAT = "radvlm"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Sample(NamedTuple):
+class Rollout(NamedTuple):
     """What verl knows about one rollout; see `reward_fns.compute_score`.
 
     Attributes:
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedRollout:
     """A sample with its texts and boxes parsed.
 
     Attributes:
@@ -61,7 +61,7 @@ class Reading:
         return self.prediction, self.reference
 
 
-def read_sample(sample: Sample, spec: RewardSpec) -> Reading | DataError:
+def parse_rollout(sample: Rollout, spec: RewardSpec) -> ParsedRollout | DataError:
     """Parse a sample's output and ground truth.
 
     Args:
@@ -79,7 +79,7 @@ def read_sample(sample: Sample, spec: RewardSpec) -> Reading | DataError:
         return DataError(f"data source {row}: {error}; mend this row, or make the data again with python -m data_prep")
 
 
-def _read(sample: Sample, sample_id: str, spec: RewardSpec) -> Reading:
+def _read(sample: Rollout, sample_id: str, spec: RewardSpec) -> ParsedRollout:
     info = sample.extra_info
     task = info.get("task") or str(sample.data_source).rpartition("/")[2]
     if task not in TASKS:
@@ -112,7 +112,7 @@ def _read(sample: Sample, sample_id: str, spec: RewardSpec) -> Reading:
         **{key: sample.from_verl.get(key) for key in FROM_VERL},
     }
     numbers = tuple(map(float, diagnostics))
-    return Reading(sample_id, task, prediction, reference, answer or "", context, failed, numbers)
+    return ParsedRollout(sample_id, task, prediction, reference, answer or "", context, failed, numbers)
 
 
 def _truth(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
