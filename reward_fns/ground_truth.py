@@ -1,0 +1,151 @@
+"""The ground truth of a row, parsed in one place for scoring, validation and reports."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from reward_fns.boxes import Box
+
+
+class Defect(NamedTuple):
+    """What is wrong with a row: a short fixed kind for counting, and the exact complaint."""
+
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """A sound ground truth.
+
+    Attributes:
+        task: "report" or "grounding".
+        report: the reference text; "" for grounding.
+        boxes: the reference boxes with their labels, in shares of the image; empty for reports.
+        frame: width and height of the resized image in pixels, where the row stores them (box format qwen25vl).
+        stored: all keys as stored; `data_prep` also writes id, patient_id, task and box_format.
+    """
+
+    task: str
+    report: str
+    boxes: tuple[Box, ...]
+    frame: tuple[int, int] | None
+    stored: Mapping[str, Any]
+
+    @property
+    def reference(self) -> Any:
+        """What a reward of the task compares with: the report, or the boxes."""
+        return self.report if self.task == "report" else self.boxes
+
+
+def parse_ground_truth(stored: Any, task: str) -> tuple[GroundTruth | None, list[Defect]]:
+    """The ground truth of a row, or every defect of it.
+
+    Args:
+        stored: a JSON object as text, or the same as a mapping: `{"report": text}` or
+            `{"boxes": [[x1, y1, x2, y2], ...], "labels": [...]}` in shares of the image, labels optional.
+        task: "report" or "grounding".
+
+    Returns:
+        the ground truth and an empty list, or None and at least one defect.
+
+    >>> parse_ground_truth('{"boxes": [[0.1, 0.2, 0.3, 0.4]]}', "grounding")[0].boxes[0].quad
+    (0.1, 0.2, 0.3, 0.4)
+    >>> for defect in parse_ground_truth({"boxes": [[0.5, 0.2, 0.3, 0.4], [0, 0, 2, 1]]}, "grounding")[1]:
+    ...     print(*defect, sep=": ")
+    swapped corners: [0.5, 0.2, 0.3, 0.4] needs x1 < x2 and y1 < y2: upper left corner first, then lower right
+    box outside: [0, 0, 2, 1] leaves the image: corners are shares of its width and height, from 0 to 1
+    """
+    try:
+        truth = _object(stored)
+    except ValueError as error:
+        return None, [Defect("bad ground truth", f"ground_truth {error}")]
+    defects = [*_report_defects(truth)] if task == "report" else [*_grounding_defects(truth)]
+    frame = truth.get("frame")
+    if frame is not None and not _is_size(frame):
+        defects.append(Defect("bad ground truth", f"frame must be width and height in pixels, got {frame!r}"))
+    if defects:
+        return None, defects
+    if task == "report":
+        return GroundTruth(task, truth["report"], (), _size(frame), truth), []
+    labels = truth.get("labels") or [""] * len(truth["boxes"])
+    boxes = tuple(Box(*box, str(label)) for box, label in zip(truth["boxes"], labels, strict=True))
+    return GroundTruth(task, "", boxes, _size(frame), truth), []
+
+
+def box_defects(box: Any) -> Iterator[Defect]:
+    """What is wrong with a box as JSON stores it."""
+    if not is_quad(box):
+        yield Defect("bad box", f"{box!r} is not four finite numbers")
+        return
+    x1, y1, x2, y2 = box
+    if min(box) < 0 or max(box) > 1:
+        detail = f"{list(box)} leaves the image: corners are shares of its width and height, from 0 to 1"
+        yield Defect("box outside", detail)
+    elif x1 >= x2 or y1 >= y2:
+        detail = f"{list(box)} needs x1 < x2 and y1 < y2: upper left corner first, then lower right"
+        yield Defect("swapped corners", detail)
+
+
+def is_quad(box: Any) -> bool:
+    """Whether this is a list of four finite numbers."""
+    if not _is_list(box) or len(box) != 4 or not all(_is_number(value) for value in box):
+        return False
+    try:
+        return all(math.isfinite(value) for value in box)
+    except OverflowError:  # an integer beyond any float
+        return False
+
+
+def _object(stored: Any) -> Mapping[str, Any]:
+    if isinstance(stored, Mapping):
+        return stored
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not a JSON number")
+
+    try:
+        truth = json.loads(stored, parse_constant=refuse)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"is not JSON ({error}): {str(stored)[:200]!r}") from error
+    if not isinstance(truth, dict):
+        raise ValueError(f"must be a JSON object, got {str(stored)[:200]!r}")
+    return truth
+
+
+def _report_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
+    report = truth.get("report")
+    if not isinstance(report, str) or not report.strip():
+        yield Defect("bad ground truth", f"ground_truth needs a non-empty report, got {report!r}")
+
+
+def _grounding_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
+    boxes, labels = truth.get("boxes"), truth.get("labels")
+    if not _is_list(boxes):
+        hint = "; an empty list means that nothing is to be found" if boxes is None else ""
+        yield Defect("bad ground truth", f"ground_truth needs boxes, [[x1, y1, x2, y2], ...], got {boxes!r}{hint}")
+        return
+    if labels is not None and (not _is_list(labels) or len(labels) != len(boxes)):
+        yield Defect("bad ground truth", f"ground_truth has {len(boxes)} boxes, but labels {labels!r}")
+    for box in boxes:
+        yield from box_defects(box)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_size(frame: Any) -> bool:
+    return _is_list(frame) and len(frame) == 2 and all(type(side) is int and side > 0 for side in frame)
+
+
+def _size(frame: Any) -> tuple[int, int] | None:
+    return None if frame is None else (frame[0], frame[1])
