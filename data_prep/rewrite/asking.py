@@ -129,7 +129,7 @@ _LOOPBACK: dict[int, Any] = {4: ipaddress.ip_network("127.0.0.0/8"), 6: ipaddres
 
 def template(name: str) -> str:
     """One of our prompts, `filter` or `trace`."""
-    return (files("data_prep") / "texts" / f"{name}.txt").read_text(encoding="utf-8")
+    return (files("data_prep.rewrite") / "texts" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def fill(text: str, **values: str) -> str:

@@ -39,7 +39,7 @@ def write(
     """
     grounding = sorted(i for i, row in before.items() if row.task == "grounding")
     reports = sorted(i for i, row in before.items() if row.task == "report")
-    page = Template((resources.files("recipe.cxr_grpo") / "report.html").read_text())
+    page = Template((resources.files("recipe.cxr_grpo.results") / "report.html").read_text())
     path.write_text(
         page.substitute(
             table=_table(summary),
