@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded; the largest detectors have some 20 million pixels."""
+_MAX_ASPECT = 200
 # One decoder for each compression, because the next one that pydicom would turn to may fill up what is missing, or
-# crash, where the first told what is wrong. JPEG extended is read where it has 8 bits, which is what films have.
+# crash, where the first says what is wrong. JPEG extended is read where it has 8 bits, which is what films have.
 _DECODERS = {
     "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
     "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended
@@ -55,6 +56,18 @@ def size(path: Path) -> tuple[int, int]:
         ValueError: the file is no single film of a sane size; says why and what to do.
     """
     return _checked_size(_read(path, header_only=True))
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuse, before anything is decoded, a picture that is too large for a film or too long for a model's processor.
+
+    Raises:
+        ValueError: says which.
+    """
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"claims {width} x {height} pixels, more than any film ({MAX_PIXELS:,}); not decoded")
+    if max(width, height) > _MAX_ASPECT * min(width, height):
+        raise ValueError(f"is {width} x {height}: one side is over {_MAX_ASPECT} times the other, which models refuse")
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
@@ -105,8 +118,7 @@ def _checked_size(dataset: FileDataset) -> tuple[int, int]:
         raise ValueError("has no Rows and Columns: it is no picture, or the file is cut off")
     if frames != 1:
         raise ValueError(f"has {frames} frames, a film has one; extract the one that is meant")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"claims {width} x {height} pixels, more than any film ({MAX_PIXELS:,}); not decoded")
+    check_sides(width, height)
     grey = samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
     if not grey and not (samples == 3 and depth == 8):
         raise ValueError(f"is {photometric} with {samples} samples a pixel; only grey films and 8-bit RGB can be shown")

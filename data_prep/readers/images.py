@@ -1,20 +1,23 @@
-"""Any film as a picture that the model's processor reads directly: 8 bits a channel, PNG or JPEG.
+"""Any film as a picture that the model's processor reads directly, with 8 bits a channel.
 
-An 8-bit PNG or JPEG stays the file it is. A DICOM film is converted by `dicom.py`. A 16-bit PNG has no
-window to go by, so its own darkest value becomes 0 and its brightest 255: such files hold raw detector values of 10 to
-16 bits, and dropping the lower byte, as image readers do, would leave many of them black. All keep their aspect.
+An 8-bit PNG, JPEG, BMP, TIFF or WebP file stays the file it is. A DICOM film is converted by `dicom.py`. A 16-bit PNG
+has no window to go by, so its own darkest value becomes 0 and its brightest 255: such files hold raw detector values of
+10 to 16 bits, and dropping the lower byte, as image readers do, would leave many of them black. All keep their aspect.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import math
+import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +27,13 @@ from PIL import Image, UnidentifiedImageError
 from data_prep.options import positive
 from data_prep.readers import dicom
 from data_prep.readers.apart import ProcessDied, apart
-from data_prep.readers.kept import Film, kept
+from reward_fns.errors import UsageError
+
+Film = tuple[Path | bytes, int, int]
+"""Path of the picture or the bytes of a PNG, width, height."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_CONVERSION = 1  # to be raised when films come out otherwise than before
 
 
 class Unreadable(ValueError):
@@ -32,12 +41,10 @@ class Unreadable(ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every set whose films are converted."""
+    """Add the options of every set whose films are converted."""
     parser.add_argument("--workers", type=positive, default=1, help="processes that convert films")
     parser.add_argument(
-        "--store-pixels",
-        type=positive,
-        help="store films of more pixels than this scaled down to it, e.g. 1048576, instead of whole",
+        "--store-pixels", type=positive, help="scale films of more pixels down to this, e.g. 1048576, before storing"
     )
     parser.add_argument(
         "--keep-films", type=Path, metavar="DIR", help="keep converted films there: a stopped run goes on where it was"
@@ -57,23 +64,24 @@ def size(path: Path) -> tuple[int, int]:
             return image.size
 
 
-def film(path: Path, store_pixels: int | None = None) -> Film:
-    """A film that was read whole once: the path itself if it is an 8-bit PNG or JPEG, else the bytes of an 8-bit PNG.
+def film(path: Path, store_pixels: int | None = None, *, decode: bool = True) -> Film:
+    """The path itself if it is an 8-bit picture, else the bytes of an 8-bit PNG.
 
     Args:
-        path: a DICOM, PNG or JPEG file.
+        path: a DICOM, PNG, JPEG, BMP, TIFF or WebP file.
         store_pixels: films with more pixels than this come as bytes too, scaled down to it with their aspect kept, so
             that relative boxes stay right.
+        decode: read an 8-bit picture whole, to see that it can be; else only its header is read.
 
     Returns:
         path or bytes, and width and height of that picture.
 
     Raises:
-        Unreadable: the file is missing, damaged, no film, or too large to be one.
+        Unreadable: the file is missing, damaged, not a film, or too large to be one.
     """
     with _named(path):
         fragile = dicom.is_dicom(path) and dicom.crashes_on_damage(path)
-    return (_film_apart if fragile else _convert)(path, store_pixels)
+    return _film_apart(path, store_pixels) if fragile else _convert(path, store_pixels, decode)
 
 
 def films(
@@ -83,9 +91,12 @@ def films(
 
     At most two films per process wait to be taken, so memory stays flat however many paths there are. Converted films
     are kept in the folder `keep`, where the next run finds them, and are that file's path then.
+
+    Raises:
+        UsageError: a film cannot be written to `keep`.
     """
     convert = film if workers == 1 else _film_apart
-    work = partial(_attempt, partial(kept, keep, convert) if keep else convert, store_pixels=store_pixels)
+    work = partial(_attempt, partial(_keep_film, keep, convert) if keep else convert, store_pixels=store_pixels)
     if workers == 1:
         yield from map(work, paths)
         return
@@ -110,6 +121,40 @@ def _attempt(convert: Callable[[Path, int | None], Film], path: Path, store_pixe
         return Unreadable(str(error))
 
 
+def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: Path, store_pixels: int | None) -> Film:
+    """`convert(path, store_pixels)`, with the picture as a file in the folder if it is not the film's own.
+
+    A file is found again only for a film of the same path, size and time of change and the same bound, and only if it
+    is whole: a damaged one, whatever damaged it, is converted anew.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        return convert(path, store_pixels)  # which says what is wrong with it
+    identity = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{store_pixels}\0{_CONVERSION}"
+    kept = folder.absolute() / f"{path.stem[:100]}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.png"
+    with suppress(OSError, SyntaxError, ValueError), Image.open(kept, formats=("PNG",)) as image:
+        width, height = image.size
+        image.verify()  # checksums of all parts, up to the end mark
+        return kept, width, height
+    picture, width, height = convert(path, store_pixels)
+    if isinstance(picture, Path):
+        return picture, width, height
+    unfinished = kept.with_name(f".{kept.name}-{os.getpid()}-{threading.get_ident()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_bytes(picture)
+            os.replace(unfinished, kept)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--keep-films {folder}: cannot write a film there: {error.strerror}; make room or choose another folder"
+        ) from error
+    return kept, width, height
+
+
 def _film_apart(path: Path, store_pixels: int | None) -> Film:
     try:
         return apart(_convert, path, store_pixels)
@@ -119,14 +164,16 @@ def _film_apart(path: Path, store_pixels: int | None) -> Film:
         ) from error
 
 
-def _convert(path: Path, store_pixels: int | None) -> Film:
+def _convert(path: Path, store_pixels: int | None, decode: bool = True) -> Film:
     with _named(path):
         if dicom.is_dicom(path):
             return _stored(Image.fromarray(dicom.picture(path)), store_pixels)
         with _open(path) as image:
-            image.load()
+            deep = image.mode.startswith(("I", "F"))
+            if decode or deep:
+                image.load()
             width, height = image.size
-            if image.mode.startswith(("I", "F")):
+            if deep:
                 return _stored(_eight_bits(image), store_pixels)
             if store_pixels is None or width * height <= store_pixels:
                 return path, width, height
@@ -135,13 +182,14 @@ def _convert(path: Path, store_pixels: int | None) -> Film:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path, formats=("PNG", "JPEG"))
+        image = Image.open(path, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError("is neither a DICOM nor a PNG nor a JPEG file") from error
-    width, height = image.size
-    if width * height > dicom.MAX_PIXELS:
+        raise ValueError("is neither a DICOM nor a PNG nor a JPEG file (nor BMP, TIFF or WebP)") from error
+    try:
+        dicom.check_sides(*image.size)
+    except ValueError:
         image.close()
-        raise ValueError(f"claims {width} x {height} pixels, more than any film ({dicom.MAX_PIXELS:,}); not decoded")
+        raise
     return image
 
 
@@ -167,7 +215,7 @@ def _stored(picture: Image.Image, store_pixels: int | None) -> Film:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever goes wrong within becomes an `Unreadable` that names the file, in one line."""
+    """Turn whatever goes wrong within into an `Unreadable` that names the file, in one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities in headers that do not touch the picture

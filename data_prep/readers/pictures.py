@@ -1,15 +1,12 @@
-"""Pictures for records that only name them: found within a folder, read, and noted where that fails."""
+"""Records with the pictures that they name: found within a folder, read, and listed as a problem where that fails."""
 
 from __future__ import annotations
 
 import argparse
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
-
-from PIL import Image
 
 from data_prep.problems import Problems
 from data_prep.readers.images import Film, Unreadable, film, films
@@ -30,20 +27,12 @@ def within(root: Path, name: str, where: str, problems: Problems) -> Path | None
 
 
 def headers(records: Iterable[tuple[_Record, Path]], problems: Problems) -> Iterator[tuple[_Record, Film]]:
-    """`read`, but 8-bit PNG and JPEG files are not decoded: thousands a second, and damage further on is not seen."""
+    """`read`, but 8-bit pictures are not decoded: thousands a second, and damage behind the header is not seen."""
     for record, path in records:
         try:
-            yield record, _by_header(path)
+            yield record, film(path, decode=False)
         except Unreadable as error:
             problems.add("unreadable_image", str(error), "get the file again; not used")
-
-
-def _by_header(path: Path) -> Film:
-    errors = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-    with suppress(*errors), Image.open(path, formats=("PNG", "JPEG")) as image:
-        if not image.mode.startswith(("I", "F")):
-            return path, *image.size
-    return film(path)
 
 
 def read(
@@ -52,9 +41,9 @@ def read(
     """Each record with its picture, in the same order; those whose file cannot be read become problems.
 
     Args:
-        records: with the path of the image file of each; read ahead of what is yielded by a few only.
+        records: with the path of the image file of each; only a few are taken ahead of what is yielded.
         options: with those of `images.add_arguments`.
-        problems: is told of unreadable images.
+        problems: gets unreadable images.
     """
     waiting: deque[_Record] = deque()
 
@@ -63,9 +52,9 @@ def read(
             waiting.append(record)
             yield path
 
-    for found in films(paths(), options.workers, options.store_pixels, options.keep_films):
+    for picture in films(paths(), options.workers, options.store_pixels, options.keep_films):
         record = waiting.popleft()
-        if isinstance(found, Unreadable):
-            problems.add("unreadable_image", str(found), "get the file again; not used")
+        if isinstance(picture, Unreadable):
+            problems.add("unreadable_image", str(picture), "get the file again; not used")
         else:
-            yield record, found
+            yield record, picture

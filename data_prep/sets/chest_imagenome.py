@@ -6,7 +6,9 @@ that it unpacks to; `silver_dataset/splits/{train,valid,test}.csv` (subject_id, 
 ViewPosition) name the images, and `images_to_avoid.csv` beside them those of the patients of the hand-checked gold
 set. The images are MIMIC-CXR-JPG's, see `readers/mimic.py`. Of a scene graph, `objects` are read: bbox_name and
 original_x1, original_y1, original_x2, original_y2 in pixels of the original image. Its original_width and
-original_height are those of the box, so the size of the image comes from MIMIC-CXR's metadata.
+original_height are those of the box, so the size of the image comes from MIMIC-CXR's metadata. For --negatives, its
+`attributes` are read too: findings that the report says are absent, "anatomicalfinding|no|pneumothorax", and nowhere
+present.
 
 Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself.
 
@@ -20,6 +22,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,11 +33,10 @@ from tqdm import tqdm
 
 from data_prep.options import positive
 from data_prep.problems import Problems
-from data_prep.readers import tables
+from data_prep.readers import box_sets, tables
 from data_prep.readers.archives import FolderTexts, ZipTexts
 from data_prep.readers.mimic import Film, Mimic
 from data_prep.readers.mimic import add_arguments as mimic_arguments
-from data_prep.readers.pixel_boxes import box
 from data_prep.registry import data_set
 from data_prep.sample import Sample, stable_hash
 from data_prep.splits import NAMES
@@ -69,16 +72,18 @@ FAILED = frozenset(_FAILED.split())
 """Films that are none, as github.com/ttanida/rgrg found: in the split files, but without a scene graph."""
 
 _LARGEST = 1 << 24  # bytes; scene graphs have about a hundred thousand
+_ATTRIBUTE = re.compile(r'"([a-z]+)\|(yes|no)\|([a-z][a-z /-]*)"')
 _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of Chest ImaGenome."""
+    """Add the options of Chest ImaGenome."""
     mimic_arguments(parser)
     parser.add_argument("--annotations", type=Path, required=True, help="folder of Chest ImaGenome: silver_dataset/")
     parser.add_argument(
         "--regions", type=positive, default=1, help="how many regions of an image are asked for, drawn by its id"
     )
+    box_sets.add_negatives(parser, "of those that its report says are absent, by the scene graph")
 
 
 @data_set(
@@ -90,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expected={"scene graphs": 242_072},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One grounding sample per drawn region; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per drawn region; whatever cannot be used goes to `problems`.
 
     Raises:
         UsageError: if a folder, a file or a column is missing.
@@ -108,20 +113,19 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             path = mimic.path(film)
             if split is None or path is None:
                 continue
-            for region, where in _drawn(_regions(film, read, problems), film.dicom, options.regions):
-                yield Sample(
-                    id=f"{film.dicom}-{region.replace(' ', '-')}",
-                    patient_id=film.patient,
-                    split=split,
-                    dataset="chest_imagenome",
-                    task="grounding",
-                    image=path,
-                    width=film.width,
-                    height=film.height,
-                    phrase="SVC" if region == "svc" else region,
-                    boxes=(where,),
-                    kind="anatomy",
-                )
+            graph = _scene_graph(f"{film.dicom}_SceneGraph.json", read, problems)
+            if graph is None:
+                continue
+            questions = _regions(graph, film, problems)
+            # By a hash, so that the same regions are drawn everywhere.
+            questions.sort(key=lambda question: stable_hash(f"{film.dicom}/{question.key}"))
+            said = _findings(graph)
+            absent = box_sets.absent_questions(film.dicom, said["no"], said["yes"], options)
+            common = {"patient_id": film.patient, "split": split, "dataset": "chest_imagenome"}
+            asked = [*questions[: options.regions], *absent.values()]
+            yield from box_sets.grounding_samples(
+                film.dicom, asked, (path, film.width, film.height), problems, **common
+            )
     for dicom in own_splits:
         problems.add("unknown_image", dicom, "is in the split files, but has no usable row in MIMIC-CXR's metadata")
 
@@ -165,30 +169,32 @@ def _scene_graphs(silver: Path, stack: ExitStack, problems: Problems) -> Callabl
     return FolderTexts(folder, _LARGEST).read
 
 
-def _regions(film: Film, read: Callable[[str], bytes | None], problems: Problems) -> dict[str, Box]:
-    """The usable regions of a film, by name."""
-    name = f"{film.dicom}_SceneGraph.json"
+def _scene_graph(
+    name: str, read: Callable[[str], bytes | None], problems: Problems
+) -> dict[str, list[dict[str, Any]]] | None:
+    """`objects` and `attributes` of a scene graph."""
     try:
         content = read(name)
-        # The published files hold NaN, which is no JSON, but which Python reads.
+        # The published files hold NaN, which is not JSON, but which Python reads.
         graph = json.loads(content) if content is not None else None
-    except ValueError as error:  # Unreadable, not UTF-8, not JSON
+    except (ValueError, RecursionError) as error:  # Unreadable, not UTF-8, not JSON
         problems.add("unreadable_scene_graph", name, f"{error}; image not used")
-        return {}
+        return None
     if content is None:
         problems.add("missing_scene_graph", name, "there is no such scene graph; image not used")
-        return {}
-    objects = graph.get("objects") if isinstance(graph, dict) else None
-    if not isinstance(objects, list):
+    elif not isinstance(graph, dict) or not isinstance(graph.get("objects"), list):
         problems.add("unreadable_scene_graph", name, "has no list 'objects'; image not used")
-        return {}
-    return _boxes(objects, film, name, problems)
+    else:
+        return graph
+    return None
 
 
-def _boxes(objects: list[Any], film: Film, name: str, problems: Problems) -> dict[str, Box]:
+def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> list[box_sets.Question]:
+    """A question for each usable region."""
+    name = f"{film.dicom}_SceneGraph.json"
     found: dict[str, Box] = {}
     ambiguous = set()
-    for entry in objects:
+    for entry in graph["objects"]:
         region = entry.get("bbox_name") if isinstance(entry, dict) else None
         where = f"{name}: {region}"
         if region is None:
@@ -198,17 +204,27 @@ def _boxes(objects: list[Any], film: Film, name: str, problems: Problems) -> dic
         elif missing := [key for key in _CORNERS if entry.get(key) is None]:
             problems.add("missing_key", where, f"no {' or '.join(missing)}; region not used")
         else:
-            x1, y1, x2, y2 = (entry[key] for key in _CORNERS)
-            size = (film.width, film.height)
-            made = box((x1, y1, x2, y2), size, region, where, problems, overshoot=float("inf"))
-            if made is None:
-                continue
-            if found.setdefault(region, made) != made:
+            corners = [entry[key] for key in _CORNERS]
+            box = box_sets.normalized_box(
+                corners, (film.width, film.height), region, where, problems, overshoot=math.inf
+            )
+            if box and found.setdefault(region, box) != box:
                 problems.add("duplicate_region", where, "has two different boxes; region not used")
                 ambiguous.add(region)
-    return {region: made for region, made in found.items() if region not in ambiguous}
+    return [
+        box_sets.Question(region.replace(" ", "-"), "SVC" if region == "svc" else region, [box], kind="anatomy")
+        for region, box in found.items()
+        if region not in ambiguous
+    ]
 
 
-def _drawn(regions: dict[str, Box], dicom: str, number: int) -> list[tuple[str, Box]]:
-    """So many of the regions, drawn by a hash of the names, so that the same ones are drawn everywhere."""
-    return sorted(regions.items(), key=lambda entry: stable_hash(f"{dicom}/{entry[0]}"))[:number]
+def _findings(graph: dict[str, Any]) -> dict[str, set[str]]:
+    """What the report says of the findings in any region: "yes" or "no" -> their names."""
+    said: dict[str, set[str]] = {"yes": set(), "no": set()}
+    parts = graph.get("attributes")
+    for part in parts if isinstance(parts, list) else []:
+        # One list of "category|relation|name" per sentence.
+        for category, relation, name in _ATTRIBUTE.findall(json.dumps(part)):
+            if category == "anatomicalfinding":
+                said[relation].add(name)
+    return said

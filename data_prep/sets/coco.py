@@ -3,56 +3,57 @@
 Files: one JSON with `images` (`id`, `file_name`, `width`, `height`), `categories` (`id`, `name`) and `annotations`
 (`image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels), as https://cocodataset.org/#format-data
 describes it. An image is looked for as ROOT/file_name, then as ROOT/<its last part>, because many sets are handed on in
-one flat folder while the JSON still names sub-folders.
+one flat folder while the JSON still names sub-folders. Films may also be DICOM or have 16 bits; they are converted.
+
+Categories are asked for as words: "ActiveTuberculosis" as "active tuberculosis". Those that read the same, such as
+"Mass" and "mass", are one. The patient id is the file's name without suffix, or what --patient-regex finds in it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image
 from tqdm import tqdm
 
 from data_prep.options import shares, with_group
-from data_prep.problems import Problems
+from data_prep.problems import Problems, RefusedData
+from data_prep.readers import box_sets, images, pictures
 from data_prep.registry import data_set
 from data_prep.sample import SPLITS, Sample, split_of, stable_hash
-from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
-_OVERSHOOT = 1.0  # pixels past the border that count as rounding and are clipped
+_Content = dict[str, list[dict[str, Any]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The COCO loader's own options."""
+    """Add the COCO loader's own options."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the images")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON file")
     parser.add_argument("--name", default="coco", help="name of the data set in the rows")
     parser.add_argument("--include-empty", action="store_true", help="ask images without boxes for an absent finding")
+    box_sets.add_negatives(parser, "of the file's categories")
     parser.add_argument("--patient-regex", type=with_group, help="first group in file_name is the patient (else: file)")
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--split", choices=SPLITS, default="train", help="the split that all images go to")
     split.add_argument("--split-by-hash", type=shares, help="shares of patients, train,val,test: 0.8,0.1,0.1")
+    images.add_arguments(parser)
 
 
 @dataclass
 class _Film:
-    """One entry of `images` with the usable boxes that belong to it, by category name."""
+    """One entry of `images` with a question for each category that it has a box of."""
 
     id: str
     file_name: str
-    width: int
-    height: int
+    size: tuple[int, int]
     annotated: bool = False
-    boxes: dict[str, list[Box]] = field(default_factory=lambda: defaultdict(list))
+    questions: dict[str, box_sets.Question] = field(default_factory=dict)
 
 
 @data_set(
@@ -62,143 +63,130 @@ class _Film:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One grounding sample per image and category; whatever cannot be used goes to `problems`.
-
-    A box that cannot be used is left out and the others of its image are kept.
+    """Yield one grounding sample per image and category; whatever cannot be used goes to `problems`.
 
     Raises:
         UsageError: if the folder or the JSON file is missing, or the JSON is not in COCO format.
+        RefusedData: if the JSON is broken, or its boxes are not [x, y, width, height] in pixels.
     """
     if not options.root.is_dir():
         raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
-    content = _read(options.annotations)
-    problems.source(options.annotations)
-    categories = _categories(content, problems)
-    films = _films(content, problems)
+    content = _read_coco(options.annotations, problems)
+    categories = _read_categories(content, problems)
+    films = _read_films(content, problems)
     _attach_boxes(content, films, categories, problems)
-    last_parts = Counter(Path(film.file_name).name for film in films.values())
+    _check_form(content, films, options.annotations)
     names = sorted(set(categories.values()))
-    for film in tqdm(films.values(), unit="image", disable=None):
-        wanted = dict(film.boxes)
+    for film in films.values():
+        absent = box_sets.absent_questions(film.file_name, names, film.questions, options, kind="finding")
         if not film.annotated:
             problems.notes["images without boxes"] += 1
             if options.include_empty and names:
-                wanted = {names[stable_hash(film.file_name) % len(names)]: []}
-        patient = _patient(film.file_name, options.patient_regex, problems)
-        path = _image_path(film, options.root, last_parts, problems)
-        if patient is None or path is None:
-            continue
-        for category, boxes in sorted(wanted.items()):
-            yield Sample(
-                id=f"{film.id}-{category}",
-                patient_id=patient,
-                split=split_of(patient, options.split_by_hash) if options.split_by_hash else options.split,
-                dataset=options.name,
-                task="grounding",
-                image=path,
-                width=film.width,
-                height=film.height,
-                phrase=_readable(category),
-                boxes=tuple(sorted(boxes, key=lambda box: (box.x1, box.y1))),
-            )
+                name = names[stable_hash(film.file_name) % len(names)]
+                absent[name] = box_sets.Question(name, name, kind="finding")
+        film.questions |= absent
+    last_parts = Counter(Path(film.file_name).name for film in films.values())
+    located = (
+        ((film, patient), path)
+        for film in tqdm(films.values(), unit="image", disable=None)
+        if (patient := _patient(film.file_name, options.patient_regex, problems))
+        and (path := _image_path(film, options.root, last_parts, problems))
+    )
+    for (film, patient), picture in pictures.read(located, options, problems):
+        split = split_of(patient, options.split_by_hash) if options.split_by_hash else options.split
+        questions = [film.questions[name] for name in sorted(film.questions)]
+        common = {"patient_id": patient, "split": split, "dataset": options.name}
+        yield from box_sets.grounding_samples(film.id, questions, picture, problems, **common)
 
 
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read --annotations {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"--annotations {path} is not valid JSON: {error}") from error
+def _read_coco(path: Path, problems: Problems) -> _Content:
+    content = box_sets.read_json(path, problems)
     for part in ("images", "categories", "annotations"):
         entries = content.get(part) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UsageError(
-                f"--annotations {path} is not in COCO format: it needs a list {part!r} of objects at the top level"
-            )
-    return cast("dict[str, list[dict[str, Any]]]", content)
+            raise UsageError(f"--annotations {path} is not in COCO format: it needs a list {part!r} of objects")
+    return cast("_Content", content)
 
 
-def _entries(
-    content: dict[str, list[dict[str, Any]]], part: str, keys: tuple[str, ...], problems: Problems
-) -> Iterator[dict[str, Any]]:
-    """The entries of one part that have all keys and an id not seen before."""
+def _entries(content: _Content, part: str, keys: tuple[str, ...], problems: Problems) -> Iterator[dict[str, Any]]:
+    """The entries of one part that have all keys, an id not seen before and only text that UTF-8 can hold."""
     seen = set()
     for place, entry in enumerate(content[part]):
-        missing = [key for key in keys if entry.get(key) is None]
-        identity = str(entry.get("id", f"at {place}"))
-        if missing:
-            problems.add("missing_key", f"{part}[{place}]", f"no {' or '.join(missing)}; entry not used")
+        where, identity = f"{part}[{place}]", str(entry.get("id"))
+        if missing := [key for key in keys if entry.get(key) is None]:
+            problems.add("missing_key", where, f"no {' or '.join(missing)}; entry not used")
         elif identity in seen:
-            problems.add("duplicate_id", f"{part}[{place}]", f"id {identity} was used before; entry not used")
+            problems.add("duplicate_id", where, f"id {identity} was used before; entry not used")
+        elif damaged := [key for key in keys if not box_sets.is_utf8(str(entry[key]))]:
+            problems.add("bad_text", where, f"{damaged[0]} {entry[damaged[0]]!r} is not valid Unicode; entry not used")
         else:
             seen.add(identity)
             yield entry
 
 
-def _categories(content: dict[str, list[dict[str, Any]]], problems: Problems) -> dict[str, str]:
-    entries = _entries(content, "categories", ("id", "name"), problems)
-    return {str(entry["id"]): str(entry["name"]).strip() for entry in entries}
+def _read_categories(content: _Content, problems: Problems) -> dict[str, str]:
+    """Category id -> name as it reads in a question."""
+    categories = {}
+    for entry in _entries(content, "categories", ("id", "name"), problems):
+        if name := box_sets.readable(str(entry["name"])):
+            categories[str(entry["id"])] = name
+        else:
+            problems.add("blank", f"category {entry['id']}", f"the name {entry['name']!r} has no word; not used")
+    return categories
 
 
-def _films(content: dict[str, list[dict[str, Any]]], problems: Problems) -> dict[str, _Film]:
+def _read_films(content: _Content, problems: Problems) -> dict[str, _Film]:
     films = {}
     for entry in _entries(content, "images", ("id", "file_name", "width", "height"), problems):
         name, width, height = str(entry["file_name"]), entry["width"], entry["height"]
         if not all(type(side) is int and side > 0 for side in (width, height)):
             problems.add("bad_size", name, f"width {width!r} and height {height!r} must be positive integers")
         else:
-            films[str(entry["id"])] = _Film(str(entry["id"]), name, width, height)
+            films[str(entry["id"])] = _Film(str(entry["id"]), name, (width, height))
     return films
 
 
-def _attach_boxes(
-    content: dict[str, list[dict[str, Any]]], films: dict[str, _Film], categories: dict[str, str], problems: Problems
-) -> None:
-    for entry in _entries(content, "annotations", ("image_id", "category_id", "bbox"), problems):
-        film = films.get(str(entry["image_id"]))
-        category = categories.get(str(entry["category_id"]))
-        where = f"annotation {entry.get('id')}"
+def _attach_boxes(content: _Content, films: dict[str, _Film], categories: dict[str, str], problems: Problems) -> None:
+    seen = set()
+    for place, entry in enumerate(content["annotations"]):
+        identity = repr(entry.get("id", f"at {place}"))
+        where = f"annotation {identity}"
+        film, category = films.get(str(entry.get("image_id"))), categories.get(str(entry.get("category_id")))
         if film is None:
-            problems.add("unknown_image", where, f"there is no usable image with id {entry['image_id']!r}")
+            problems.add("unknown_image", where, f"there is no usable image with id {entry.get('image_id')!r}")
             continue
         film.annotated = True
         where = f"{where} of {film.file_name}"
-        if not category:
-            problems.add("unknown_category", where, f"there is no category with id {entry['category_id']!r}")
+        if category is None:
+            problems.add("unknown_category", where, f"no usable category has the id {entry.get('category_id')!r}")
+            continue
+        box = None
+        if identity in seen:
+            problems.add("duplicate_id", where, "the id was used before; box not used")
         elif entry.get("iscrowd"):
-            problems.add("crowd", where, "iscrowd is set: a region with many objects is no box of one finding")
+            problems.add("crowd", where, "iscrowd is set: a region with many objects is not the box of one finding")
         else:
-            box = _box(entry["bbox"], film, category, where, problems)
-            if box is not None:
-                film.boxes[category].append(box)
+            box = box_sets.normalized_box(entry.get("bbox"), film.size, category, where, problems, form="xywh")
+        seen.add(identity)
+        film.questions.setdefault(category, box_sets.Question(category, category, kind="finding")).boxes.append(box)
 
 
-def _box(bbox: Any, film: _Film, label: str, where: str, problems: Problems) -> Box | None:
-    """[x, y, width, height] in pixels to a normalised box; overshoot of up to a pixel is clipped."""
-    try:
-        x, y, width, height = (float(value) for value in bbox if type(value) in (int, float))
-    except (TypeError, ValueError, OverflowError):
-        problems.add("bad_box", where, f"bbox {bbox!r} is not four numbers")
-        return None
-    if not all(map(math.isfinite, (x, y, width, height))):
-        problems.add("bad_box", where, f"bbox {bbox} is not finite")
-        return None
-    if width <= 0 or height <= 0:
-        problems.add("bad_box", where, f"bbox {bbox} has no area: width and height must be positive")
-        return None
-    overshoot = max(-x, -y, x + width - film.width, y + height - film.height)
-    if overshoot > _OVERSHOOT:
-        problems.add("box_outside", where, f"bbox {bbox} leaves the {film.width} x {film.height} image")
-        return None
-    x1, y1 = max(x, 0.0) / film.width, max(y, 0.0) / film.height
-    x2, y2 = min((x + width) / film.width, 1.0), min((y + height) / film.height, 1.0)
-    if x1 >= x2 or y1 >= y2:
-        problems.add("bad_box", where, f"bbox {bbox} has no area within the image")
-        return None
-    if overshoot > 0:
-        problems.notes["boxes clipped to the image"] += 1
-    return Box(x1, y1, x2, y2, label)
+def _check_form(content: _Content, films: dict[str, _Film], path: Path) -> None:
+    """Refuse boxes that are shares of the image, or corners instead of corner and size."""
+    boxes = [
+        (*entry["bbox"], *film.size)
+        for entry in content["annotations"]
+        if (film := films.get(str(entry.get("image_id"))))
+        and isinstance(entry.get("bbox"), list)
+        and [type(value) in (int, float) for value in entry["bbox"]] == [True] * 4
+    ]
+    box_sets.refuse_shares(max((max(box[:4]) for box in boxes), default=0), path)
+    outside = any(x + w > width + 1 or y + h > height + 1 for x, y, w, h, width, height in boxes)
+    if outside and all(x < w <= width and y < h <= height for x, y, w, h, width, height in boxes):
+        raise RefusedData(
+            f"{path}: every bbox fits its image as [x1, y1, x2, y2] and some do not as [x, y, width, height], which "
+            f"COCO format has; convert them"
+        )
 
 
 def _patient(file_name: str, pattern: re.Pattern[str] | None, problems: Problems) -> str | None:
@@ -212,39 +200,21 @@ def _patient(file_name: str, pattern: re.Pattern[str] | None, problems: Problems
 
 
 def _image_path(film: _Film, root: Path, last_parts: Counter[str], problems: Problems) -> Path | None:
-    """Where the image lies, once it was opened and its size agrees."""
+    """Where the image lies, if its size is that of the JSON."""
     name = Path(film.file_name)
     if name.is_absolute() or ".." in name.parts:
         problems.add("unsafe_path", film.file_name, "file_name must stay within --root")
         return None
-    path = root / name
-    if not path.is_file():
-        path = root / name.name
-        if last_parts[name.name] > 1:
-            problems.add("missing_image", film.file_name, f"not in {root}, and {name.name} alone is ambiguous")
-            return None
+    path = box_sets.find_film([root], [film.file_name, *([name.name] if last_parts[name.name] == 1 else [])], problems)
+    if path is None:
+        return None
     try:
-        with Image.open(path) as image:
-            image.load()
-            size, mode = image.size, image.mode
-    except FileNotFoundError:
-        problems.add("missing_image", film.file_name, f"neither {root / name} nor {path} exists")
+        size = images.size(path)
+    except images.Unreadable as error:
+        problems.add("unreadable_image", film.file_name, f"{error}; image not used")
         return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        problems.add("unreadable_image", film.file_name, f"{path}: {error}")
-        return None
-    if size != (film.width, film.height):
-        told = f"{film.width} x {film.height}"
-        problems.add("size_mismatch", film.file_name, f"{path} is {size[0]} x {size[1]}, the JSON says {told}")
-        return None
-    if mode.startswith(("I", "F")):
-        # The model's image reader would cut everything above 255 to white.
-        problems.add("deep_image", film.file_name, f"{path} has more than 8 bits a channel; convert it to 8")
+    if size != film.size:
+        detail = "{} is {} x {}, the JSON says {} x {}; image not used".format(path, *size, *film.size)
+        problems.add("size_mismatch", film.file_name, detail)
         return None
     return path
-
-
-def _readable(category: str) -> str:
-    """A category name as it reads in a question, e.g. "ActiveTuberculosis" as "active tuberculosis"; ILD stays ILD."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[_\s]+", " ", category).split()
-    return " ".join(word if word.isupper() else word.lower() for word in words)

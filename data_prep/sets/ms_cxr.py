@@ -8,44 +8,46 @@ in COCO format with path, width and height in `images` and label_text (1.1.0: sp
 box: boxes of one image, category and text belong together and make one sample. The images are MIMIC-CXR-JPG's, see
 `data_prep/readers/mimic.py`.
 
+Only phrases with a box were annotated, so --negatives asks for the categories that the film's own report says are
+absent: 0.0 in MIMIC-CXR-JPG's `mimic-cxr-2.0.0-chexpert.csv`.
+
 Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself.
 
 Counts: 1,162 phrases with 1,448 boxes on 1,047 images, in eight categories. The splits are MIMIC-CXR's, by patient;
-that 1.1.0 says otherwise is counted (see `data_prep/splits.py`).
+that 1.1.0 says otherwise is counted (see `data_prep/splits.py`). The patient id is the subject's folder, "p10000032".
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import tables
+from data_prep.readers import box_sets, tables
 from data_prep.readers.mimic import Film, Mimic, ids
 from data_prep.readers.mimic import add_arguments as mimic_arguments
-from data_prep.readers.pixel_boxes import box
 from data_prep.readers.sections import line
 from data_prep.registry import data_set
 from data_prep.sample import Sample, stable_hash
 from data_prep.splits import NAMES
 from reward_fns.boxes import Box
-from reward_fns.errors import UsageError
 
 _COLUMNS = ("dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height")
+_LABELS = "mimic-cxr-2.0.0-chexpert.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of MS-CXR."""
+    """Add the options of MS-CXR."""
     mimic_arguments(parser)
     parser.add_argument(
         "--annotations", type=Path, required=True, help="MS_CXR_Local_Alignment_v1.0.0 or v1.1.0, .csv or .json"
     )
+    box_sets.add_negatives(parser, f"of those that the film's report says are absent, by {_LABELS} in --root")
 
 
 class _Row(NamedTuple):
@@ -56,19 +58,17 @@ class _Row(NamedTuple):
     category: str
     text: str
     path: str
-    box: tuple[Any, Any, Any, Any]
+    bbox: Any
     width: Any
     height: Any
     split: str
 
 
-@dataclass
-class _Phrase:
-    film: Film
+class _Film(NamedTuple):
+    """An image with its split."""
+
+    image: Film
     split: str
-    category: str
-    text: str
-    boxes: dict[tuple[float, ...], Box] = field(default_factory=dict)
 
 
 @data_set(
@@ -80,132 +80,105 @@ class _Phrase:
     expected={"boxes": 1448, "phrases": 1162, "images": 1047},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One grounding sample per image, category and phrase; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per image, category and phrase; whatever cannot be used goes to `problems`.
 
     Raises:
         UsageError: if a folder, a file or a column is missing.
         RefusedData: if a file is damaged or a patient is in two splits.
     """
     mimic = Mimic(options, problems)
-    phrases: dict[tuple[str, str, str], _Phrase] = {}
-    named: set[tuple[str, str, str]] = set()
-    for row in _rows(options.annotations, problems):
-        key = row.dicom, row.category, line(row.text)
+    films: dict[str, _Film] = {}
+    phrases: dict[tuple[str, str, str], box_sets.Question] = {}
+    for row in (_json_rows if options.annotations.suffix == ".json" else _table_rows)(options.annotations, problems):
+        text = line(row.text)
+        key = row.dicom, row.category, text
         problems.count("boxes")
-        named.add(key)
-        if all(key):
-            _add(row, key, phrases, mimic, problems)
+        if not all(map(box_sets.is_utf8, key)):
+            problems.add("bad_text", row.where, f"{key!r} is not valid Unicode; box not used")
+        elif all(key):
+            name = f"{row.category}-{stable_hash(text):016x}"
+            box = _read_box(row, films, mimic, problems)
+            phrases.setdefault(key, box_sets.Question(name, text, kind="phrase")).boxes.append(box)
         else:
             problems.add("blank", row.where, "dicom_id, category and text must not be blank; box not used")
-    problems.count("phrases", len(named))
-    problems.count("images", len({dicom for dicom, _, _ in named}))
-    for phrase in tqdm(phrases.values(), unit="phrase", disable=None):
-        path = mimic.path(phrase.film)
-        if phrase.boxes and path is not None:
-            yield Sample(
-                id=f"{phrase.film.dicom}-{phrase.category}-{stable_hash(phrase.text):016x}",
-                patient_id=phrase.film.patient,
-                split=phrase.split,
-                dataset="ms_cxr",
-                task="grounding",
-                image=path,
-                width=phrase.film.width,
-                height=phrase.film.height,
-                phrase=phrase.text,
-                # The files' order of a phrase's boxes has no meaning.
-                boxes=tuple(phrase.boxes[corners] for corners in sorted(phrase.boxes)),
-                kind="phrase",
-            )
+    problems.count("phrases", len(phrases))
+    problems.count("images", len({dicom for dicom, _, _ in phrases}))
+    categories = {category for _, category, _ in phrases}
+    absent = _absent_categories(options.root, categories, problems) if options.negatives else {}
+    asked, present = defaultdict(list), defaultdict(set)
+    for (dicom, category, _), question in phrases.items():
+        asked[dicom].append(question)
+        present[dicom].add(box_sets.readable(category))
+    for dicom, (image, split) in tqdm(films.items(), unit="image", disable=None):
+        negatives = box_sets.absent_questions(dicom, absent.get(image.study, ()), present[dicom], options)
+        if path := mimic.path(image):
+            picture = path, image.width, image.height
+            common = {"patient_id": image.patient, "split": split, "dataset": "ms_cxr"}
+            questions = [*asked[dicom], *negatives.values()]
+            yield from box_sets.grounding_samples(dicom, questions, picture, problems, **common)
 
 
-def _add(
-    row: _Row, key: tuple[str, str, str], phrases: dict[tuple[str, str, str], _Phrase], mimic: Mimic, problems: Problems
-) -> None:
-    """Give a row's box to its phrase; the first row of a phrase makes it."""
+def _absent_categories(root: Path, categories: set[str], problems: Problems) -> dict[str, set[str]]:
+    """Study id -> what its report says is absent, in the words of a question."""
+    path = tables.find(root, _LABELS, "--negatives")
+    names = sorted(categories & set(tables.header(path)))
+    absent: dict[str, set[str]] = {}
+    for study, _, *values in tables.rows(path, ("study_id", "subject_id", *names), problems):
+        absent[study] = {
+            box_sets.readable(name) for name, value in zip(names, values, strict=True) if value in ("0", "0.0")
+        }
+    return absent
+
+
+def _read_box(row: _Row, films: dict[str, _Film], mimic: Mimic, problems: Problems) -> Box | None:
+    """A row's box, None (a problem) if it is malformed; the first row of an image adds the image to the films."""
     size = mimic.size(str(row.width), str(row.height), row.where)
     if size is None:
-        return
-    known = phrases.get(key)
-    if known is None:
+        return None
+    if row.dicom not in films:
         patient = ids(row.path)
         if patient is None or patient[2] != row.dicom:
-            told = f"path {row.path!r} is not files/p../p<subject>/s<study>/{row.dicom}.jpg; box not used"
-            problems.add("unsafe_path", row.where, told)
-            return
-        split = mimic.authority.split(patient[0], row.where, own=_own_split(row, problems))
+            detail = f"path {row.path!r} is not files/p../p<subject>/s<study>/{row.dicom}.jpg; box not used"
+            problems.add("unsafe_path", row.where, detail)
+            return None
+        if row.split and row.split not in NAMES:
+            problems.notes[f"images of unknown split {row.split!r}; MIMIC-CXR's is followed"] += 1
+        split = mimic.authority.split(patient[0], row.where, own=NAMES.get(row.split))
         if split is None:
-            return
-        film = Film(row.dicom, patient[0], patient[1], "", *size)
-        known = phrases[key] = _Phrase(film, split, row.category, key[2])
-    if size != (known.film.width, known.film.height):
-        told = f"image size {size[0]} x {size[1]}, but {known.film.width} x {known.film.height} in another row"
-        problems.add("size_mismatch", row.where, f"{told}; box not used")
-        return
-    made = box(row.box, size, row.category, row.where, problems)
-    if made is not None:
-        if made.quad in known.boxes:
-            problems.notes["boxes given twice, used once"] += 1
-        known.boxes[made.quad] = made
+            return None
+        films[row.dicom] = _Film(Film(row.dicom, patient[0], patient[1], "", *size), split)
+    image = films[row.dicom].image
+    if size != (image.width, image.height):
+        detail = f"image size {size[0]} x {size[1]}, but {image.width} x {image.height} in another row; box not used"
+        problems.add("size_mismatch", row.where, detail)
+        return None
+    return box_sets.normalized_box(row.bbox, size, row.category, row.where, problems, form="xywh")
 
 
-def _own_split(row: _Row, problems: Problems) -> str | None:
-    if row.split and row.split not in NAMES:
-        problems.notes[f"boxes of unknown split {row.split!r}; MIMIC-CXR's is followed"] += 1
-    return NAMES.get(row.split)
-
-
-def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
-    if path.suffix == ".json":
-        return _rows_of_json(path, problems)
-    return _rows_of_table(path, problems)
-
-
-def _rows_of_table(path: Path, problems: Problems) -> Iterator[_Row]:
+def _table_rows(path: Path, problems: Problems) -> Iterator[_Row]:
     columns = (*_COLUMNS, "split") if "split" in tables.header(path) else _COLUMNS
     for number, values in enumerate(tables.rows(path, columns, problems), 1):
         dicom, category, text, place, x, y, w, h, width, height, *split = values
         where = f"{path.name}, box {number} ({dicom})"
-        corners = _corners((x, y, w, h))
-        yield _Row(where, dicom, category, text, place, corners, width, height, split[0] if split else "")
+        yield _Row(where, dicom, category, text, place, (x, y, w, h), width, height, split[0] if split else "")
 
 
-def _corners(bbox: Any) -> tuple[Any, Any, Any, Any]:
-    """x, y, width, height to corners; what are not four numbers stays as it is, for the check of the box to refuse."""
+def _json_rows(path: Path, problems: Problems) -> Iterator[_Row]:
+    content = box_sets.read_json(path, problems)
     try:
-        x, y, w, h = (float(value) for value in bbox)
-    except (TypeError, ValueError):
-        return (bbox, None, None, None)
-    return x, y, x + w, y + h
-
-
-def _rows_of_json(path: Path, problems: Problems) -> Iterator[_Row]:
-    problems.source(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         images = {image["id"]: image for image in content["images"]}
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
         annotations = list(content["annotations"])
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise RefusedData(f"{path} is not valid JSON: {error}; get it again") from error
     except (KeyError, TypeError) as error:
         raise RefusedData(f"{path} needs images, categories and annotations as MS-CXR has them: {error}") from error
     for number, entry in enumerate(annotations, 1):
         where = f"{path.name}, annotation {number}"
         try:
             image = images[entry["image_id"]]
-            place = image["path"]
-            yield _Row(
-                where,
-                place.rpartition("/")[2].partition(".")[0],
-                categories[entry["category_id"]],
-                str(entry["label_text"]),
-                place,
-                _corners(entry["bbox"]),
-                image["width"],
-                image["height"],
-                str(entry.get("split") or ""),
-            )
+            dicom = image["path"].rpartition("/")[2].partition(".")[0]
+            category, text = categories[entry["category_id"]], str(entry["label_text"])
+            size, split = (image["width"], image["height"]), str(entry.get("split") or "")
         except (KeyError, TypeError, AttributeError) as error:
-            problems.add("missing_key", where, f"no {error}, or it names what there is not; box not used")
+            problems.add("missing_key", where, f"no {error}, or there is no such entry; box not used")
+        else:
+            yield _Row(where, dicom, category, text, image["path"], entry.get("bbox"), *size, split)

@@ -7,33 +7,32 @@ Files, from https://nihcc.app.box.com/v/ChestXray-NIHCC:
   the film, which is 1024 x 1024 as published;
 - the films `images_001/images/<patient>_<number>.png` and so on, or all in one folder. Resized copies will do as long
   as they are square; the box stays the same share of the film.
-- `test_list.txt`, the names of the films of the official test split.
+- `test_list.txt`, the names of the films of the official test split;
+- for --negatives, `Data_Entry_2017.csv` (Image Index, Finding Labels): a box was only looked for where its finding is
+  among these labels, so a finding counts as absent if neither a box nor a label of the film names it.
 
 Licence: free use, with attribution to the NIH Clinical Center and the paper (Wang et al., CVPR 2017).
 
-Counts: 984 boxes on 880 films.
+Counts: 984 boxes on 880 films. The patient id is the first part of a film's name, e.g. "00013118".
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from data_prep.problems import Problems
-from data_prep.readers import images, pictures, tables
-from data_prep.readers.pixel_boxes import box
+from data_prep.readers import box_sets, images, pictures, tables
 from data_prep.registry import data_set
 from data_prep.sample import SPLITS, Sample
-from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
-_LIST = "BBox_List_2017.csv"
+_LIST, _LABELS = "BBox_List_2017.csv", "Data_Entry_2017.csv"
 _SIDE = 1024
 _NAME = re.compile(r"(\d{8})_\d{3}\.png")
 # Copies are square but for the rounding of a side.
@@ -41,12 +40,14 @@ _SQUARE = 0.01
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of NIH ChestX-ray14."""
+    """Add the options of NIH ChestX-ray14."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the films, or of images_001/ and so on")
     parser.add_argument("--boxes", type=Path, help=f"the list of boxes (default: {_LIST} in --root)")
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--split", choices=SPLITS, default="test", help="the split that all films go to")
     split.add_argument("--test-list", type=Path, help="or the official test_list.txt; other films are for training")
+    box_sets.add_negatives(parser, f"of those that neither a box nor a label of the film in {_LABELS} names")
+    parser.add_argument("--labels", type=Path, help=f"the labels for --negatives (default: {_LABELS} in --root)")
     images.add_arguments(parser)
 
 
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class _Film:
     name: str
     patient: str
-    findings: dict[str, dict[tuple[float, ...], Box]] = field(default_factory=dict)
+    questions: dict[str, box_sets.Question] = field(default_factory=dict)
 
 
 @data_set(
@@ -65,55 +66,62 @@ class _Film:
     expected={"boxes": 984, "films": 880},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One grounding sample per film and finding; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per film and finding; whatever cannot be used goes to `problems`.
 
     Raises:
         UsageError: if a folder or a file is missing, or the list of boxes has another header.
         RefusedData: if a file is damaged.
     """
-    if not options.root.is_dir():
-        raise UsageError(f"--root {options.root} is not a folder; give the one that holds the films")
-    test = _names(options.test_list, problems) if options.test_list else None
-    films = _films(options.boxes or tables.find(options.root, _LIST, "--boxes"), problems)
-    placed = _placed(tqdm(films, unit="film", disable=None), options.root, problems)
-    for film, (picture, width, height) in pictures.read(placed, options, problems):
+    root: Path = options.root
+    if not root.is_dir():
+        raise UsageError(f"--root {root} is not a folder; give the one that holds the films")
+    test = _test_names(options.test_list, problems) if options.test_list else None
+    films = _read_boxes(options.boxes or tables.find(root, _LIST, "--boxes"), problems)
+    boxed = {finding for film in films.values() for finding in film.questions}
+    if options.negatives:
+        for name, labels in _read_labels(options.labels or tables.find(root, _LABELS, "--labels"), problems):
+            if film := films.get(name):
+                film.questions |= box_sets.absent_questions(name, boxed, labels | film.questions.keys(), options)
+    folders = [root, root / "images", *sorted(root.glob("images_*")), *sorted(root.glob("images_*/images"))]
+    located = (
+        (film, path)
+        for film in tqdm(films.values(), unit="film", disable=None)
+        if (path := box_sets.find_film(folders, [film.name], problems))
+    )
+    for film, picture in pictures.read(located, options, problems):
+        _, width, height = picture
         if abs(width / height - 1) > _SQUARE:
-            told = f"is {width} x {height}, and the films are square; where the boxes are on it is not known, not used"
-            problems.add("size_mismatch", film.name, told)
+            detail = f"is {width} x {height}, but the films are square: where the boxes lie is unknown; not used"
+            problems.add("size_mismatch", film.name, detail)
             continue
-        for finding, boxes in film.findings.items():
-            yield Sample(
-                id=f"{Path(film.name).stem}-{finding}",
-                patient_id=film.patient,
-                split=options.split if test is None else "test" if film.name in test else "train",
-                dataset="nih_cxr14",
-                task="grounding",
-                image=picture,
-                width=width,
-                height=height,
-                phrase=finding,
-                boxes=tuple(boxes[corners] for corners in sorted(boxes)),
-                kind="abnormality",
-            )
+        split = options.split if test is None else "test" if film.name in test else "train"
+        common = {"patient_id": film.patient, "split": split, "dataset": "nih_cxr14"}
+        yield from box_sets.grounding_samples(
+            Path(film.name).stem, film.questions.values(), picture, problems, **common
+        )
 
 
-def _names(path: Path, problems: Problems) -> set[str]:
+def _test_names(path: Path, problems: Problems) -> set[str]:
     names = {row[0].strip() for row in tables.raw(path, problems) if row}
     if not any(map(_NAME.fullmatch, names)):
         raise UsageError(f"--test-list {path} names no film; it should have one a line, such as 00013118_008.png")
     return names
 
 
-def _films(path: Path, problems: Problems) -> list[_Film]:
-    """Films with a usable box, in the order of the list."""
+def _read_labels(path: Path, problems: Problems) -> Iterator[tuple[str, set[str]]]:
+    """Each film's name with its labels, in the words of the list of boxes."""
+    for name, labels in tables.rows(path, ("Image Index", "Finding Labels"), problems):
+        yield name, {box_sets.readable(label).replace("infiltration", "infiltrate") for label in labels.split("|")}
+
+
+def _read_boxes(path: Path, problems: Problems) -> dict[str, _Film]:
+    """Films with a box, in the order of the list."""
     films: dict[str, _Film] = {}
     named = set()
     rows = tables.raw(path, problems)
     header = ",".join(next(rows, [])).replace(" ", "")
     if not header.startswith("ImageIndex,FindingLabel,Bbox[x,y,w,h]"):
-        raise UsageError(
-            f"{path} has the header {header[:80]!r}, not that of {_LIST}: Image Index,Finding Label,Bbox …"
-        )
+        raise UsageError(f"{path} has the header {header[:80]!r}, not Image Index,Finding Label,Bbox …")
     for number, row in enumerate(rows, 2):
         where = f"{path.name}, row {number}"
         if not any(row):
@@ -125,33 +133,11 @@ def _films(path: Path, problems: Problems) -> list[_Film]:
         match = _NAME.fullmatch(name)
         if match is None:
             problems.add("unsafe_path", where, f"film {name!r} is not named like 00013118_008.png; box not used")
-        elif not finding:
+        elif not (finding := box_sets.readable(finding)):
             problems.add("blank", where, "the finding is blank; box not used")
-        elif made := box(_corners(bbox[:4]), (_SIDE, _SIDE), finding.lower(), f"{where} ({name})", problems):
-            boxes = films.setdefault(name, _Film(name, match[1])).findings.setdefault(finding.lower(), {})
-            if made.quad in boxes:
-                problems.notes["boxes given twice, used once"] += 1
-            boxes[made.quad] = made
-    problems.count("films", len(named))
-    return list(films.values())
-
-
-def _corners(bbox: list[str]) -> tuple[Any, Any, Any, Any]:
-    """x, y, width, height to corners; what are not four numbers stays as it is, for the check of the box to refuse."""
-    try:
-        x, y, width, height = map(float, bbox)
-    except ValueError:
-        return (bbox, None, None, None)
-    return x, y, x + width, y + height
-
-
-def _placed(films: Iterable[_Film], root: Path, problems: Problems) -> Iterator[tuple[_Film, Path]]:
-    """Films with their files, in the one folder or in those of the twelve archives."""
-    folders = [root, root / "images", *sorted(root.glob("images_*")), *sorted(root.glob("images_*/images"))]
-    for film in films:
-        path = next((folder / film.name for folder in folders if (folder / film.name).is_file()), None)
-        if path is None:
-            told = f"not in {root}, nor in images or images_* there; film not used"
-            problems.add("missing_image", film.name, told)
         else:
-            yield film, path
+            question = films.setdefault(name, _Film(name, match[1])).questions
+            box = box_sets.normalized_box(bbox[:4], (_SIDE, _SIDE), finding, f"{where} ({name})", problems, form="xywh")
+            question.setdefault(finding, box_sets.Question(finding, finding)).boxes.append(box)
+    problems.count("films", len(named))
+    return films

@@ -11,9 +11,13 @@ Files, from https://bimcv.cipf.es/bimcv-projects/padchest-gr/ (release of 2024-0
 - optionally `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv` of PadChest itself, whose Projection tells frontal
   films from others; like arXiv 2512.10691 it is PA and AP that are kept then.
 
+A sentence such as "No pleural effusion" says that a reader looked for it: --negatives asks for labels of the set that a
+negative sentence of the study names and no other sentence has. Labels are English, so not with --language es.
+
 Licence: the agreement of BIMCV for PadChest-GR.
 
-Counts: 4,555 studies with 7,037 positive and 3,422 negative sentences; 8,787 rows in the master table.
+Counts: 4,555 studies with 7,037 positive and 3,422 negative sentences; 8,787 rows in the master table. The patient id
+is the master table's PatientID.
 """
 
 from __future__ import annotations
@@ -28,12 +32,10 @@ from typing import Any
 from tqdm import tqdm
 
 from data_prep.problems import Problems
-from data_prep.readers import images, pictures, tables
+from data_prep.readers import box_sets, images, pictures, tables
 from data_prep.readers.jsons import objects
-from data_prep.readers.pixel_boxes import box
 from data_prep.registry import data_set
 from data_prep.sample import Sample
-from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
 _REPORTS, _TABLE = "grounded_reports_20240819.json", "master_table.csv"
@@ -46,23 +48,28 @@ _OVERSHOOT = 0.005  # share of the film past its border that counts as rounding 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of PadChest-GR."""
+    """Add the options of PadChest-GR."""
     parser.add_argument("--root", type=Path, required=True, help=f"folder with {_REPORTS} and {_TABLE}")
     parser.add_argument(
         "--films", type=Path, help="folder of the PNG files (default: PadChest_GR in --root, or --root)"
     )
     parser.add_argument("--language", choices=("en", "es"), default="en", help="language of the sentences")
     parser.add_argument("--parent", type=Path, help="PadChest's table of images, to keep frontal films (PA, AP) only")
+    box_sets.add_negatives(parser, "of labels that a negative sentence of its report names")
     images.add_arguments(parser)
 
 
 @dataclass(frozen=True)
 class _Study:
+    """A study with its questions, the labels of its sentences, and the text of its negative ones."""
+
     id: str
     patient: str
     split: str
     image: str
-    phrases: tuple[tuple[int, str, tuple[Box, ...]], ...]
+    questions: list[box_sets.Question]
+    labels: set[str]
+    negatives: str
 
 
 @data_set(
@@ -73,7 +80,7 @@ class _Study:
     expected={"studies": 4555, "positive sentences": 7037, "negative sentences": 3422},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One grounding sample per sentence with boxes; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per sentence with boxes; whatever cannot be used goes to `problems`.
 
     Raises:
         UsageError: if a folder, a file or a column is missing.
@@ -81,24 +88,34 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     """
     if not options.root.is_dir():
         raise UsageError(f"--root {options.root} is not a folder; give the one with {_REPORTS}")
+    if options.negatives and options.language != "en":
+        raise UsageError("--negatives asks for labels, which are in English; leave out --language es")
     patients = _patients(tables.find(options.root, _TABLE, "--root"), problems)
     projections = _projections(options.parent, problems) if options.parent else None
-    studies = _studies(options.root / _REPORTS, options.language, patients, projections, problems)
-    for study, (picture, width, height) in pictures.read(_placed(studies, options, problems), options, problems):
-        for number, sentence, boxes in study.phrases:
-            yield Sample(
-                id=f"{study.id}-{number}",
-                patient_id=study.patient,
-                split=study.split,
-                dataset="padchest_gr",
-                task="grounding",
-                image=picture,
-                width=width,
-                height=height,
-                phrase=sentence,
-                boxes=boxes,
-                kind="phrase",
-            )
+    studies = list(_studies(options.root / _REPORTS, options.language, patients, projections, problems))
+    boxed = {box.label for study in studies for question in study.questions for box in question.boxes if box}
+    vocabulary = {label for labels in boxed for label in labels.split(", ") if label}
+    for study in studies if options.negatives else ():
+        study.questions.extend(
+            box_sets.absent_questions(study.id, _denied(study, vocabulary), study.labels, options).values()
+        )
+    root = options.root
+    folders = [options.films] if options.films else [root / "PadChest_GR", root / "Padchest_GR_files/PadChest_GR", root]
+    located = (
+        (study, path)
+        for study in tqdm(studies, unit="study", disable=None)
+        if study.questions and (path := box_sets.find_film(folders, [study.image], problems))
+    )
+    for study, picture in pictures.read(located, options, problems):
+        common = {"patient_id": study.patient, "split": study.split, "dataset": "padchest_gr"}
+        yield from box_sets.grounding_samples(study.id, study.questions, picture, problems, **common)
+
+
+def _denied(study: _Study, vocabulary: set[str]) -> set[str]:
+    """The labels that a negative sentence of the study names."""
+    return {
+        label for label in vocabulary if re.search(rf"\b(no|not|without)\b[^.]*\b{re.escape(label)}\b", study.negatives)
+    }
 
 
 def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
@@ -115,21 +132,18 @@ def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
             problems.add("split_conflict", where, f"{told}; row not used")
         else:
             last[patient] = max(last.get(patient, split), split, key=_ORDER.index)
-    kept = {}
+    used = {}
     for study, (patient, split) in studies.items():
         if split == last[patient]:
-            kept[study] = patient, split
+            used[study] = patient, split
         else:
             told = f"patient {patient} is in {last[patient]} with another study; this one, of {split}, is not used"
             problems.add("leaked_patient", f"study {study}", told)
-    return kept
+    return used
 
 
 def _projections(path: Path, problems: Problems) -> dict[str, str]:
-    projections: dict[str, str] = {}
-    for image, projection in tables.rows(path, ("ImageID", "Projection"), problems):
-        projections[image] = projection
-    return projections
+    return {row[0]: row[1] for row in tables.rows(path, ("ImageID", "Projection"), problems)}
 
 
 def _studies(
@@ -139,24 +153,24 @@ def _studies(
     projections: Mapping[str, str] | None,
     problems: Problems,
 ) -> Iterator[_Study]:
-    """Studies with at least one sentence that has boxes."""
+    """Studies on a frontal film."""
     seen = set()
-    for place, item in tqdm(objects(path, problems), unit="study", disable=None):
+    for place, item in objects(path, problems):
         problems.count("studies")
         study, image, findings = str(item.get("StudyID")), item.get("ImageID"), item.get("findings")
-        where = f"{path.name}, {place} (study {study})"
+        where = f"{path.name}, {place} (study {study if box_sets.is_utf8(study) else repr(study)})"
         if not isinstance(image, str) or not isinstance(findings, list):
             problems.add("missing_key", where, "needs an ImageID and a list of findings; study not used")
             continue
-        phrases = tuple(_phrases(findings, language, where, problems))
+        questions, labels, negatives = _questions(findings, language, where, problems)
         if not _NAME.fullmatch(image):
             problems.add("unsafe_path", where, f"ImageID {image!r} is not the name of a PNG file; study not used")
         elif study in seen:
             problems.add("duplicate_id", where, "the study was listed before; not used")
         elif study not in patients:
             problems.add("no_split", where, f"{_TABLE} gives it no patient and split; study not used")
-        elif _frontal(image, projections, where, problems) and phrases:
-            yield _Study(study, *patients[study], image, phrases)
+        elif _frontal(image, projections, where, problems):
+            yield _Study(study, *patients[study], image, questions, labels, negatives)
         seen.add(study)
 
 
@@ -171,48 +185,39 @@ def _frontal(image: str, projections: Mapping[str, str] | None, where: str, prob
     return projection in _FRONTAL
 
 
-def _phrases(
+def _questions(
     findings: list[Any], language: str, where: str, problems: Problems
-) -> Iterator[tuple[int, str, tuple[Box, ...]]]:
-    """Place in the study, sentence and boxes of those that have some."""
+) -> tuple[list[box_sets.Question], set[str], str]:
+    """A question for each sentence with boxes, the labels of all positive sentences, and the negative sentences."""
+    questions, all_labels, negatives = [], set[str](), []
     for number, finding in enumerate(findings):
         here = f"{where}, finding {number}"
         if not isinstance(finding, dict):
-            problems.add("missing_key", here, "is no object; not used")
+            problems.add("missing_key", here, "is not an object; not used")
             continue
-        problems.count("positive sentences" if finding.get("abnormal") else "negative sentences")
+        kind = "positive" if finding.get("abnormal") else "negative"
+        problems.count(f"{kind} sentences")
+        given = finding.get("labels")
+        labels = list(map(str, given)) if isinstance(given, list) else []
         quads = finding.get("boxes") or []
+        if kind == "negative" and not quads:
+            negatives.append(str(finding.get("sentence_en")).lower())
+        else:
+            all_labels.update(labels)
         if not quads:
-            kind = "positive" if finding.get("abnormal") else "negative"
             problems.notes[f"{kind} sentences without boxes, not used"] += 1
             continue
         sentence = finding.get(f"sentence_{language}")
         if not isinstance(sentence, str) or not sentence.strip():
             problems.add("blank", here, f"sentence_{language} is blank; not used")
-            continue
-        labels = finding.get("labels")
-        label = ", ".join(map(str, labels)) if isinstance(labels, list) else ""
-        made = [_box(quad, label, here, problems) for quad in (quads if isinstance(quads, list) else [quads])]
-        if boxes := {one.quad: one for one in made if one is not None}:
-            yield number, " ".join(sentence.split()), tuple(boxes[quad] for quad in sorted(boxes))
-
-
-def _box(quad: Any, label: str, where: str, problems: Problems) -> Box | None:
-    if not isinstance(quad, list) or len(quad) != 4 or any(type(value) not in (int, float) for value in quad):
-        problems.add("bad_box", where, f"{quad!r} is not four numbers; box not used")
-        return None
-    return box((quad[0], quad[1], quad[2], quad[3]), (1, 1), label, where, problems, overshoot=_OVERSHOOT)
-
-
-def _placed(
-    studies: Iterator[_Study], options: argparse.Namespace, problems: Problems
-) -> Iterator[tuple[_Study, Path]]:
-    root = options.root
-    folders = [options.films] if options.films else [root / "PadChest_GR", root / "Padchest_GR_files/PadChest_GR", root]
-    for study in studies:
-        path = next((folder / study.image for folder in folders if (folder / study.image).is_file()), None)
-        if path is None:
-            places = " or ".join(map(str, folders))
-            problems.add("missing_image", study.image, f"of study {study.id} is not in {places}; study not used")
+        elif not all(map(box_sets.is_utf8, [sentence, *labels])):
+            problems.add(
+                "bad_text", here, f"sentence {sentence!r} or labels {labels!r} are not valid Unicode; not used"
+            )
         else:
-            yield study, path
+            boxes = [
+                box_sets.normalized_box(quad, (1, 1), ", ".join(labels), here, problems, overshoot=_OVERSHOOT)
+                for quad in (quads if isinstance(quads, list) else [quads])
+            ]
+            questions.append(box_sets.Question(str(number), " ".join(sentence.split()), boxes, kind="phrase"))
+    return questions, all_labels, ". ".join(negatives)

@@ -8,15 +8,19 @@ Files, from https://physionet.org/content/vindr-cxr/1.0.0/:
   without a box. `annotations/annotations_test.csv`: the same without the radiologist, a consensus of five.
 
 The variant of Kaggle's VinBigData challenge has `train.csv` with class_id besides, of 14 findings, and no annotations
-of its test films. Copies as PNG or JPEG are read from --films; since boxes are in pixels of the DICOM files, --sizes
-then names files with their sizes: JSON {image_id: [rows, columns]}, or CSV with image_id and dim0, dim1 (or rows,
-columns).
+of its test films. All tables are read as .csv.gz too. Copies as PNG or JPEG are read from --films; since boxes are in
+pixels of the DICOM files, --sizes then names files with their sizes: JSON {image_id: [rows, columns]}, or CSV with
+image_id and dim0, dim1 (or rows, columns).
 
 The boxes of all readers for one finding of one film become one set by weighted boxes fusion (`ensemble_boxes`) with IoU
 threshold 0.1, no score threshold and scores of 1, rounded to three decimals, for training and test films alike: the
 rule of RadVLM (arXiv 2502.03333), which arXiv 2512.10691 builds on.
 
-Patients are not known: each film counts as one. There is no official validation split; --val-share makes one.
+Readers looked for every finding on every film, so --negatives draws from all findings of the tables. Most films have no
+finding at all, so most detection rows have no box.
+
+Patients are not known: each film counts as one, named by its image_id. There is no official validation split;
+--val-share makes one.
 
 Licence: PhysioNet Credentialed Health Data License 1.5.0; Kaggle's competition rules for its variant.
 
@@ -27,13 +31,11 @@ and finding, and 2,108 of test film and finding.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,7 @@ from tqdm import tqdm
 
 from data_prep.options import probability
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import images, pictures, tables
-from data_prep.readers.pixel_boxes import box
+from data_prep.readers import box_sets, images, pictures, tables
 from data_prep.registry import data_set
 from data_prep.sample import Sample, split_of
 from reward_fns.boxes import Box
@@ -50,18 +51,21 @@ from reward_fns.errors import UsageError
 
 _NO_FINDING = "No finding"
 _BOX = ("x_min", "y_min", "x_max", "y_max")
+_TABLES = {"train": ("annotations_train.csv", "train.csv"), "test": ("annotations_test.csv",)}
 # Names of height and width in tables of sizes; numpy's axes are what Kaggle's converted copies come with.
 _SIDES = (("dim0", "dim1"), ("rows", "columns"), ("Rows", "Columns"), ("height", "width"))
 _DICOM = (".dicom", ".dcm")
 _SUFFIXES = (*_DICOM, ".png", ".jpg", ".jpeg")
 # Copies of the same aspect differ by the rounding of their sides.
 _SAME_ASPECT = 0.02
+# Of so many boxes some lie in the right or lower 40 % of their film, unless they are in pixels of smaller copies.
+_MANY_BOXES, _REACH = 100, 0.6
 
 Size = tuple[int, int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of VinDr-CXR."""
+    """Add the options of VinDr-CXR."""
     parser.add_argument("--root", type=Path, required=True, help="folder with train/, test/ and annotations/")
     parser.add_argument("--films", type=Path, help="folder of PNG or JPEG copies, itself or in train/ and test/")
     parser.add_argument(
@@ -73,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="grounding",
         help="ask for one finding of a film, for all of them with their names, or both",
     )
+    box_sets.add_negatives(parser, "of all findings in the tables (not with --task detection)")
     parser.add_argument("--val-share", type=probability, default=0.0, help="share of training films for validation")
     images.add_arguments(parser)
 
@@ -84,6 +89,7 @@ class _Film:
     id: str
     split: str
     findings: dict[str, dict[tuple[str, str, str, str, str], str]] = field(default_factory=lambda: defaultdict(dict))
+    absent: dict[str, box_sets.Question] = field(default_factory=dict)
 
 
 @data_set(
@@ -94,64 +100,67 @@ class _Film:
     expected={"films of train": 15000, "films of test": 3000, "readings of train": 45000},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Per film one grounding sample for each finding, one detection sample, or both; see `--task`.
+    """Yield per film one grounding sample for each finding, one detection sample, or both; see `--task`.
 
     Raises:
         UsageError: if a folder, a file, a column or the package `ensemble_boxes` is missing.
-        RefusedData: if a file is damaged.
+        RefusedData: if a file is damaged, or boxes are not in pixels of the films.
     """
     fuse = _fusion()
-    originals = _Originals(options.sizes, problems)
-    films = _films(options.root, problems)
+    originals = _OriginalSizes(options.sizes, problems)
+    films = _read_films(options.root, problems)
+    if options.task != "detection":
+        looked_for = {finding for film in films for finding in film.findings}
+        for film in films:
+            film.absent = box_sets.absent_questions(film.id, looked_for, film.findings, options)
     if options.task == "grounding":
-        films = [film for film in films if film.findings]
-    placed = _placed(tqdm(films, unit="film", disable=None), options, problems)
-    pairs = (((film, path), path) for film, path in placed)
-    for (film, path), (picture, width, height) in pictures.read(pairs, options, problems):
-        size = originals.size(film, path, (width, height))
+        films = [film for film in films if film.findings or film.absent]
+    located = (
+        ((film, path), path)
+        for film in tqdm(films, unit="film", disable=None)
+        if (path := _film_path(film, options, problems))
+    )
+    ends: list[tuple[float, float]] = []
+    for (film, path), picture in pictures.read(located, options, problems):
+        size = originals.find(film, path, picture[1:])
         if size is None:
             continue
-        fused = {}
-        for finding, rows in sorted(film.findings.items()):
-            made = [box(row[1:], size, finding, where, problems) for row, where in rows.items()]
-            # A finding whose every box is unusable is not one that is absent, and so not asked for.
-            if kept := [one for one in made if one is not None]:
-                fused[finding] = fuse(kept)
-        base = partial(
-            Sample,
-            patient_id=film.id,
-            split=_split(film, options.val_share),
-            dataset="vindr_cxr",
-            task="grounding",
-            image=picture,
-            width=width,
-            height=height,
+        questions = []
+        for finding, readings in sorted(film.findings.items()):
+            boxes = [
+                box_sets.normalized_box(row[1:], size, finding, where, problems) for row, where in readings.items()
+            ]
+            usable = [box for box in boxes if box is not None]
+            ends += [(box.x2, box.y2) for box in usable]
+            fused: list[Box | None] = [*fuse(usable)] if len(usable) == len(boxes) else [*boxes]
+            questions.append(box_sets.Question(finding, finding, fused))
+        together = [box for question in questions for box in question.boxes]
+        asked = [*questions, *film.absent.values()] if options.task != "detection" else []
+        if options.task != "grounding":
+            asked.append(box_sets.Question("detection", "abnormalities", together, kind="detection"))
+        split = film.split
+        if split == "train":
+            split = split_of(film.id, (1 - options.val_share, options.val_share, 0.0), salt="vindr_cxr")
+        common = {"patient_id": film.id, "split": split, "dataset": "vindr_cxr"}
+        yield from box_sets.grounding_samples(film.id, asked, picture, problems, **common)
+    if len(ends) >= _MANY_BOXES and max(map(max, ends)) < _REACH:
+        raise RefusedData(
+            f"none of {len(ends)} boxes reaches {_REACH:.0%} of its film's width or height: tables or --sizes are "
+            f"in pixels of other copies; give boxes and sizes of the DICOM files"
         )
-        if options.task != "detection":
-            for finding, boxes in fused.items():
-                yield base(id=f"{film.id}-{finding}", phrase=finding, boxes=boxes, kind="abnormality")
-        if options.task != "grounding" and len(fused) == len(film.findings):
-            together = tuple(sorted((one for boxes in fused.values() for one in boxes), key=lambda one: one.quad))
-            yield base(id=f"{film.id}-detection", phrase="abnormalities", boxes=together, kind="detection")
 
 
-def _split(film: _Film, val_share: float) -> str:
-    if film.split == "train":
-        return split_of(film.id, (1 - val_share, val_share, 0.0), salt="vindr_cxr")
-    return film.split
-
-
-def _fusion() -> Callable[[list[Box]], tuple[Box, ...]]:
+def _fusion() -> Callable[[list[Box]], list[Box]]:
     try:
         from ensemble_boxes import weighted_boxes_fusion
     except ImportError as error:
         raise UsageError("boxes are fused with the package ensemble-boxes: pip install 'cxr-grpo[fusion]'") from error
 
-    def fuse(boxes: list[Box]) -> tuple[Box, ...]:
+    def fuse(boxes: list[Box]) -> list[Box]:
         ones = [1.0] * len(boxes)
-        quads = [[list(one.quad) for one in boxes]]
+        quads = [[list(box.quad) for box in boxes]]
         fused, _, _ = weighted_boxes_fusion(quads, [ones], [ones], iou_thr=0.1, skip_box_thr=0.0)
-        return tuple(sorted((_rounded(quad, boxes[0].label) for quad in fused.tolist()), key=lambda one: one.quad))
+        return [_rounded(quad, boxes[0].label) for quad in fused.tolist()]
 
     return fuse
 
@@ -165,27 +174,27 @@ def _rounded(quad: list[float], label: str) -> Box:
     return Box(x1, y1, x2, y2, label)
 
 
-def _films(root: Path, problems: Problems) -> list[_Film]:
+def _read_films(root: Path, problems: Problems) -> list[_Film]:
     """The films of all annotation files that are there, in the order of the files."""
     found = [
         (split, path)
-        for split, names in (("train", ("annotations_train.csv", "train.csv")), ("test", ("annotations_test.csv",)))
+        for split, names in _TABLES.items()
         for name in names
-        for path in (root / "annotations" / name, root / name)
+        for path in (root / "annotations" / name, root / "annotations" / f"{name}.gz", root / name, root / f"{name}.gz")
         if path.is_file()
     ]
     if not found:
-        raise UsageError(f"--root {root} has no annotations/annotations_train.csv or _test.csv, and no train.csv")
+        raise UsageError(f"--root {root} has no annotations/annotations_train.csv or _test.csv, and no train.csv (.gz)")
     films: dict[str, _Film] = {}
     for split, path in found:
-        _read(path, split, films, problems)
+        _read_table(path, split, films, problems)
     return list(films.values())
 
 
-def _read(path: Path, split: str, films: dict[str, _Film], problems: Problems) -> None:
+def _read_table(path: Path, split: str, films: dict[str, _Film], problems: Problems) -> None:
     reader = next((name for name in ("rad_id", "rad_ID") if name in tables.header(path)), None)
     columns = ("image_id", "class_name", *_BOX, *([reader] if reader else []))
-    readings, empty = set(), set()
+    readings, empty, largest = set(), set(), 0.0
     for number, (image, finding, *values) in enumerate(tables.rows(path, columns, problems), 2):
         x1, y1, x2, y2 = corners = tuple(value.strip() for value in values[:4])
         row = ("".join(values[4:]), x1, y1, x2, y2)
@@ -199,70 +208,64 @@ def _read(path: Path, split: str, films: dict[str, _Film], problems: Problems) -
             empty.add(image)
             if any(corners) and [*map(_number, corners)] != [0, 0, 1, 1]:
                 problems.add("unexpected_box", where, f"{_NO_FINDING!r} with the box {corners}; box not used")
-        elif not finding.strip() or not all(corners):
-            problems.add("missing_box", where, f"finding {finding!r} with the box {corners}; row not used")
+        elif not (finding := box_sets.readable(finding)):
+            problems.add("blank", where, f"a box {corners} without a finding; row not used")
         else:
-            rows = film.findings[_readable(finding)]
+            rows = film.findings[finding]
             if row in rows:
                 problems.notes["boxes given twice by one reader, used once"] += 1
             rows.setdefault(row, where)
+            largest = max([largest, *map(_number, corners)])
+    box_sets.refuse_shares(largest, path)
     problems.count(f"films of {split}", len({image for image, _ in readings}))
     problems.count(f"readings of {split}", len(readings))
     if disagreed := sum(bool(films[image].findings) for image in empty):
-        problems.notes["films with findings of which a reader says that there are none"] += disagreed
+        problems.notes["films with findings on which another reader saw none"] += disagreed
 
 
-def _number(text: str) -> float | None:
+def _number(text: Any) -> float:
+    """The number, or 0 for what is not a finite one."""
     try:
-        return float(text)
-    except ValueError:
+        value = float(text)
+    except (TypeError, ValueError):
+        return 0.0
+    return value if math.isfinite(value) else 0.0
+
+
+def _film_path(film: _Film, options: argparse.Namespace, problems: Problems) -> Path | None:
+    if not re.fullmatch(r"[\w-]+", film.id):
+        problems.add("unsafe_path", film.id, "not a valid image_id, which has letters and digits only; film not used")
         return None
+    folders = (options.films / film.split, options.films) if options.films else (options.root / film.split,)
+    return box_sets.find_film(folders, [f"{film.id}{suffix}" for suffix in _SUFFIXES], problems)
 
 
-def _readable(finding: str) -> str:
-    """As it reads in a question: "Aortic enlargement" as "aortic enlargement", "Enlarged PA" as "enlarged PA"."""
-    return " ".join(word if word.isupper() else word.lower() for word in finding.split())
+class _OriginalSizes:
+    """The sizes that boxes refer to: those of the DICOM files.
 
-
-def _placed(films: Iterable[_Film], options: argparse.Namespace, problems: Problems) -> Iterator[tuple[_Film, Path]]:
-    """Films with their files."""
-    for film in films:
-        if not re.fullmatch(r"[\w-]+", film.id):
-            problems.add("unsafe_path", film.id, "is no image_id, which has letters and digits only; film not used")
-            continue
-        folders = (options.films / film.split, options.films) if options.films else (options.root / film.split,)
-        paths = [folder / f"{film.id}{suffix}" for folder in folders for suffix in _SUFFIXES]
-        path = next(filter(Path.is_file, paths), None)
-        if path is None:
-            places = " or ".join(map(str, folders))
-            problems.add("missing_image", film.id, f"not in {places} ({', '.join(_SUFFIXES)}); film not used")
-        else:
-            yield film, path
-
-
-class _Originals:
-    """The sizes that boxes refer to: those of the DICOM files."""
+    Args:
+        names: what --sizes names.
+        problems: gets sizes that are malformed, or missing when they are looked up.
+    """
 
     def __init__(self, names: list[str] | None, problems: Problems) -> None:
-        self._copies = names == ["copies"]
-        self._known = names is not None
+        self._copies, self._given = names == ["copies"], names is not None
         self._problems = problems
         self._sizes: dict[str, Size] = {}
         for path in map(Path, [] if self._copies else names or []):
-            rows_of = _json_sizes if path.suffix == ".json" else _table_sizes
-            for image, rows, columns in rows_of(path, problems):
-                height, width = _number(str(rows)), _number(str(columns))
-                if height and width and min(height, width) >= 1 and max(height, width) < math.inf:
-                    self._sizes[image] = int(width), int(height)
+            for image, rows, columns in _listed_sizes(path, problems):
+                height, width = int(_number(rows)), int(_number(columns))
+                if height >= 1 and width >= 1:
+                    self._sizes[image] = width, height
                 else:
-                    told = f"{rows!r} rows and {columns!r} columns are no size; not used"
-                    problems.add("bad_size", f"{path.name} ({image})", told)
+                    detail = f"{rows!r} rows and {columns!r} columns are not a size; not used"
+                    problems.add("bad_size", f"{path.name} ({image!r})", detail)
 
-    def size(self, film: _Film, path: Path, picture: Size) -> Size | None:
+    def find(self, film: _Film, path: Path, picture: Size) -> Size | None:
         """Width and height of the film whose picture, of the given size, was read from a path; None is a problem."""
         if path.suffix in _DICOM or self._copies:
             return images.size(path)
-        if not self._known:
+        if not self._given:
             raise UsageError(
                 f"{path} is a copy, and boxes are in pixels of the DICOM file: name the file with the original sizes "
                 f"by --sizes, or give --sizes copies if the copies have the same size"
@@ -275,25 +278,23 @@ class _Originals:
         if abs(aspect / original - 1) < _SAME_ASPECT:
             return size
         if abs(aspect * original - 1) < _SAME_ASPECT:
-            told = f"{size[0]} wide and {size[1]} high, but its copy is turned: rows and columns are swapped"
-            self._problems.add("size_mismatch", film.id, f"by --sizes it is {told}; film not used")
+            detail = (
+                f"--sizes says {size[0]} wide and {size[1]} high, but its copy is turned: rows and columns are swapped"
+            )
+            self._problems.add("size_mismatch", film.id, f"{detail}; film not used")
             return None
         self._problems.notes["films whose copies were squeezed to another aspect"] += 1
         return size
 
 
-def _json_sizes(path: Path, problems: Problems) -> Iterator[tuple[str, Any, Any]]:
-    problems.source(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        yield from ((image, rows, columns) for image, (rows, columns) in content.items())
-    except OSError as error:
-        raise UsageError(f"cannot read --sizes {path}: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RefusedData(f"--sizes {path} is no JSON object of image_id: [rows, columns]: {error}") from error
-
-
-def _table_sizes(path: Path, problems: Problems) -> Iterator[tuple[str, ...]]:
+def _listed_sizes(path: Path, problems: Problems) -> Iterator[tuple[Any, ...]]:
+    """Image id, rows and columns of each film in a file of --sizes."""
+    if path.suffix == ".json":
+        try:
+            yield from ((image, rows, columns) for image, (rows, columns) in box_sets.read_json(path, problems).items())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise RefusedData(f"--sizes {path} is not a JSON object of image_id: [rows, columns]: {error}") from error
+        return
     names = tables.header(path)
     sides = next((pair for pair in _SIDES if set(pair) <= set(names)), _SIDES[0])
     yield from tables.rows(path, ("image_id", *sides), problems)

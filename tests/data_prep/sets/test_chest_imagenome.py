@@ -125,6 +125,21 @@ def test_the_same_box_twice_is_one_region(run, rows, tmp_path):
     assert status == 0 and f"{fixture.FILMS[0][2]}-svc" in written
 
 
+def test_negatives_are_findings_that_the_report_denies(run, rows, tmp_path):
+    film = fixture.FILMS[0]
+    graph = fixture.graph(film)
+    said = [
+        ["nlp|yes|abnormal", "anatomicalfinding|yes|lung opacity", "anatomicalfinding|no|pneumothorax"],
+        ["anatomicalfinding|no|pleural effusion", "disease|no|pneumonia"],
+    ]
+    elsewhere = [["anatomicalfinding|no|lung opacity", "anatomicalfinding|no|Bad\ud800"]]
+    graph["attributes"] = [{"bbox_name": "right lung", "attributes": said}, {"attributes": elsewhere}, None]
+    contents = {**fixture.graphs(), FIRST: json.dumps(graph)}
+    status, _, written = run(rows, fixture.write_zip(tmp_path / "cig", contents), "--negatives", "9", "--strict")
+    absent = {name for name, row in written.items() if not boxes(row)}
+    assert status == 0 and absent == {f"{film[2]}-pneumothorax", f"{film[2]}-pleural effusion"}
+
+
 def test_images_that_the_metadata_lack(run, rows, tmp_path):
     root = fixture.write_zip(tmp_path / "cig")
     absent = (10000032, 50414267, mimic.dicom(99), "AP", 1, 1)

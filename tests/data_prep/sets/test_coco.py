@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures import films as film_files
 from PIL import Image
 
 from data_prep.cli import main
@@ -58,7 +59,7 @@ def test_boxes_become_grounding_rows(run, rows):
     first, second = rows(out / "train.parquet")
     truth = json.loads(first["reward_model"]["ground_truth"])
     assert truth["boxes"] == [[0.0, 0.0, 0.1, 0.2], [0.25, 0.25, 0.75, 0.75]]
-    assert truth["labels"] == ["Nodule", "Nodule"] and truth["frame"] == [40, 20]
+    assert truth["labels"] == ["nodule", "nodule"] and truth["frame"] == [40, 20]
     assert "nodule" in first["prompt"][0]["content"] and "pleural effusion" in second["prompt"][0]["content"]
     assert json.loads(second["reward_model"]["ground_truth"])["boxes"] == [[0.75, 0.5, 1.0, 1.0]]
     assert first["images"][0]["image"].endswith("/films/p1_x.png")
@@ -104,7 +105,7 @@ DAMAGES = {
     "three numbers": (add_annotation(bbox=[1, 1, 2]), "bad_box"),
     "text": (add_annotation(bbox=["1", 1, 2, 2]), "bad_box"),
     "no list": (add_annotation(bbox=7), "bad_box"),
-    "only overshoot": (add_annotation(bbox=[40, 1, 1, 2]), "bad_box"),
+    "only overshoot": (add_annotation(bbox=[40, 1, 1, 2]), "box_outside"),
     "right of the image": (add_annotation(bbox=[30, 1, 12, 2]), "box_outside"),
     "left of the image": (add_annotation(bbox=[-2, 1, 12, 2]), "box_outside"),
     "crowd": (add_annotation(iscrowd=1), "crowd"),
@@ -113,7 +114,7 @@ DAMAGES = {
     "annotation id twice": (add_annotation(id=1), "duplicate_id"),
     "image id twice": (lambda content, _: content["images"].append(dict(content["images"][0])), "duplicate_id"),
     "category twice": (lambda content, _: content["categories"].append({"id": 5, "name": "x"}), "duplicate_id"),
-    "no bbox": (add_annotation(bbox=None), "missing_key"),
+    "no bbox": (add_annotation(bbox=None), "bad_box"),
     "no file name": (drop_key("images", "file_name"), "missing_key"),
     "no category name": (drop_key("categories", "name"), "missing_key"),
     "size of zero": (change_image(width=0), "bad_size"),
@@ -126,7 +127,7 @@ DAMAGES = {
     "no image": (write_image(lambda path: path.write_text("hello")), "unreadable_image"),
     "empty image": (write_image(lambda path: path.write_bytes(b"")), "unreadable_image"),
     "cut short": (write_image(cut_short), "unreadable_image"),
-    "16 bits": (write_image(sixteen_bits), "deep_image"),
+    "16 bits of one value": (write_image(sixteen_bits), "unreadable_image"),
 }
 
 
@@ -141,6 +142,104 @@ def test_every_problem_is_counted_listed_and_refused_under_strict(run, films, ro
     assert status == 0 and f"{kind}: " in told
     assert kinds(out)[kind] >= 1
     assert 1 <= len(rows(out / "train.parquet")) <= 2
+
+
+def test_a_finding_with_a_malformed_box_is_not_asked(run, rows):
+    content = copy.deepcopy(GOOD)
+    add_annotation(bbox=[1, 1, 0, 5])(content, None)
+    _, _, out = run(content)
+    assert [row["extra_info"]["id"] for row in rows(out / "train.parquet")] == ["2-pleural effusion"]
+    assert kinds(out) == {"bad_box": 1, "incomplete_boxes": 1}
+
+
+def test_categories_that_read_the_same_are_one_question(run, rows):
+    content = copy.deepcopy(GOOD)
+    content["categories"].append({"id": 7, "name": "nodule"})
+    add_annotation(category_id=7)(content, None)
+    _, _, out = run(content)
+    first, _ = rows(out / "train.parquet")
+    truth = json.loads(first["reward_model"]["ground_truth"])
+    assert len(truth["boxes"]) == 3 and truth["labels"] == ["nodule"] * 3
+
+
+def test_a_byte_order_mark_is_passed_over(run):
+    assert run("\ufeff" + json.dumps(GOOD), "--strict")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "DICOM", "webp"])
+def test_other_films_are_read_too(run, films, rows, kind):
+    path = films / "p2_x.png"
+    if kind == "16 bits":
+        film_files.png(path, film_files.pixels(40, 20))
+    elif kind == "DICOM":
+        film_files.dicom(path, film_files.pixels(40, 20))
+    else:
+        Image.fromarray(film_files.pixels(40, 20, bits=8)).save(path, "WEBP")
+    status, _, out = run(GOOD, "--strict")
+    second = rows(out / "train.parquet")[1]
+    with Image.open(second["images"][0]["image"].removeprefix("file://")) as image:
+        assert status == 0 and image.mode in ("L", "RGB") and image.size == (40, 20)
+
+
+def test_shares_and_corners_are_refused(run):
+    shares, corners = copy.deepcopy(GOOD), copy.deepcopy(GOOD)
+    for entry in shares["annotations"]:
+        entry["bbox"] = [0.1, 0.2, 0.3, 0.4]
+    status, told, _ = run(shares)
+    assert status == 1 and "shares of the image" in told
+    for entry in corners["annotations"]:
+        entry["bbox"] = [10, 5, 35, 19]
+    status, told, _ = run(corners)
+    assert status == 1 and "[x1, y1, x2, y2]" in told
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (lambda content: content["categories"][0].update(name="a\ud800"), "bad_text"),
+        (lambda content: content["categories"][0].update(name="_"), "blank"),
+        (lambda content: content["images"][1].update(id="\ud800"), "bad_text"),
+        (lambda content: content["images"][1].update(file_name="\ud800.png"), "bad_text"),
+        (lambda content: content["annotations"][2].update(image_id="\ud800"), "unknown_image"),
+        (lambda content: content["annotations"][2].update(id="\ud800", bbox=["\ud800"]), "bad_box"),
+    ],
+)
+@pytest.mark.parametrize("option", [[], ["--include-empty", "--negatives", "1"]])
+def test_text_that_cannot_be_used_is_a_problem(run, rows, damage, kind, option):
+    content = copy.deepcopy(GOOD)
+    damage(content)
+    status, _, out = run(content, *option)
+    assert status == 0 and kinds(out)[kind] == 1
+    assert "1-nodule" in {row["extra_info"]["id"] for row in rows(out / "train.parquet")}
+
+
+@pytest.mark.parametrize("box_format", ["radvlm", "qwen25vl"])
+def test_a_film_of_an_impossible_aspect_is_a_problem(run, films, box_format):
+    content = copy.deepcopy(GOOD)
+    content["images"][1].update(width=2000, height=9)
+    content["annotations"][2]["bbox"] = [100, 2, 300, 5]
+    Image.fromarray(np.zeros((9, 2000), np.uint8)).save(films / "p2_x.png")
+    status, told, out = run(content, "--box-format", box_format)
+    assert status == 0 and kinds(out) == {"unreadable_image": 1} and "over 200 times" in told
+
+
+def test_negatives_are_categories_without_a_box(run, rows):
+    content = copy.deepcopy(GOOD)
+    add_annotation(image_id=3, iscrowd=1)(content, None)
+    status, told, out = run(content, "--negatives", "5")
+    found = {
+        row["extra_info"]["id"]: bool(json.loads(row["reward_model"]["ground_truth"])["boxes"])
+        for row in rows(out / "train.parquet")
+    }
+    assert status == 0 and "'nothing there'; paper_grounding scores it 0, quickstart 1: 3" in told
+    # A crowd of nodules is neither a box nor nothing.
+    assert found == {
+        "1-nodule": True,
+        "1-pleural effusion": False,
+        "2-nodule": False,
+        "2-pleural effusion": True,
+        "3-pleural effusion": False,
+    }
 
 
 def test_a_clean_run_removes_the_list_of_an_earlier_one(run):
@@ -178,7 +277,6 @@ def test_splits(run, rows):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not valid JSON"),
         ("[]", "'images'"),
         ('{"images": []}', "'categories'"),
         ('{"images": [], "categories": {}, "annotations": []}', "'categories'"),
@@ -189,6 +287,11 @@ def test_a_file_that_is_not_coco_is_wrong_use(run, content, message):
     status, told, out = run(content)
     assert status == 2 and message in told and "boxes.json" in told
     assert list(out.iterdir()) == []
+
+
+def test_broken_json_is_refused(run):
+    status, told, out = run("{")
+    assert status == 1 and "boxes.json is not valid JSON" in told and list(out.iterdir()) == []
 
 
 def test_missing_inputs_are_wrong_use(tmp_path, capsys):

@@ -108,30 +108,62 @@ def test_every_problem_is_counted_listed_and_refused_under_strict(run, rows, tmp
     assert status == 0 and kinds(tmp_path) == {kind: 1} and len(written) == 3
 
 
+@pytest.mark.parametrize("damage", [change(6, 0), change(8, "")])
+def test_a_phrase_with_a_malformed_box_is_not_asked(run, rows, tmp_path, damage):
+    damaged = copy.deepcopy(fixture.ROWS)
+    damage([None] * 3 + [damaged[2]])
+    _, _, written = run(rows, fixture.write_csv(tmp_path, rows=damaged))
+    assert len(written) == 3 and kinds(tmp_path)["incomplete_boxes"] == 1
+    assert not any("Pleural Effusion" in row["extra_info"]["id"] for row in written)
+
+
+def test_half_of_a_surrogate_pair_is_a_problem(run, rows, tmp_path):
+    content = fixture.content()
+    content["annotations"][3]["label_text"] = "a\ud800"
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    status, _, written = run(rows, tmp_path / "a.json")
+    assert status == 0 and kinds(tmp_path) == {"bad_text": 1} and len(written) == 3
+
+
+def test_negatives_are_categories_that_the_report_denies(run, rows, tmp_path):
+    labels = [
+        # The first study denies a category with a box, one without, and one that the set does not have.
+        (10000032, 50414267, *("0.0", "0.0", *[""] * 7, "1.0", "", "-1.0", "0.0", "")),
+        (10000764, 57375967, *("", "1.0", *[""] * 7, "0.0", "", "", "", "")),
+    ]
+    mimic.write_csv(tmp_path / "jpg/mimic-cxr-2.0.0-chexpert.csv", mimic.CHEXPERT, labels)
+    status, _, written = run(rows, fixture.write_csv(tmp_path), "--negatives", "9", "--strict")
+    absent = {row["extra_info"]["id"][-13:] for row in written if not truth(row)["boxes"]}
+    assert status == 0 and absent == {"-cardiomegaly", "ural effusion"}
+    (tmp_path / "jpg/mimic-cxr-2.0.0-chexpert.csv").unlink()
+    status, told, _ = run(rows, fixture.write_csv(tmp_path), "--negatives", "1")
+    assert status == 2 and "--negatives" in told and "chexpert.csv" in told
+
+
 def test_images_of_two_sizes(run, rows, tmp_path):
     damaged = copy.deepcopy(fixture.ROWS)
     damaged[2][9] = 3055
     status, _, _ = run(rows, fixture.write_csv(tmp_path, rows=damaged))
-    assert status == 0 and kinds(tmp_path) == {"size_mismatch": 1}
+    assert status == 0 and kinds(tmp_path) == {"size_mismatch": 1, "incomplete_boxes": 1}
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "kind"),
     [
-        lambda content: content["annotations"][3].pop("bbox"),
-        lambda content: content["annotations"][3].pop("label_text"),
-        lambda content: content["annotations"][3].update(image_id=99),
-        lambda content: content["annotations"][3].update(category_id=99),
-        lambda content: content["images"][1].update(path=None),
+        (lambda content: content["annotations"][3].pop("bbox"), "bad_box"),
+        (lambda content: content["annotations"][3].pop("label_text"), "missing_key"),
+        (lambda content: content["annotations"][3].update(image_id=99), "missing_key"),
+        (lambda content: content["annotations"][3].update(category_id=99), "missing_key"),
+        (lambda content: content["images"][1].update(path=None), "missing_key"),
     ],
 )
-def test_missing_keys_in_the_json(run, rows, tmp_path, damage):
+def test_missing_keys_in_the_json(run, rows, tmp_path, damage, kind):
     content = fixture.content()
     damage(content)
     path = tmp_path / "MS_CXR_Local_Alignment_v1.1.0.json"
     path.write_text(json.dumps(content))
     status, _, written = run(rows, path)
-    assert status == 0 and kinds(tmp_path) == {"missing_key": 1} and len(written) == 3
+    assert status == 0 and kinds(tmp_path) == {kind: 1} and len(written) == 3
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,33 @@ def test_a_row_given_twice_counts_once(run, root, rows):
     assert "given twice, used once: 1" in told and len(truths(rows, out / "test.parquet")) == 4
 
 
+def test_negatives_are_findings_that_no_box_and_no_label_names(run, root, rows):
+    labels = ["00000001_000.png,Cardiomegaly|Effusion", "00000001_001.png,Infiltration|Nodule", "00027426_000.png,Mass"]
+    (root / "Data_Entry_2017.csv").write_text("Image Index,Finding Labels\n" + "\n".join(labels) + "\n")
+    status, _, out = run(root, "--negatives", "9", "--strict")
+    assert status == 0
+    absent = {name for name, boxes in truths(rows, out / "test.parquet").items() if not boxes}
+    assert absent == {
+        "00000001_000-infiltrate",
+        "00000001_000-nodule",
+        "00000001_001-cardiomegaly",
+        "00000001_001-effusion",
+        "00027426_000-cardiomegaly",
+        "00027426_000-effusion",
+        "00027426_000-nodule",
+    }
+    (root / "Data_Entry_2017.csv").unlink()
+    status, told, _ = run(root, "--negatives", "9")
+    assert status == 2 and "--labels" in told and "Data_Entry_2017.csv" in told
+
+
+def test_a_finding_with_a_malformed_box_is_not_asked(run, root, rows):
+    add("00000001_000.png,Effusion,100,1,-50,3")(root)
+    _, _, out = run(root)
+    assert kinds(out) == {"bad_box": 1, "incomplete_boxes": 1}
+    assert "00000001_000-effusion" not in truths(rows, out / "test.parquet")
+
+
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [

@@ -138,6 +138,40 @@ def test_every_problem_is_counted_listed_and_refused_under_strict(run, root, row
     assert run(root, "--strict")[0] == 1
 
 
+def test_a_sentence_with_a_malformed_box_is_not_asked(run, root, rows):
+    add([0.1, 0.1, 0.2, 0.2], [0.3, 0.3, 0.2, 0.4])(root)
+    _, _, out = run(root)
+    assert kinds(out) == {"bad_box": 1, "incomplete_boxes": 1}
+    assert set(truths(rows, out / "val.parquet")) == {"55503-0"}
+
+
+@pytest.mark.parametrize("changes", [{"sentence_en": "a\ud800"}, {"labels": ["a\ud800"]}])
+def test_half_of_a_surrogate_pair_is_a_problem(run, root, changes):
+    extra = fixture.study(3, fixture.finding("More.", "Más.", [[0.1, 0.1, 0.2, 0.2]]) | changes)
+    (root / "grounded_reports_20240819.json").write_text(json.dumps([*fixture.STUDIES[:2], extra]))
+    status, _, out = run(root, "--negatives", "1")
+    assert status == 0 and kinds(out) == {"bad_text": 1}
+
+
+def test_negatives_are_labels_that_a_negative_sentence_of_the_study_names(run, root, rows):
+    heart, nodule = ({"labels": [name]} for name in ("cardiomegaly", "nodule"))
+    box = [[0.1, 0.1, 0.2, 0.2]]
+    findings = [
+        fixture.finding("The heart is large.", "Corazón grande.", box, **heart),
+        fixture.finding("No nodule, no cardiomegaly.", "Sin nódulos."),
+        fixture.finding("Old fracture", "Fractura.", []),
+    ]
+    other = [fixture.finding("A nodule.", "Un nódulo.", box, **nodule), fixture.finding("No pneumothorax.", "Sin.")]
+    third = fixture.study(3, fixture.finding("Known effusion without cardiomegaly.", "Sin."))
+    fixture.reports(root, [fixture.study(1, *findings), fixture.study(2, *other), third])
+    status, _, out = run(root, "--negatives", "9", "--strict")
+    assert status == 0
+    assert {row for row, boxes in truths(rows, out / "train.parquet").items() if not boxes} == {"55501-nodule"}
+    assert set(truths(rows, out / "val.parquet")) == {"55503-cardiomegaly"}
+    status, told, _ = run(root, "--negatives", "9", "--language", "es")
+    assert status == 2 and "--language es" in told
+
+
 def test_a_study_of_no_film_in_the_parents_table(run, root, tmp_path):
     path = fixture.parent(tmp_path / "padchest.csv")
     path.write_text(path.read_text().replace(fixture.image_id(1), "other.png"))

@@ -1,5 +1,6 @@
 import builtins
 import functools
+import gzip
 import json
 from collections import Counter
 
@@ -43,7 +44,7 @@ def test_readers_boxes_are_fused_by_film_and_finding(run, root, rows):
     first = rows(out / "train.parquet")[0]
     assert first["data_source"] == "vindr_cxr/grounding" and first["extra_info"]["patient_id"] == fixture.image_id(1)
     assert "cardiomegaly" in first["prompt"][0]["content"]
-    assert "a reader says that there are none: 1" in told
+    assert "on which another reader saw none: 1" in told
     # Published counts are compared.
     assert "films of train: 3 here, 15,000 as published" in told and "readings of train: 9 here, 45,000" in told
 
@@ -153,9 +154,9 @@ DAMAGES = {
     "not a number": (add(1, "ILD", "nan", "10", "20", "20"), "bad_box"),
     "text": (add(1, "ILD", "left", "10", "20", "20"), "bad_box"),
     "box outside": (add(1, "ILD", "10", "10", "20", "100"), "box_outside"),
-    "finding without a box": (add(1, "ILD", "", "", "", ""), "missing_box"),
-    "box without a finding": (add(1, "", "1", "1", "2", "2"), "missing_box"),
-    "half a box": (add(1, "ILD", "10", "10", "", ""), "missing_box"),
+    "finding without a box": (add(1, "ILD", "", "", "", ""), "bad_box"),
+    "box without a finding": (add(1, "", "1", "1", "2", "2"), "blank"),
+    "half a box": (add(1, "ILD", "10", "10", "", ""), "bad_box"),
     "box of no finding": (add(2, "No finding", "10", "10", "20", "20"), "unexpected_box"),
     "film in both tables": (add(1, "ILD", "1", "1", "2", "2", table="test"), "film_in_two_splits"),
     "unknown film": (add(9, "ILD", "1", "1", "2", "2"), "missing_image"),
@@ -231,3 +232,61 @@ def test_missing_inputs_are_wrong_use(run, tmp_path, root, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     status, told, _ = run(root)
     assert status == 2 and "fusion" in told
+
+
+def test_tables_may_be_gzipped(run, root, tmp_path, rows):
+    for table in (root / "annotations").iterdir():
+        table.with_name(f"{table.name}.gz").write_bytes(gzip.compress(table.read_bytes()))
+        table.unlink()
+    assert run(root)[0] == 0
+    other = fixture.kaggle(tmp_path / "kaggle")
+    (other / "train.csv.gz").write_bytes(gzip.compress((other / "train.csv").read_bytes()))
+    (other / "train.csv").unlink()
+    _, _, out = run(other, "--films", root, "--strict")
+    assert len(rows(out / "train.parquet")) == 3
+
+
+def test_a_finding_with_a_malformed_box_is_not_asked(run, root, rows):
+    add(1, "Cardiomegaly", "30", "10", "20", "20")(root)
+    _, _, out = run(root, "--negatives", "9")
+    assert kinds(out) == {"bad_box": 1, "incomplete_boxes": 1}
+    # Nor is it an absent one.
+    assert not any("1-cardiomegaly" in row["extra_info"]["id"] for row in rows(out / "train.parquet"))
+
+
+def test_negatives_are_findings_that_no_reader_of_the_film_boxed(run, root, rows):
+    status, _, out = run(root, "--negatives", "1")
+    assert status == 0
+    train = truths(rows, out / "train.parquet")
+    boxed = {row for row, truth in train.items() if truth["boxes"]}
+    assert boxed == {"1-cardiomegaly", "1-nodule/mass", "3-ILD"}
+    absent = sorted(set(train) - boxed)
+    assert [row[:2] for row in absent] == ["1-", "2-", "3-"]
+    assert {row[2:] for row in absent} <= {"cardiomegaly", "nodule/mass", "ILD", "aortic enlargement"}
+    sft = rows(out / "sft_train.parquet")
+    assert sum("no such finding" in row["messages"][1]["content"] for row in sft) == 3
+    assert truths(rows, run(root, "--negatives", "1")[2] / "train.parquet") == train
+
+
+def test_detection_rows_without_a_box_are_counted(run, root):
+    _, told, _ = run(root, "--task", "detection")
+    assert "'nothing there'; paper_grounding scores it 0, quickstart 1: 2" in told
+
+
+def test_shares_instead_of_pixels_are_refused(run, root):
+    rows = [
+        (image, who, finding, box if not any(box) else ("0.1", "0.2", "0.5", "0.9"))
+        for image, who, finding, box in fixture.TRAIN
+    ]
+    fixture.table(root / "annotations/annotations_train.csv", rows)
+    status, told, _ = run(root)
+    assert status == 1 and "annotations_train.csv" in told and "shares of the image" in told
+
+
+@pytest.mark.parametrize(("side", "status"), [(14, 1), (36, 0)])
+def test_boxes_in_pixels_of_smaller_copies_are_refused(run, root, side, status):
+    rows = [(fixture.image_id(1), f"R{n}", "ILD", (str(n % 9), "2", str(side), str(side))) for n in range(120)]
+    fixture.table(root / "annotations/annotations_train.csv", rows)
+    fixture.table(root / "annotations/annotations_test.csv", fixture.TEST[1:], None)
+    got, told, _ = run(root)
+    assert got == status and ("pixels of other copies" in told) == bool(status)

@@ -1,0 +1,222 @@
+"""What box sets share: boxes from annotations, films by name, questions with their answers, absent findings.
+
+Where an annotation of a question is malformed, the whole question is left out: with the rest of its boxes alone, a
+right answer would be punished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.problems import Problems, RefusedData
+from data_prep.readers.images import Film
+from data_prep.sample import Sample, stable_hash
+from reward_fns.boxes import Box
+from reward_fns.errors import UsageError
+
+_EMPTY = "questions whose right answer is 'nothing there'; paper_grounding scores it 0, quickstart 1"
+
+
+def add_negatives(parser: argparse.ArgumentParser, source: str) -> None:
+    """Add the options for questions about absent findings; `source` says which findings count as looked for."""
+    parser.add_argument(
+        "--negatives",
+        type=_per_film,
+        default=0.0,
+        metavar="N",
+        help=f"ask each film for N absent findings too (0.25: one in every fourth film): {source}",
+    )
+    parser.add_argument("--negatives-seed", type=int, default=0, help="another seed draws other absent findings")
+
+
+def _per_film(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
+@dataclass
+class Question:
+    """What to locate on a film, and the boxes that the annotation gives for it.
+
+    Attributes:
+        key: with the film's id the id of the row.
+        phrase: how the question names it.
+        boxes: where it is; None stands for a malformed box, which is listed as a problem already.
+        kind: see `data_prep.sample.KINDS`.
+    """
+
+    key: str
+    phrase: str
+    boxes: list[Box | None] = field(default_factory=list)
+    kind: str = "abnormality"
+
+
+def absent_questions(
+    film: str, looked_for: Iterable[str], present: Iterable[str], options: argparse.Namespace, kind: str = "abnormality"
+) -> dict[str, Question]:
+    """Questions about findings that are not on the film, drawn by hash, so that every run draws the same.
+
+    Args:
+        film: id of the film.
+        looked_for: findings that would have been annotated if they were there.
+        present: findings that are there, or whose annotation is malformed.
+        options: with those of `add_negatives`.
+        kind: see `Question`.
+
+    Returns:
+        finding -> question.
+    """
+    place = f"{options.negatives_seed}/{film}"
+    number = math.floor(options.negatives + stable_hash(place) / 2**64)
+    absent = sorted(set(looked_for) - set(present), key=lambda finding: stable_hash(f"{place}/{finding}"))
+    return {finding: Question(finding, finding, kind=kind) for finding in absent[:number]}
+
+
+def grounding_samples(
+    film: str, questions: Iterable[Question], picture: Film, problems: Problems, **common: Any
+) -> Iterator[Sample]:
+    """One sample per question without a malformed box.
+
+    Args:
+        film: id of the film.
+        questions: about it.
+        picture: path or bytes, width and height.
+        problems: gets the questions that are left out.
+        common: fields that all samples of the film share: patient_id, split, dataset.
+    """
+    image, width, height = picture
+    for question in questions:
+        boxes = [box for box in question.boxes if box is not None]
+        if len(boxes) < len(question.boxes):
+            if boxes:
+                detail = f"{len(question.boxes) - len(boxes)} of {len(question.boxes)} boxes are malformed; not asked"
+                problems.add("incomplete_boxes", f"{film}: {question.phrase!r}", detail)
+            continue
+        distinct = sorted(dict.fromkeys(boxes), key=lambda box: box.quad)
+        if len(distinct) < len(boxes):
+            problems.notes["boxes given twice, used once"] += len(boxes) - len(distinct)
+        if not distinct:
+            problems.notes[_EMPTY] += 1
+        yield Sample(
+            id=f"{film}-{question.key}",
+            task="grounding",
+            image=image,
+            width=width,
+            height=height,
+            phrase=question.phrase,
+            boxes=tuple(distinct),
+            kind=question.kind,
+            **common,
+        )
+
+
+def normalized_box(
+    values: Any,
+    size: tuple[int, int],
+    label: str,
+    where: str,
+    problems: Problems,
+    *,
+    form: Literal["xyxy", "xywh"] = "xyxy",
+    overshoot: float = 1.0,
+) -> Box | None:
+    """The box as shares of the image, or None (a problem) if it is malformed.
+
+    Args:
+        values: four numbers in pixels, or four texts of numbers.
+        size: width and height of the image in pixels.
+        label: what is in the box.
+        where: which annotation it is, for the list of problems.
+        problems: gets malformed boxes; that a box was clipped is a note.
+        form: corners x1, y1, x2, y2, or upper left corner, width and height.
+        overshoot: pixels past the border that are clipped; a box that goes further is malformed.
+    """
+    values = list(values) if isinstance(values, list | tuple) else [values]
+    types = set(map(type, values))  # bool is an int, but not a coordinate
+    try:
+        numbers = [float(value) for value in values] if types <= {int, float} or types == {str} else []
+    except (ValueError, OverflowError):
+        numbers = []
+    if len(numbers) != 4:
+        problems.add("bad_box", where, f"box {values!r} is not four numbers; not used")
+        return None
+    x1, y1, x2, y2 = numbers
+    if form == "xywh":
+        x2, y2 = x1 + x2, y1 + y2
+    corners = f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g}"
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        problems.add("bad_box", where, f"box {corners} is not finite; not used")
+        return None
+    if x1 >= x2 or y1 >= y2:
+        problems.add("bad_box", where, f"box {corners} has no area, or its corners are swapped; not used")
+        return None
+    width, height = size
+    past = max(-x1, -y1, x2 - width, y2 - height)
+    left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
+    if past > overshoot or left >= right or top >= bottom:
+        problems.add("box_outside", where, f"box {corners} leaves the {width} x {height} image; not used")
+        return None
+    if past > 0:
+        problems.notes["boxes clipped to the image"] += 1
+    return Box(left / width, top / height, right / width, bottom / height, label)
+
+
+def refuse_shares(largest: float, path: Path) -> None:
+    """Refuse annotations whose boxes all lie within one pixel.
+
+    Args:
+        largest: the largest coordinate of all boxes, in what should be pixels; 0 without a box.
+        path: of the annotations, for the message.
+    """
+    if 0 < largest <= 1:
+        raise RefusedData(f"{path}: every box lies within one pixel, so these are shares of the image, not pixels")
+
+
+def find_film(folders: Sequence[Path], names: Sequence[str], problems: Problems) -> Path | None:
+    """The first file of these names in the folders, searched in order; None (a problem) if there is none."""
+    for folder in folders:
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    problems.add("missing_image", names[0], f"not in {' or '.join(map(str, folders))}; film not used")
+    return None
+
+
+def readable(label: str) -> str:
+    """A label as it reads in a question.
+
+    >>> readable("ActiveTuberculosis"), readable("Enlarged PA"), readable("rib_fracture")
+    ('active tuberculosis', 'enlarged PA', 'rib fracture')
+    """
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[_\s]+", " ", label).split()
+    return " ".join(word if word.isupper() else word.lower() for word in words)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold the text; JSON can escape half of a surrogate pair, which it cannot."""
+    return text.isascii() or not re.search("[\ud800-\udfff]", text)
+
+
+def read_json(path: Path, problems: Problems) -> Any:
+    """The content of a JSON file, with or without a byte order mark.
+
+    Raises:
+        UsageError: the file cannot be read.
+        RefusedData: it is not valid JSON, nested too deeply, or not in UTF-8.
+    """
+    problems.source(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RefusedData(f"{path} is not valid JSON: {error}; get it again") from error
