@@ -8,12 +8,16 @@ and the box of a finding is read off its own mask. All coordinates are fractions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 Field = NDArray[np.floating]  # float32 throughout, which halves the time
 
@@ -23,68 +27,53 @@ _VESSEL_MAPS = 6
 _LUNG_TOP = 0.13
 
 
+def _uniform(low: float, high: float) -> Any:
+    return field(metadata={"draw": lambda rng: rng.uniform(low, high)})
+
+
+def _below(end: int) -> Any:
+    return field(metadata={"draw": lambda rng: int(rng.integers(end))})
+
+
+class _Drawn:
+    """A dataclass whose fields say how they are drawn."""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Self:
+        """A random instance within the ranges of its fields, drawn in their order."""
+        return cls(**{one.name: one.metadata["draw"](rng) for one in fields(cls)})  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(_Drawn):
     """A patient's build: the same on every film of that patient. Lengths are fractions of the image side."""
 
-    chest: float  # half width of the rib cage at the base
-    right_dome: float  # y of the top of the right hemidiaphragm; the left one lies lower by `dome_step`
-    dome_step: float
-    heart: float  # size of a normal heart, 1 = average
-    rib_pitch: float
-    rib_phase: float
-    mediastinum: float  # half width of the upper mediastinum
-    vessels: int  # which of the precomputed vessel trees
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> Anatomy:
-        """A random build within the normal range."""
-        return cls(
-            chest=rng.uniform(0.345, 0.385),
-            right_dome=rng.uniform(0.70, 0.755),
-            dome_step=rng.uniform(0.015, 0.035),
-            heart=rng.uniform(0.88, 1.0),
-            rib_pitch=rng.uniform(0.070, 0.080),
-            rib_phase=rng.uniform(0.0, 1.0),
-            mediastinum=rng.uniform(0.050, 0.062),
-            vessels=int(rng.integers(_VESSEL_MAPS)),
-        )
+    chest: float = _uniform(0.345, 0.385)  # half width of the rib cage at the base
+    right_dome: float = _uniform(0.70, 0.755)  # y of the top of the right hemidiaphragm; left: lower by `dome_step`
+    dome_step: float = _uniform(0.015, 0.035)
+    heart: float = _uniform(0.88, 1.0)  # size of a normal heart, 1 = average
+    rib_pitch: float = _uniform(0.070, 0.080)
+    rib_phase: float = _uniform(0.0, 1.0)
+    mediastinum: float = _uniform(0.050, 0.062)  # half width of the upper mediastinum
+    vessels: int = _below(_VESSEL_MAPS)  # which of the precomputed vessel trees
 
 
 @dataclass(frozen=True)
-class Exposure:
+class Exposure(_Drawn):
     """How one film was taken: pose of the patient, contrast, noise. Angles in radians, shifts as image fractions."""
 
-    shift_x: float
-    shift_y: float
-    scale: float
-    angle: float
-    contrast: float
-    brightness: float
-    gamma: float
-    tilt: float  # left-right shading
-    noise: float
-    texture_x: int
-    texture_y: int
-    seed: int
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> Exposure:
-        """A random exposure: small shifts and rotations, a wide range of contrast."""
-        return cls(
-            shift_x=rng.uniform(-0.035, 0.035),
-            shift_y=rng.uniform(-0.03, 0.03),
-            scale=rng.uniform(0.92, 1.06),
-            angle=rng.uniform(-0.06, 0.06),
-            contrast=rng.uniform(0.88, 1.12),
-            brightness=rng.uniform(-0.04, 0.05),
-            gamma=rng.uniform(0.85, 1.2),
-            tilt=rng.uniform(-0.08, 0.08),
-            noise=rng.uniform(0.008, 0.022),
-            texture_x=int(rng.integers(_TEXTURE - SIZE)),
-            texture_y=int(rng.integers(_TEXTURE - SIZE)),
-            seed=int(rng.integers(2**31)),
-        )
+    shift_x: float = _uniform(-0.035, 0.035)
+    shift_y: float = _uniform(-0.03, 0.03)
+    scale: float = _uniform(0.92, 1.06)
+    angle: float = _uniform(-0.06, 0.06)
+    contrast: float = _uniform(0.88, 1.12)
+    brightness: float = _uniform(-0.04, 0.05)
+    gamma: float = _uniform(0.85, 1.2)
+    tilt: float = _uniform(-0.08, 0.08)  # left-right shading
+    noise: float = _uniform(0.008, 0.022)
+    texture_x: int = _below(_TEXTURE - SIZE)
+    texture_y: int = _below(_TEXTURE - SIZE)
+    seed: int = _below(2**31)
 
 
 def ramp(distance: Field, softness: float) -> Field:
@@ -159,10 +148,8 @@ class Chest:
         self.anatomy, self.exposure = anatomy, exposure
         px, py = _pixel_grid()
         cos, sin = np.float32(np.cos(exposure.angle)), np.float32(np.sin(exposure.angle))
-        px, py = (
-            (px - np.float32(exposure.shift_x)) / exposure.scale,
-            (py - np.float32(exposure.shift_y)) / exposure.scale,
-        )
+        px = (px - np.float32(exposure.shift_x)) / exposure.scale
+        py = (py - np.float32(exposure.shift_y)) / exposure.scale
         self.dx: Field = (cos * px + sin * py).astype(np.float32)
         self.y: Field = (cos * py - sin * px + 0.5).astype(np.float32)
         self.ax: Field = np.abs(self.dx)

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_prep.sets.demo.findings import EFFUSION, HEART, LINE, NODULE, OPACITY, PACEMAKER, PNEUMOTHORAX, SIDES, Finding
 
 _SIDED = (EFFUSION, PNEUMOTHORAX, PACEMAKER)
-_PLURAL = {EFFUSION: "pleural effusions", PNEUMOTHORAX: "pneumothoraces"}
+# Wordings of each sentence, the house style first.
+_HEART = {
+    "enlarged": (
+        *("The heart is enlarged.", "The heart size is increased.", "Cardiomegaly.", "Large cardiac silhouette."),
+    ),
+    "normal": ("The heart size is normal.", "The heart is not enlarged.", "No cardiomegaly.", "Normal heart."),
+}
+_CLEAR_LUNGS = ("The lungs are clear.", "No opacity or nodule is seen.", "Clear lungs.", "Both lungs are well aerated.")
+_CLEAR_PLEURA = (
+    *("No pleural effusion or pneumothorax.", "There is no pneumothorax or pleural effusion."),
+    *("The pleural spaces are normal.", "Neither effusion nor pneumothorax."),
+)
+_TWO_EFFUSIONS = (
+    *("There are bilateral pleural effusions.", "Bilateral pleural effusions are seen.", "Both sided effusions."),
+)
+_EFFUSION = ("There is a {} pleural effusion.", "A {} pleural effusion is seen.", "Pleural effusion on the {}.")
+_NO_EFFUSION = ("No pleural effusion.", "There is no pleural effusion.", "No fluid.")
+_PNEUMOTHORAX = ("There is a {} pneumothorax.", "A {} pneumothorax is seen.", "Pneumothorax on the {}.")
+_NO_PNEUMOTHORAX = ("No pneumothorax.", "There is no pneumothorax.", "No sign of pneumothorax.")
+_PACEMAKER = ("A {} pacemaker is in place.", "There is a {} pacemaker.", "Pacemaker on the {}.")
+_LINE = ("A central line is in place.", "There is a central line.", "Central line present.")
 
 
 def phrase(kind: str, findings: Sequence[Finding]) -> str:
@@ -27,8 +47,8 @@ def phrase(kind: str, findings: Sequence[Finding]) -> str:
     return f"{sides.pop()} {kind}" if kind in _SIDED and len(sides) == 1 else kind
 
 
-def _by_side(findings: Sequence[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda f: (SIDES.index(f.side), f.y))
+def _by_side(findings: Sequence[Finding], kind: str) -> list[Finding]:
+    return sorted((f for f in findings if f.kind == kind), key=lambda f: (SIDES.index(f.side), f.y))
 
 
 def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
@@ -43,79 +63,40 @@ def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
         # Half of the sentences are in the house style, the first wording; the others as their reader likes.
         return wordings[0] if rng.random() < 0.5 else wordings[1 + int(rng.integers(len(wordings) - 1))]
 
-    present = {f.kind for f in findings}
-    heart = (
-        pick("The heart is enlarged.", "The heart size is increased.", "Cardiomegaly.", "Large cardiac silhouette.")
-        if HEART in present
-        else pick("The heart size is normal.", "The heart is not enlarged.", "No cardiomegaly.", "Normal heart.")
-    )
-    lungs = [
-        pick(f"There is {_article(f.kind)} {f.kind} in the {f.side} {f.zone} lung zone.",
-             f"{_article(f.kind).capitalize()} {f.kind} is seen in the {f.side} {f.zone} lung zone.",
-             f"The {f.side} {f.zone} lung zone shows {_article(f.kind)} {f.kind}.",
-             f"{f.side.capitalize()} {f.zone} zone {f.kind}.")
-        for kind in (OPACITY, NODULE)
-        for f in _by_side([f for f in findings if f.kind == kind])
-    ] or [
-        pick("The lungs are clear.", "No opacity or nodule is seen.", "Clear lungs.", "Both lungs are well aerated.")
-    ]  # fmt: skip
-    pleura = _pleura(findings, pick)
-    devices = [
-        pick(f"A {f.side} pacemaker is in place.", f"There is a {f.side} pacemaker.", f"Pacemaker on the {f.side}.")
-        for f in findings
-        if f.kind == PACEMAKER
+    heart = "enlarged" if HEART in {f.kind for f in findings} else "normal"
+    # Sentences are drawn in this order, whatever the order in which the report has them.
+    parts = [
+        [pick(*_HEART[heart])],
+        [
+            pick(
+                f"There is {_article(f.kind)} {f.kind} in the {f.side} {f.zone} lung zone.",
+                f"{_article(f.kind).capitalize()} {f.kind} is seen in the {f.side} {f.zone} lung zone.",
+                f"The {f.side} {f.zone} lung zone shows {_article(f.kind)} {f.kind}.",
+                f"{f.side.capitalize()} {f.zone} zone {f.kind}.",
+            )
+            for kind in (OPACITY, NODULE)
+            for f in _by_side(findings, kind)
+        ]
+        or [pick(*_CLEAR_LUNGS)],
+        [pick(*wordings) for wordings in _pleura(findings)],
+        [pick(*(w.format(f.side) for w in _PACEMAKER)) for f in findings if f.kind == PACEMAKER]
+        + [pick(*_LINE) for f in findings if f.kind == LINE],
     ]
-    devices += [
-        pick("A central line is in place.", "There is a central line.", "Central line present.")
-        for f in findings
-        if f.kind == LINE
-    ]
-    parts = [[heart], lungs] if rng.random() < 0.7 else [lungs, [heart]]
-    return " ".join(sentence for part in [*parts, pleura, devices] for sentence in part)
+    if rng.random() >= 0.7:
+        parts[:2] = parts[1::-1]
+    return " ".join(sentence for part in parts for sentence in part)
 
 
-def _pleura(findings: Sequence[Finding], pick: Callable[..., str]) -> list[str]:
-    fluid = [f.side for f in _by_side([f for f in findings if f.kind == EFFUSION])]
+def _pleura(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
+    """The wordings of each sentence about fluid and air."""
+    fluid = [f.side for f in _by_side(findings, EFFUSION)]
     air = [f.side for f in findings if f.kind == PNEUMOTHORAX]
     if not fluid and not air:
-        return [
-            pick(
-                "No pleural effusion or pneumothorax.",
-                "There is no pneumothorax or pleural effusion.",
-                "The pleural spaces are normal.",
-                "Neither effusion nor pneumothorax.",
-            )
-        ]
-    sentences = []
-    if len(fluid) == 2:
-        sentences.append(
-            pick(
-                "There are bilateral pleural effusions.",
-                "Bilateral pleural effusions are seen.",
-                "Both sided effusions.",
-            )
-        )
-    elif fluid:
-        sentences.append(
-            pick(
-                f"There is a {fluid[0]} pleural effusion.",
-                f"A {fluid[0]} pleural effusion is seen.",
-                f"Pleural effusion on the {fluid[0]}.",
-            )
-        )
-    else:
-        sentences.append(pick("No pleural effusion.", "There is no pleural effusion.", "No fluid."))
-    if air:
-        sentences.append(
-            pick(
-                f"There is a {air[0]} pneumothorax.",
-                f"A {air[0]} pneumothorax is seen.",
-                f"Pneumothorax on the {air[0]}.",
-            )
-        )
-    else:
-        sentences.append(pick("No pneumothorax.", "There is no pneumothorax.", "No sign of pneumothorax."))
-    return sentences
+        return [_CLEAR_PLEURA]
+    effusion = (
+        _TWO_EFFUSIONS if len(fluid) == 2 else tuple(w.format(*fluid) for w in _EFFUSION) if fluid else _NO_EFFUSION
+    )
+    return [effusion, tuple(w.format(*air) for w in _PNEUMOTHORAX) if air else _NO_PNEUMOTHORAX]
 
 
 def _article(kind: str) -> str:
