@@ -25,7 +25,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ _FAILED = (
     "810a8e3b-2cf85e71-7ed0b3d3-531b6b68-24a5ca89 a9f0620b-6e256cbd-a7f66357-2fe78c8a-49caac26"
 )
 FAILED = frozenset(_FAILED.split())
-"""Films that are none, as github.com/ttanida/rgrg found: in the split files, but without a scene graph."""
+"""Images that are not films, as github.com/ttanida/rgrg found: in the split files, but without a scene graph."""
 
 _LARGEST = 1 << 24  # bytes; scene graphs have about a hundred thousand
 _ATTRIBUTE = re.compile(r'"([a-z]+)\|(yes|no)\|([a-z][a-z /-]*)"')
@@ -103,38 +103,34 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     """
     mimic = Mimic(options, problems)
     silver = options.annotations / "silver_dataset"
-    own_splits = _images(silver / "splits", problems)
-    with ExitStack() as stack:
-        read = _scene_graphs(silver, stack, problems)
+    own_splits = _own_splits(silver / "splits", problems)
+    with _scene_graphs(silver, problems) as read:
         films = tqdm(mimic.films(own_splits), total=len(own_splits), unit="image", disable=None)
         for film in films:
-            own = own_splits.pop(film.dicom)
-            split = mimic.authority.split(film.subject, film.dicom, own)
+            split = mimic.authority.split(film.subject, film.dicom, own_splits.pop(film.dicom))
             path = mimic.path(film)
-            if split is None or path is None:
+            graph = _scene_graph(f"{film.dicom}_SceneGraph.json", read, problems) if split and path else None
+            if split is None or path is None or graph is None:
                 continue
-            graph = _scene_graph(f"{film.dicom}_SceneGraph.json", read, problems)
-            if graph is None:
-                continue
-            questions = _regions(graph, film, problems)
+            regions = _regions(graph, film, problems)
             # By a hash, so that the same regions are drawn everywhere.
-            questions.sort(key=lambda question: stable_hash(f"{film.dicom}/{question.key}"))
-            said = _findings(graph)
-            absent = box_sets.absent_questions(film.dicom, said["no"], said["yes"], options)
+            drawn = sorted(regions, key=lambda region: stable_hash(f"{film.dicom}/{region}"))[: options.regions]
+            questions = [regions[region] for region in drawn]
+            if options.negatives:
+                said = _findings(graph)
+                questions += box_sets.absent_questions(film.dicom, said["no"], said["yes"], options).values()
+            picture = path, film.width, film.height
             common = {"patient_id": film.patient, "split": split, "dataset": "chest_imagenome"}
-            asked = [*questions[: options.regions], *absent.values()]
-            yield from box_sets.grounding_samples(
-                film.dicom, asked, (path, film.width, film.height), problems, **common
-            )
+            yield from box_sets.grounding_samples(film.dicom, questions, picture, problems, **common)
     for dicom in own_splits:
         problems.add("unknown_image", dicom, "is in the split files, but has no usable row in MIMIC-CXR's metadata")
 
 
-def _images(folder: Path, problems: Problems) -> dict[str, str]:
-    """dicom_id -> its split by the set's own files, without what is to be left out."""
+def _own_splits(folder: Path, problems: Problems) -> dict[str, str]:
+    """The split of each dicom_id by the set's own files, without those to be left out."""
     avoid_file = tables.find(folder, "images_to_avoid.csv", "--annotations")
     avoid = {dicom for dicom, _ in tables.rows(avoid_file, ("dicom_id", "subject_id"), problems)}
-    found: dict[str, str] = {}
+    splits: dict[str, str] = {}
     for name in ("train", "valid", "test"):
         path = tables.find(folder, f"{name}.csv", "--annotations")
         for dicom, _ in tables.rows(path, ("dicom_id", "subject_id"), problems):
@@ -142,23 +138,25 @@ def _images(folder: Path, problems: Problems) -> dict[str, str]:
                 problems.notes["images of the gold set's patients, left out"] += 1
             elif dicom in FAILED:
                 problems.notes["images without a film, left out"] += 1
-            elif dicom in found:
-                told = f"is in {found[dicom]} already; this row is not used"
-                problems.add("duplicate_id", f"{path.name}: {dicom}", told)
+            elif dicom in splits:
+                detail = f"is in {splits[dicom]} already; this row is not used"
+                problems.add("duplicate_id", f"{path.name}: {dicom}", detail)
             else:
-                found[dicom] = NAMES[name]
-    return found
+                splits[dicom] = NAMES[name]
+    return splits
 
 
-def _scene_graphs(silver: Path, stack: ExitStack, problems: Problems) -> Callable[[str], bytes | None]:
-    """How to read the scene graph of a dicom_id; from the archive where it is, else from its folder."""
+@contextmanager
+def _scene_graphs(silver: Path, problems: Problems) -> Iterator[Callable[[str], bytes | None]]:
+    """A function that reads a scene graph by its name, from the archive if it is there, else from its folder."""
     path = silver / "scene_graph.zip"
     if path.is_file():
-        archive = stack.enter_context(ZipTexts(path, problems, _LARGEST))
-        # Copies packed anew have the folder twice or not at all.
-        places = {name.rpartition("/")[2]: name for name in archive.names if name.endswith("_SceneGraph.json")}
-        problems.count("scene graphs", len(places))
-        return lambda name: archive.read(places.get(name, name))
+        with ZipTexts(path, problems, _LARGEST) as archive:
+            # Copies packed anew have the folder twice or not at all.
+            entries = {name.rpartition("/")[2]: name for name in archive.names if name.endswith("_SceneGraph.json")}
+            problems.count("scene graphs", len(entries))
+            yield lambda name: archive.read(entries.get(name, name))
+        return
     folder = silver / "scene_graph"
     if (folder / "scene_graph").is_dir():
         folder /= "scene_graph"
@@ -166,33 +164,30 @@ def _scene_graphs(silver: Path, stack: ExitStack, problems: Problems) -> Callabl
         raise UsageError(f"--annotations: neither {path} nor the folder {folder} is there; download it")
     problems.source(folder, "*_SceneGraph.json")
     problems.count("scene graphs", sum(1 for _ in folder.glob("*_SceneGraph.json")))
-    return FolderTexts(folder, _LARGEST).read
+    yield FolderTexts(folder, _LARGEST).read
 
 
-def _scene_graph(
-    name: str, read: Callable[[str], bytes | None], problems: Problems
-) -> dict[str, list[dict[str, Any]]] | None:
-    """`objects` and `attributes` of a scene graph."""
+def _scene_graph(name: str, read: Callable[[str], bytes | None], problems: Problems) -> dict[str, Any] | None:
+    """The content of a scene graph; None (a problem) without a list of objects."""
     try:
         content = read(name)
-        # The published files hold NaN, which is not JSON, but which Python reads.
-        graph = json.loads(content) if content is not None else None
-    except (ValueError, RecursionError) as error:  # Unreadable, not UTF-8, not JSON
-        problems.add("unreadable_scene_graph", name, f"{error}; image not used")
-        return None
-    if content is None:
-        problems.add("missing_scene_graph", name, "there is no such scene graph; image not used")
-    elif not isinstance(graph, dict) or not isinstance(graph.get("objects"), list):
-        problems.add("unreadable_scene_graph", name, "has no list 'objects'; image not used")
-    else:
-        return graph
+        if content is None:
+            problems.add("missing_scene_graph", name, "there is no such scene graph; image not used")
+            return None
+        graph = json.loads(content)  # the published files hold NaN, which is not JSON, but which Python reads
+        if isinstance(graph, dict) and isinstance(graph.get("objects"), list):
+            return graph
+        detail = "has no list 'objects'"
+    except (ValueError, RecursionError) as error:  # unreadable, not UTF-8, not JSON
+        detail = str(error)
+    problems.add("unreadable_scene_graph", name, f"{detail}; image not used")
     return None
 
 
-def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> list[box_sets.Question]:
-    """A question for each usable region."""
+def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str, box_sets.Question]:
+    """A question for each usable region, by its name."""
     name = f"{film.dicom}_SceneGraph.json"
-    found: dict[str, Box] = {}
+    boxes: dict[str, Box] = {}
     ambiguous = set()
     for entry in graph["objects"]:
         region = entry.get("bbox_name") if isinstance(entry, dict) else None
@@ -208,14 +203,14 @@ def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> list[box_
             box = box_sets.normalized_box(
                 corners, (film.width, film.height), region, where, problems, overshoot=math.inf
             )
-            if box and found.setdefault(region, box) != box:
+            if box and boxes.setdefault(region, box) != box:
                 problems.add("duplicate_region", where, "has two different boxes; region not used")
                 ambiguous.add(region)
-    return [
-        box_sets.Question(region.replace(" ", "-"), "SVC" if region == "svc" else region, [box], kind="anatomy")
-        for region, box in found.items()
+    return {
+        region: box_sets.Question(region.replace(" ", "-"), "SVC" if region == "svc" else region, [box], kind="anatomy")
+        for region, box in boxes.items()
         if region not in ambiguous
-    ]
+    }
 
 
 def _findings(graph: dict[str, Any]) -> dict[str, set[str]]:

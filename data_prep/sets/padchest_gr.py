@@ -42,6 +42,7 @@ _REPORTS, _TABLE = "grounded_reports_20240819.json", "master_table.csv"
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "test": "test"}
 # Of a patient in several splits, the studies in the last of these stay and the others are left out.
 _ORDER = ("train", "val", "test")
+_DENIAL = r"\b(?:no|not|without)\b[^.]*"
 _FRONTAL = ("PA", "AP")
 _NAME = re.compile(r"[\w-][\w.-]*\.png")
 _OVERSHOOT = 0.005  # share of the film past its border that counts as rounding and is clipped
@@ -93,12 +94,14 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     patients = _patients(tables.find(options.root, _TABLE, "--root"), problems)
     projections = _projections(options.parent, problems) if options.parent else None
     studies = list(_studies(options.root / _REPORTS, options.language, patients, projections, problems))
-    boxed = {box.label for study in studies for question in study.questions for box in question.boxes if box}
-    vocabulary = {label for labels in boxed for label in labels.split(", ") if label}
-    for study in studies if options.negatives else ():
-        study.questions.extend(
-            box_sets.absent_questions(study.id, _denied(study, vocabulary), study.labels, options).values()
-        )
+    if options.negatives:
+        boxed = {box.label for study in studies for question in study.questions for box in question.boxes if box}
+        labels = {label for joined in boxed for label in joined.split(", ") if label}
+        for study in studies:
+            denied = {
+                label for label in labels if re.search(rf"{_DENIAL}\b{re.escape(label)}\b", study.negatives, re.I)
+            }
+            study.questions.extend(box_sets.absent_questions(study.id, denied, study.labels, options).values())
     root = options.root
     folders = [options.films] if options.films else [root / "PadChest_GR", root / "Padchest_GR_files/PadChest_GR", root]
     located = (
@@ -111,13 +114,6 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         yield from box_sets.grounding_samples(study.id, study.questions, picture, problems, **common)
 
 
-def _denied(study: _Study, vocabulary: set[str]) -> set[str]:
-    """The labels that a negative sentence of the study names."""
-    return {
-        label for label in vocabulary if re.search(rf"\b(no|not|without)\b[^.]*\b{re.escape(label)}\b", study.negatives)
-    }
-
-
 def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
     """Study -> patient and split. No patient of validation or test is trained on, whatever the table says."""
     studies: dict[str, tuple[str, str]] = {}
@@ -128,8 +124,8 @@ def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
         if split is None or not patient:
             problems.add("bad_split", where, f"split {named!r} of patient {patient!r} is not known; row not used")
         elif studies.setdefault(study, (patient, split)) != (patient, split):
-            told = f"patient {patient} in {split}, but {' in '.join(studies[study])} in another row of this study"
-            problems.add("split_conflict", where, f"{told}; row not used")
+            detail = f"patient {patient} in {split}, but {' in '.join(studies[study])} in another row of this study"
+            problems.add("split_conflict", where, f"{detail}; row not used")
         else:
             last[patient] = max(last.get(patient, split), split, key=_ORDER.index)
     used = {}
@@ -137,8 +133,8 @@ def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
         if split == last[patient]:
             used[study] = patient, split
         else:
-            told = f"patient {patient} is in {last[patient]} with another study; this one, of {split}, is not used"
-            problems.add("leaked_patient", f"study {study}", told)
+            detail = f"patient {patient} is in {last[patient]} with another study; this one, of {split}, is not used"
+            problems.add("leaked_patient", f"study {study}", detail)
     return used
 
 
@@ -201,7 +197,7 @@ def _questions(
         labels = list(map(str, given)) if isinstance(given, list) else []
         quads = finding.get("boxes") or []
         if kind == "negative" and not quads:
-            negatives.append(str(finding.get("sentence_en")).lower())
+            negatives.append(str(finding.get("sentence_en")))
         else:
             all_labels.update(labels)
         if not quads:

@@ -90,6 +90,7 @@ class _Film:
     split: str
     findings: dict[str, dict[tuple[str, str, str, str, str], str]] = field(default_factory=lambda: defaultdict(dict))
     absent: dict[str, box_sets.Question] = field(default_factory=dict)
+    unnamed: bool = False  # has a box without a finding, so that what is known is not all
 
 
 @data_set(
@@ -107,7 +108,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         RefusedData: if a file is damaged, or boxes are not in pixels of the films.
     """
     fuse = _fusion()
-    originals = _OriginalSizes(options.sizes, problems)
+    copies = options.sizes == ["copies"]
+    sizes = {} if copies else _read_sizes(options.sizes or [], problems)
     films = _read_films(options.root, problems)
     if options.task != "detection":
         looked_for = {finding for film in films for finding in film.findings}
@@ -122,21 +124,29 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     )
     ends: list[tuple[float, float]] = []
     for (film, path), picture in pictures.read(located, options, problems):
-        size = originals.find(film, path, picture[1:])
+        if path.suffix in _DICOM or copies:
+            size: Size | None = images.size(path)
+        elif options.sizes:
+            size = _original_size(film.id, picture[1:], sizes, problems)
+        else:
+            raise UsageError(
+                f"{path} is a copy, and boxes are in pixels of the DICOM file: name the file with the original sizes "
+                f"by --sizes, or give --sizes copies if the copies have the same size"
+            )
         if size is None:
             continue
         questions = []
         for finding, readings in sorted(film.findings.items()):
             boxes = [
-                box_sets.normalized_box(row[1:], size, finding, where, problems) for row, where in readings.items()
+                box_sets.normalized_box(row[1:], size, finding, place, problems) for row, place in readings.items()
             ]
             usable = [box for box in boxes if box is not None]
             ends += [(box.x2, box.y2) for box in usable]
-            fused: list[Box | None] = [*fuse(usable)] if len(usable) == len(boxes) else [*boxes]
+            fused: list[Box | None] = [*fuse(usable)] if len(usable) == len(boxes) else boxes
             questions.append(box_sets.Question(finding, finding, fused))
         together = [box for question in questions for box in question.boxes]
         asked = [*questions, *film.absent.values()] if options.task != "detection" else []
-        if options.task != "grounding":
+        if options.task != "grounding" and not film.unnamed:
             asked.append(box_sets.Question("detection", "abnormalities", together, kind="detection"))
         split = film.split
         if split == "train":
@@ -180,8 +190,8 @@ def _read_films(root: Path, problems: Problems) -> list[_Film]:
         (split, path)
         for split, names in _TABLES.items()
         for name in names
-        for path in (root / "annotations" / name, root / "annotations" / f"{name}.gz", root / name, root / f"{name}.gz")
-        if path.is_file()
+        for folder in (root / "annotations", root)
+        if (path := next(filter(Path.is_file, (folder / name, folder / f"{name}.gz")), None))
     ]
     if not found:
         raise UsageError(f"--root {root} has no annotations/annotations_train.csv or _test.csv, and no train.csv (.gz)")
@@ -210,6 +220,7 @@ def _read_table(path: Path, split: str, films: dict[str, _Film], problems: Probl
                 problems.add("unexpected_box", where, f"{_NO_FINDING!r} with the box {corners}; box not used")
         elif not (finding := box_sets.readable(finding)):
             problems.add("blank", where, f"a box {corners} without a finding; row not used")
+            film.unnamed = True
         else:
             rows = film.findings[finding]
             if row in rows:
@@ -240,51 +251,18 @@ def _film_path(film: _Film, options: argparse.Namespace, problems: Problems) -> 
     return box_sets.find_film(folders, [f"{film.id}{suffix}" for suffix in _SUFFIXES], problems)
 
 
-class _OriginalSizes:
-    """The sizes that boxes refer to: those of the DICOM files.
-
-    Args:
-        names: what --sizes names.
-        problems: gets sizes that are malformed, or missing when they are looked up.
-    """
-
-    def __init__(self, names: list[str] | None, problems: Problems) -> None:
-        self._copies, self._given = names == ["copies"], names is not None
-        self._problems = problems
-        self._sizes: dict[str, Size] = {}
-        for path in map(Path, [] if self._copies else names or []):
-            for image, rows, columns in _listed_sizes(path, problems):
-                height, width = int(_number(rows)), int(_number(columns))
-                if height >= 1 and width >= 1:
-                    self._sizes[image] = width, height
-                else:
-                    detail = f"{rows!r} rows and {columns!r} columns are not a size; not used"
-                    problems.add("bad_size", f"{path.name} ({image!r})", detail)
-
-    def find(self, film: _Film, path: Path, picture: Size) -> Size | None:
-        """Width and height of the film whose picture, of the given size, was read from a path; None is a problem."""
-        if path.suffix in _DICOM or self._copies:
-            return images.size(path)
-        if not self._given:
-            raise UsageError(
-                f"{path} is a copy, and boxes are in pixels of the DICOM file: name the file with the original sizes "
-                f"by --sizes, or give --sizes copies if the copies have the same size"
-            )
-        size = self._sizes.get(film.id)
-        if size is None:
-            self._problems.add("missing_size", film.id, "no file of --sizes has its size; film not used")
-            return None
-        aspect, original = picture[0] / picture[1], size[0] / size[1]
-        if abs(aspect / original - 1) < _SAME_ASPECT:
-            return size
-        if abs(aspect * original - 1) < _SAME_ASPECT:
-            detail = (
-                f"--sizes says {size[0]} wide and {size[1]} high, but its copy is turned: rows and columns are swapped"
-            )
-            self._problems.add("size_mismatch", film.id, f"{detail}; film not used")
-            return None
-        self._problems.notes["films whose copies were squeezed to another aspect"] += 1
-        return size
+def _read_sizes(names: list[str], problems: Problems) -> dict[str, Size]:
+    """Width and height of the DICOM file of each film, from the files of --sizes."""
+    sizes = {}
+    for path in map(Path, names):
+        for image, rows, columns in _listed_sizes(path, problems):
+            width, height = int(_number(columns)), int(_number(rows))
+            if min(width, height) >= 1:
+                sizes[image] = width, height
+            else:
+                detail = f"{rows!r} rows and {columns!r} columns are not a size; not used"
+                problems.add("bad_size", f"{path.name} ({image!r})", detail)
+    return sizes
 
 
 def _listed_sizes(path: Path, problems: Problems) -> Iterator[tuple[Any, ...]]:
@@ -298,3 +276,19 @@ def _listed_sizes(path: Path, problems: Problems) -> Iterator[tuple[Any, ...]]:
     names = tables.header(path)
     sides = next((pair for pair in _SIDES if set(pair) <= set(names)), _SIDES[0])
     yield from tables.rows(path, ("image_id", *sides), problems)
+
+
+def _original_size(film: str, picture: Size, sizes: dict[str, Size], problems: Problems) -> Size | None:
+    """Width and height of a film by --sizes; None (a problem) if it is missing or does not fit the copy's picture."""
+    if film not in sizes:
+        problems.add("missing_size", film, "no file of --sizes has its size; film not used")
+        return None
+    size = sizes[film]
+    aspect, original = picture[0] / picture[1], size[0] / size[1]
+    if abs(aspect / original - 1) >= _SAME_ASPECT:
+        if abs(aspect * original - 1) < _SAME_ASPECT:
+            detail = f"{size[0]} x {size[1]} by --sizes, but its copy is turned: rows and columns are swapped"
+            problems.add("size_mismatch", film, f"{detail}; film not used")
+            return None
+        problems.notes["films whose copies were squeezed to another aspect"] += 1
+    return size

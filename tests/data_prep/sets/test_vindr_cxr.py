@@ -185,8 +185,9 @@ def test_a_row_given_twice_counts_once(run, root, rows):
     assert truths(rows, out / "train.parquet")["1-cardiomegaly"]["boxes"] == [[0.275, 0.5, 0.75, 0.775]]
 
 
-def test_a_film_with_an_unusable_finding_is_no_gold_for_detection(run, root, rows):
-    add(3, "Edema", "30", "10", "20", "20")(root)
+@pytest.mark.parametrize("row", [("Edema", "30", "10", "20", "20"), (" ", "10", "10", "20", "20")])
+def test_a_film_with_an_unusable_finding_is_no_gold_for_detection(run, root, rows, row):
+    add(3, *row)(root)
     _, _, out = run(root, "--task", "detection")
     assert set(truths(rows, out / "train.parquet")) == {"1-detection", "2-detection"}
 
