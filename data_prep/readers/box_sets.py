@@ -1,7 +1,6 @@
 """What box sets share: boxes from annotations, films by name, questions with their answers, absent findings.
 
-Where an annotation of a question is malformed, the whole question is left out: with the rest of its boxes alone, a
-right answer would be punished.
+A question with a malformed box is left out whole: with the rest of its boxes alone, a right answer would be punished.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from data_prep.sample import Sample, stable_hash
 from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
+_THINNEST = 1e-6  # share of the image's side; less would vanish in the arithmetic on boxes
 _EMPTY = "questions whose right answer is 'nothing there'; paper_grounding scores it 0, quickstart 1"
 
 
@@ -75,6 +75,8 @@ def absent_questions(
     Returns:
         finding -> question.
     """
+    if not options.negatives:
+        return {}
     place = f"{options.negatives_seed}/{film}"
     number = math.floor(options.negatives + stable_hash(place) / 2**64)
     absent = sorted(set(looked_for) - set(present), key=lambda finding: stable_hash(f"{place}/{finding}"))
@@ -156,18 +158,19 @@ def normalized_box(
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         problems.add("bad_box", where, f"box {corners} is not finite; not used")
         return None
-    if x1 >= x2 or y1 >= y2:
+    width, height = size
+    if min((x2 - x1) / width, (y2 - y1) / height) < _THINNEST:
         problems.add("bad_box", where, f"box {corners} has no area, or its corners are swapped; not used")
         return None
-    width, height = size
     past = max(-x1, -y1, x2 - width, y2 - height)
-    left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
-    if past > overshoot or left >= right or top >= bottom:
+    left, right = max(x1 / width, 0.0), min(x2 / width, 1.0)
+    top, bottom = max(y1 / height, 0.0), min(y2 / height, 1.0)
+    if past > overshoot or min(right - left, bottom - top) < _THINNEST:
         problems.add("box_outside", where, f"box {corners} leaves the {width} x {height} image; not used")
         return None
     if past > 0:
         problems.notes["boxes clipped to the image"] += 1
-    return Box(left / width, top / height, right / width, bottom / height, label)
+    return Box(left, top, right, bottom, label)
 
 
 def refuse_shares(largest: float, path: Path) -> None:

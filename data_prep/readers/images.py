@@ -89,8 +89,8 @@ def films(
 ) -> Iterator[Film | Unreadable]:
     """`film` of each path in the same order, over several processes; an error is yielded in its place, not raised.
 
-    At most two films per process wait to be taken, so memory stays flat however many paths there are. Converted films
-    are kept in the folder `keep`, where the next run finds them, and are that file's path then.
+    At most two films per process wait to be taken, so memory stays flat. Converted films are written to the folder
+    `keep`, where the next run finds them, and come as the paths of these files.
 
     Raises:
         UsageError: a film cannot be written to `keep`.
@@ -207,10 +207,14 @@ def _stored(picture: Image.Image, store_pixels: int | None) -> Film:
     if shrink < 1:
         width, height = (max(1, math.floor(side * shrink)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
+    return png_bytes(picture), picture.width, picture.height
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """The picture as a PNG; level 1, because noise hardly compresses: others take several times as long."""
     buffer = io.BytesIO()
-    # The noise of a detector hardly compresses: a higher level takes several times as long for a few per cent.
     picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue(), picture.width, picture.height
+    return buffer.getvalue()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ there are and where, so that a small model can learn both tasks from it.
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from data_prep.options import positive, probability, shares
 from data_prep.problems import Problems
+from data_prep.readers.images import png_bytes
 from data_prep.registry import data_set
 from data_prep.sample import Sample, split_of
 from data_prep.sets.demo.anatomy import SIZE, Anatomy, Exposure
@@ -27,7 +27,7 @@ _SECOND_FILM = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The demo set's own options."""
+    """Add the demo set's own options."""
     parser.add_argument("--patients", type=positive, default=1000, help="how many patients, with one or two films each")
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other patients")
     parser.add_argument("--shares", type=shares, default="0.7,0.2,0.1", help="patients in train,val,test")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per film, and one grounding sample per kind of finding on it."""
+    """Yield one report sample per film, and one grounding sample per kind of finding on it."""
     for patient in tqdm(range(options.patients), unit="patient", disable=None):
         build = np.random.default_rng([options.seed, patient])
         anatomy = Anatomy.draw(build)
@@ -65,7 +65,7 @@ def _film_samples(
         split=split,
         dataset="demo",
         task="report",
-        image=_png(pixels),
+        image=png_bytes(Image.fromarray(pixels)),
         width=SIZE,
         height=SIZE,
         report=report(film.findings, rng),
@@ -86,10 +86,3 @@ def _film_samples(
             phrase=phrase(kind, findings) if findings else kind,
             boxes=tuple(sorted((box for finding, box in boxed if finding.kind == kind), key=lambda box: box.x1)),
         )
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    # Noise hardly compresses: level 1 is four times as fast and a few per cent larger.
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

@@ -6,7 +6,6 @@ tight under any pose. Finding kinds and their places are drawn together for a fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -24,6 +23,15 @@ OPACITY, NODULE, EFFUSION = "opacity", "nodule", "pleural effusion"
 HEART, PNEUMOTHORAX, PACEMAKER, LINE = "enlarged heart", "pneumothorax", "pacemaker", "central line"
 KINDS = (OPACITY, NODULE, EFFUSION, HEART, PNEUMOTHORAX, PACEMAKER, LINE)
 _WEIGHTS = np.array([0.36, 0.10, 0.20, 0.14, 0.10, 0.06, 0.04])
+_PLACES_AND_SIZES: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
+    OPACITY: (tuple(ZONES), (0.075, 0.120)),
+    NODULE: (tuple(ZONES), (0.030, 0.050)),
+    EFFUSION: (("lower",), (0.05, 0.19)),
+    HEART: ((), (1.36, 1.55)),
+    PNEUMOTHORAX: (("upper",), (0.040, 0.080)),
+    PACEMAKER: (("upper",), (0.046, 0.056)),
+    LINE: ((), (0.0, 0.05)),
+}
 _IN_LUNG = (OPACITY, NODULE)
 _MAY_PAIR = (OPACITY, NODULE, EFFUSION)
 _PAIRS = 0.25  # share of these that come as two lesions
@@ -71,13 +79,7 @@ def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
 
 
 def _free_place(kind: str, taken: set[tuple[str, str]], rng: np.random.Generator) -> tuple[str, str] | None:
-    zones: Sequence[str] = {
-        OPACITY: tuple(ZONES),
-        NODULE: tuple(ZONES),
-        EFFUSION: ("lower",),
-        PNEUMOTHORAX: ("upper",),
-        PACEMAKER: ("upper",),
-    }.get(kind, ())
+    zones, _ = _PLACES_AND_SIZES[kind]
     if not zones:
         return ("", kind)
     free = [(side, zone) for side in SIDES for zone in zones if (side, zone) not in taken]
@@ -85,15 +87,7 @@ def _free_place(kind: str, taken: set[tuple[str, str]], rng: np.random.Generator
 
 
 def _draw(kind: str, side: str, zone: str, rng: np.random.Generator) -> Finding:
-    sizes = {
-        OPACITY: (0.075, 0.120),
-        NODULE: (0.030, 0.050),
-        EFFUSION: (0.05, 0.19),
-        HEART: (1.36, 1.55),
-        PNEUMOTHORAX: (0.040, 0.080),
-        PACEMAKER: (0.046, 0.056),
-        LINE: (0.0, 0.05),
-    }
+    _, sizes = _PLACES_AND_SIZES[kind]
     # Behind the heart a lesion would be invisible: stay lateral in the lower lungs.
     low = 0.55 if zone == "lower" else 0.3
     return Finding(
@@ -102,7 +96,7 @@ def _draw(kind: str, side: str, zone: str, rng: np.random.Generator) -> Finding:
         zone=zone if kind in _IN_LUNG else "",
         across=rng.uniform(low, 0.75),
         y=rng.uniform(*ZONES[zone]) if zone in ZONES else 0.0,
-        size=rng.uniform(*sizes[kind]),
+        size=rng.uniform(*sizes),
         turn=rng.uniform(-0.6, 0.6),
     )
 

@@ -38,14 +38,19 @@ def test_corners_in_pixels_become_shares():
         ((1, 2, float("inf"), 4), "bad_box"),
         ((3, 2, 1, 4), "bad_box"),
         ((1, 4, 3, 4), "bad_box"),
+        ((1, 4, 3, 4 + 1e-13), "bad_box"),
+        ((39, 4, 40 - 1e-14, 6), None),
+        ((40 - 1e-14, 4, 40.5, 6), "box_outside"),
+        (("1", 2, 3, 4), "bad_box"),
+        ((1, 2, 3), "bad_box"),
         ((1, 2, 42, 4), "box_outside"),
         ((40, 2, 41, 4), "box_outside"),
     ],
 )
 def test_corners_that_make_no_box(corners, kind):
     problems = Problems()
-    assert normalized_box(corners, (40, 20), "", "here", problems) is None
-    assert [(problem.kind, problem.where) for problem in problems.found] == [(kind, "here")]
+    assert (normalized_box(corners, (40, 20), "", "here", problems) is None) == bool(kind)
+    assert [(problem.kind, problem.where) for problem in problems.found] == ([(kind, "here")] if kind else [])
 
 
 def test_corner_and_size_become_corners():
