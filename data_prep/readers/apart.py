@@ -6,15 +6,13 @@ however it went, ends by itself.
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import resource
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
-from typing import ParamSpec, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +20,40 @@ T = TypeVar("T")
 
 class ProcessDied(Exception):
     """The process ended in the middle of a call; the message says how."""
+
+
+class _Apart:
+    """A process that answers calls one at a time."""
+
+    def __init__(self) -> None:
+        # Spawned, not forked: a fork copies locks that other threads hold. Not ProcessPoolExecutor: its own thread waits
+        # for the process too, so that its end and how it died are not reliably seen here.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self._connection.recv()
+        except EOFError as error:
+            raise RuntimeError(
+                "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
+            ) from error
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            self._connection.send((function, arguments))
+            failed, answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            code = self._process.exitcode or 0
+            raise ProcessDied(signal.strsignal(-code) if code < 0 else f"exit status {code}") from error
+        try:
+            if failed:
+                raise answer
+            return answer
+        finally:
+            del answer  # an exception and the frame that holds it would keep each other, and the process, alive
 
 
 _threads = threading.local()
@@ -33,33 +65,31 @@ def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
     Raises:
         ProcessDied: it crashed; the next call gets a new process. What the function raises is raised here.
     """
-    if not hasattr(_threads, "pool"):
-        # Spawned, not forked: a fork copies locks that other threads hold.
-        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare)
-        try:
-            pool.submit(os.getpid).result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
-            ) from error
-        _threads.pool, _threads.process = pool, next(iter(pool._processes.values()))
+    if not hasattr(_threads, "process"):
+        _threads.process = _Apart()
     try:
-        return _threads.pool.submit(function, *arguments).result()
-    except BrokenProcessPool as error:
-        process = _threads.process
-        del _threads.pool
-        process.join()
-        code = process.exitcode or 0
-        raise ProcessDied(signal.strsignal(-code) if code < 0 else f"exit status {code}") from error
+        return _threads.process.call(function, *arguments)
+    except (ProcessDied, KeyboardInterrupt):
+        # After an interruption its answer to this call would be taken for that to the next one.
+        del _threads.process
+        raise
 
 
-def _prepare() -> None:
+def _serve(connection: Connection) -> None:
+    """Answer calls until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent says what happens
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # nobody wants a dump of memory for each damaged film
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None and connection.wait([parent.sentinel]):
-        os._exit(1)
+    connection.send("ready")
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = False, function(*arguments)
+        except Exception as error:
+            answer = True, error
+        try:
+            connection.send(answer)
+        except OSError:  # the parent is gone
+            return
