@@ -1,7 +1,7 @@
-"""Calls in a process apart: a decoder that crashes takes one film with it, not the run, and threads run side by side.
+"""Calls in a process apart: a decoder that crashes costs one film, not the run, and threads run in parallel.
 
-Each thread has one such process, started at its first call and ended with the thread. A process whose parent is gone,
-however it went, ends by itself.
+Each thread has one such process, from its first call to its own end. A process whose parent is gone, even killed, ends
+by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Apart:
 
     def __init__(self) -> None:
         # Spawned, not forked: a fork copies locks that other threads hold. Not ProcessPoolExecutor: its own thread waits
-        # for the process too, so that its end and how it died are not reliably seen here.
+        # for the process too, which hides how the process died.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -70,7 +70,7 @@ def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
     try:
         return _threads.process.call(function, *arguments)
     except (ProcessDied, KeyboardInterrupt):
-        # After an interruption its answer to this call would be taken for that to the next one.
+        # After an interruption, the answer to this call would be taken as the answer to the next.
         del _threads.process
         raise
 
@@ -78,7 +78,7 @@ def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
 def _serve(connection: Connection) -> None:
     """Answer calls until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent says what happens
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # nobody wants a dump of memory for each damaged film
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no dump of memory for each damaged film
     connection.send("ready")
     while True:
         try:

@@ -77,9 +77,9 @@ def absent_questions(
     """
     if not options.negatives:
         return {}
-    place = f"{options.negatives_seed}/{film}"
-    number = math.floor(options.negatives + stable_hash(place) / 2**64)
-    absent = sorted(set(looked_for) - set(present), key=lambda finding: stable_hash(f"{place}/{finding}"))
+    salt = f"{options.negatives_seed}/{film}"
+    number = math.floor(options.negatives + stable_hash(salt) / 2**64)
+    absent = sorted(set(looked_for) - set(present), key=lambda finding: stable_hash(f"{salt}/{finding}"))
     return {finding: Question(finding, finding, kind=kind) for finding in absent[:number]}
 
 

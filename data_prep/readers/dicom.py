@@ -1,10 +1,10 @@
 """DICOM films as 8-bit pictures, the way the file asks to be displayed.
 
-Stored values go through the file's modality transform (rescale or table) and its first VOI transform (table, or window
-of any of the three functions), as pydicom applies them; then the darkest value that the film has becomes 0 and the
-brightest 255. So a film without a window, and one whose table fills only part of its nominal range, still use all of
-the 8 bits. A transform that cannot be applied or leaves nothing to see (a window of width 0, or beside all values) is
-passed over. MONOCHROME1 is inverted last, whatever Presentation LUT Shape says: INVERSE is what MONOCHROME1 goes with.
+pydicom applies the file's modality transform (rescale or table) and its first VOI transform (table, or window of any of
+the three functions) to the stored values; then the darkest value of the film becomes 0 and the brightest 255. So a film
+without a window, and one whose table fills only part of its nominal range, still use all of the 8 bits. A transform
+that fails or leaves nothing to see (a window of width 0, or beside all values) is skipped. MONOCHROME1 is inverted
+last. Presentation LUT Shape is ignored, because its value INVERSE only repeats MONOCHROME1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
 
 MAX_PIXELS = 80_000_000
-"""Larger pictures are refused before they are decoded; the largest detectors have some 20 million pixels."""
+"""Larger pictures are refused before they are decoded; the largest detectors have about 20 million pixels."""
 _MAX_ASPECT = 200
 # One decoder for each compression, because the next one that pydicom would turn to may fill up what is missing, or
 # crash, where the first says what is wrong. JPEG extended is read where it has 8 bits, which is what films have.
@@ -44,7 +44,7 @@ _JPEG_FRAME = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of the DICOM file format."""
+    """Whether the file has the mark of the DICOM format."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
@@ -53,7 +53,7 @@ def size(path: Path) -> tuple[int, int]:
     """Width and height from the header.
 
     Raises:
-        ValueError: the file is no single film of a sane size; says why and what to do.
+        ValueError: the file is not a single film of a plausible size; says why and what to do.
     """
     return _checked_size(_read(path, header_only=True))
 
@@ -71,10 +71,10 @@ def check_sides(width: int, height: int) -> None:
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
-    """The film, (height, width), or (height, width, 3) if it is stored in colour.
+    """The film, (height, width), or (height, width, 3) if it is stored in color.
 
     Raises:
-        ValueError: the file is no film that can be shown; says why and what to do. Decoders raise more than that.
+        ValueError: the file is not a film that can be shown; says why and what to do. Decoders raise other errors too.
     """
     dataset = _read(path, header_only=False)
     width, height = _checked_size(dataset)
@@ -87,11 +87,11 @@ def picture(path: Path) -> NDArray[np.uint8]:
         stored = dataset.pixel_array
     if stored.shape[:2] != (height, width):
         raise ValueError(f"has {stored.shape[1]} x {stored.shape[0]} pixels, its header says {width} x {height}")
-    return stored if stored.ndim == 3 else _grey(stored, dataset)
+    return stored if stored.ndim == 3 else _to_grayscale(stored, dataset)
 
 
 def crashes_on_damage(path: Path) -> bool:
-    """Whether the file's decoder, GDCM, may end the whole process on a damaged stream: decode it in one apart."""
+    """Whether the file's decoder is GDCM, which may end the process on a damaged stream: decode it in one apart."""
     from pydicom.filereader import read_file_meta_info
 
     return _DECODERS.get(read_file_meta_info(path).get("TransferSyntaxUID")) == "gdcm"
@@ -102,26 +102,28 @@ def _read(path: Path, header_only: bool) -> FileDataset:
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    # pydicom inflates such a file whole, whatever its size, before anything of it can be looked at.
+    # pydicom inflates all of such a file, however large, before any of it can be checked.
     if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise ValueError("is deflated as a whole; rewrite it uncompressed, e.g. with dcmconv +te")
     return dcmread(path, stop_before_pixels=header_only)
 
 
 def _checked_size(dataset: FileDataset) -> tuple[int, int]:
-    """Width and height, once the header promises one film that can be shown."""
+    """Width and height, if the header describes one film that can be shown."""
     width, height = dataset.get("Columns") or 0, dataset.get("Rows") or 0
     frames = int(dataset.get("NumberOfFrames") or 1)
     samples, depth = dataset.get("SamplesPerPixel", 1), dataset.get("BitsAllocated")
     photometric = dataset.get("PhotometricInterpretation")
     if width < 1 or height < 1:
-        raise ValueError("has no Rows and Columns: it is no picture, or the file is cut off")
+        raise ValueError("has no Rows and Columns: it is not a picture, or the file is cut off")
     if frames != 1:
-        raise ValueError(f"has {frames} frames, a film has one; extract the one that is meant")
+        raise ValueError(f"has {frames} frames, a film has one; extract that one")
     check_sides(width, height)
-    grey = samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
-    if not grey and not (samples == 3 and depth == 8):
-        raise ValueError(f"is {photometric} with {samples} samples a pixel; only grey films and 8-bit RGB can be shown")
+    grayscale = samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
+    if not grayscale and not (samples == 3 and depth == 8):
+        raise ValueError(
+            f"is {photometric} with {samples} samples a pixel; only grayscale films and 8-bit RGB can be shown"
+        )
     if depth not in (8, 16):
         raise ValueError(f"has {depth} bits a pixel allocated; films have 8 or 16")
     return width, height
@@ -130,7 +132,7 @@ def _checked_size(dataset: FileDataset) -> tuple[int, int]:
 def _check_stream(dataset: FileDataset, width: int, height: int) -> None:
     """Refuse a compressed picture that is cut off, or of another size than the header's, before any decoder runs.
 
-    Some decoders fill up what is missing, and all allocate what the stream claims.
+    Some decoders fill up missing data, and all allocate what the stream claims.
     """
     from pydicom.encaps import get_frame
     from pydicom.uid import RLELossless
@@ -140,28 +142,30 @@ def _check_stream(dataset: FileDataset, width: int, height: int) -> None:
     if not syntax.is_compressed or syntax == RLELossless:
         return
     if syntax not in _DECODERS:
-        raise ValueError(f"is compressed as {syntax.name}, which can't be read here; decompress it, e.g. with dcmdjpeg")
+        raise ValueError(
+            f"is compressed as {syntax.name}, which cannot be read here; decompress it, e.g. with dcmdjpeg"
+        )
     with _decoding():
         stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
     claimed = _jpeg_size(stream) if stream.startswith(b"\xff\xd8") else _j2k_size(stream)
     if claimed is None:
         raise ValueError(f"has pixel data that are not {syntax.name}; the file is damaged, fetch it again")
     if claimed != (width, height, dataset.SamplesPerPixel):
-        told, header = ("{} x {} x {}".format(*shape) for shape in (claimed, (width, height, dataset.SamplesPerPixel)))
-        raise ValueError(f"holds a picture of {told} samples, its header says {header}; not decoded")
+        found, header = ("{} x {} x {}".format(*shape) for shape in (claimed, (width, height, dataset.SamplesPerPixel)))
+        raise ValueError(f"holds a picture of {found} samples, its header says {header}; not decoded")
     if b"\xff\xd9" not in stream[-4:]:  # an odd length is padded
         raise ValueError("has pixel data without an end; the file is cut off, fetch it again")
 
 
 def _jpeg_size(stream: bytes) -> tuple[int, int, int] | None:
     """Width, height and samples a pixel in the frame header of a JPEG, JPEG lossless or JPEG-LS stream."""
-    place = 2
-    while place + 10 <= len(stream) and stream[place] == 0xFF:
-        marker = stream[place + 1]
+    start = 2
+    while start + 10 <= len(stream) and stream[start] == 0xFF:
+        marker = stream[start + 1]
         if marker in _JPEG_FRAME:
-            height, width = (int.from_bytes(stream[at : at + 2], "big") for at in (place + 5, place + 7))
-            return width, height, stream[place + 9]
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
+            height, width = (int.from_bytes(stream[at : at + 2], "big") for at in (start + 5, start + 7))
+            return width, height, stream[start + 9]
+        start += 1 if marker == 0xFF else 2 + int.from_bytes(stream[start + 2 : start + 4], "big")
     return None
 
 
@@ -179,7 +183,7 @@ def _decoding() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # The RLE decoder is written in Rust: a stream that is too long ends in a panic, which is no Exception.
+        # The RLE decoder is written in Rust: a stream that is too long ends in a panic, not in an Exception.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise ValueError(
                 f"has pixel data that cannot be decoded; fetch it again, or decompress it with another tool ({error})"
@@ -187,8 +191,8 @@ def _decoding() -> Iterator[None]:
         raise
 
 
-def _grey(stored: NDArray[Any], dataset: FileDataset) -> NDArray[np.uint8]:
-    """Stored values to 8 bits through one table, which is much less work than transforming every pixel."""
+def _to_grayscale(stored: NDArray[Any], dataset: FileDataset) -> NDArray[np.uint8]:
+    """Stored values as 8 bits, through one table: much less work than transforming every pixel."""
     first, last = int(stored.min()), int(stored.max())
     low, high = first, last
     padding = dataset.get("PixelPaddingValue")
@@ -205,14 +209,14 @@ def _grey(stored: NDArray[Any], dataset: FileDataset) -> NDArray[np.uint8]:
         raise ValueError(f"shows nothing: every pixel has the value {first}")
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         table = 255 - table
-    whole = np.zeros(1 << (8 * stored.itemsize), np.uint8)
+    gray_of = np.zeros(1 << (8 * stored.itemsize), np.uint8)
     bits = np.dtype(f"u{stored.itemsize}")
-    whole[values.view(bits)] = table
-    return whole[stored.view(bits)]
+    gray_of[values.view(bits)] = table
+    return gray_of[stored.view(bits)]
 
 
 def _displayed(values: NDArray[Any], dataset: FileDataset) -> NDArray[np.float64]:
-    """Values after the file's modality and VOI transforms; all the same where these cannot be applied."""
+    """Values after the file's modality and VOI transforms; all zero if these cannot be applied."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     try:
@@ -222,7 +226,7 @@ def _displayed(values: NDArray[Any], dataset: FileDataset) -> NDArray[np.float64
 
 
 def spread(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8] | None:
-    """Values as 8 bits, `low` at 0 and `high` at 255; None if there is nothing between the two.
+    """Values as 8 bits, `low` at 0 and `high` at 255; None unless `low` is below `high`.
 
     >>> spread(np.array([100, 150, 200, 300]), 100, 200).tolist()
     [0, 128, 255, 255]

@@ -117,20 +117,20 @@ def _attempt(convert: Callable[[Path, int | None], Film], path: Path, store_pixe
     try:
         return convert(path, store_pixels)
     except Unreadable as error:
-        # Anew, because the frames of its traceback would keep this thread's process from ending with it.
+        # A new one, because the frames of the old one's traceback would keep this thread's process alive.
         return Unreadable(str(error))
 
 
 def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: Path, store_pixels: int | None) -> Film:
     """`convert(path, store_pixels)`, with the picture as a file in the folder if it is not the film's own.
 
-    A file is found again only for a film of the same path, size and time of change and the same bound, and only if it
-    is whole: a damaged one, whatever damaged it, is converted anew.
+    A kept file is used only for a film of the same path, size, time of change and bound, and only if its checksums are
+    right; a damaged one is converted again.
     """
     try:
         stat = path.stat()
     except OSError:
-        return convert(path, store_pixels)  # which says what is wrong with it
+        return convert(path, store_pixels)  # which reports what is wrong
     identity = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{store_pixels}\0{_CONVERSION}"
     kept = folder.absolute() / f"{path.stem[:100]}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.png"
     with suppress(OSError, SyntaxError, ValueError), Image.open(kept, formats=("PNG",)) as image:
@@ -219,7 +219,7 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong within into an `Unreadable` that names the file, in one line."""
+    """Turn every error within into an `Unreadable` that names the file, in one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities in headers that do not touch the picture
@@ -228,5 +228,5 @@ def _named(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # libraries that read foreign files raise whatever they come across
+    except Exception as error:  # image libraries raise errors of many kinds on damaged files
         raise Unreadable(f"{path}: {' '.join(str(error).split())}") from error

@@ -15,7 +15,7 @@ _Record = TypeVar("_Record")
 
 
 def within(root: Path, name: str, where: str, problems: Problems) -> Path | None:
-    """`root/name`; None, a problem of `where`, if there is no such file or the name leads out of the folder."""
+    """`root/name`; None (a problem) if there is no such file or the name leads out of the folder."""
     relative = Path(name)
     if relative.is_absolute() or ".." in relative.parts:
         problems.add("unsafe_path", where, f"{name} must stay within {root}; not used")

@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expected={"scene graphs": 242_072},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per drawn region; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per drawn region; unusable annotations go to `problems`.
 
     Raises:
         UsageError: if a folder, a file or a column is missing.
@@ -172,7 +172,7 @@ def _scene_graph(name: str, read: Callable[[str], bytes | None], problems: Probl
     try:
         content = read(name)
         if content is None:
-            problems.add("missing_scene_graph", name, "there is no such scene graph; image not used")
+            problems.add("missing_scene_graph", name, "the image has no scene graph; not used")
             return None
         graph = json.loads(content)  # the published files hold NaN, which is not JSON, but which Python reads
         if isinstance(graph, dict) and isinstance(graph.get("objects"), list):

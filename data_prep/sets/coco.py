@@ -63,7 +63,7 @@ class _Film:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per image and category; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per image and category; unusable annotations go to `problems`.
 
     Raises:
         UsageError: if the folder or the JSON file is missing, or the JSON is not in COCO format.

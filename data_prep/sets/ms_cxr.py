@@ -80,7 +80,7 @@ class _Film(NamedTuple):
     expected={"boxes": 1448, "phrases": 1162, "images": 1047},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per image, category and phrase; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per image, category and phrase; unusable annotations go to `problems`.
 
     Raises:
         UsageError: if a folder, a file or a column is missing.
@@ -179,6 +179,6 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[_Row]:
             category, text = categories[entry["category_id"]], str(entry["label_text"])
             size, split = (image["width"], image["height"]), str(entry.get("split") or "")
         except (KeyError, TypeError, AttributeError) as error:
-            problems.add("missing_key", where, f"no {error}, or there is no such entry; box not used")
+            problems.add("missing_key", where, f"{error} is missing; box not used")
         else:
             yield _Row(where, dicom, category, text, image["path"], entry.get("bbox"), *size, split)

@@ -66,7 +66,7 @@ class _Film:
     expected={"boxes": 984, "films": 880},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per film and finding; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per film and finding; unusable annotations go to `problems`.
 
     Raises:
         UsageError: if a folder or a file is missing, or the list of boxes has another header.

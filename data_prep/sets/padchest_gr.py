@@ -9,7 +9,7 @@ Files, from https://bimcv.cipf.es/bimcv-projects/padchest-gr/ (release of 2024-0
 - `master_table.csv`: among others StudyID, PatientID and split (train, validation or test), in several rows per study;
 - the films, PNG of 16 bits, from `Padchest_GR_files/PadChest_GR.zip.001` and so on, to be joined and unpacked;
 - optionally `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv` of PadChest itself, whose Projection tells frontal
-  films from others; like arXiv 2512.10691 it is PA and AP that are kept then.
+  films from others; then only PA and AP are kept, as in arXiv 2512.10691.
 
 A sentence such as "No pleural effusion" says that a reader looked for it: --negatives asks for labels of the set that a
 negative sentence of the study names and no other sentence has. Labels are English, so not with --language es.
@@ -81,7 +81,7 @@ class _Study:
     expected={"studies": 4555, "positive sentences": 7037, "negative sentences": 3422},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per sentence with boxes; whatever cannot be used goes to `problems`.
+    """Yield one grounding sample per sentence with boxes; unusable annotations go to `problems`.
 
     Raises:
         UsageError: if a folder, a file or a column is missing.
@@ -92,7 +92,9 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     if options.negatives and options.language != "en":
         raise UsageError("--negatives asks for labels, which are in English; leave out --language es")
     patients = _patients(tables.find(options.root, _TABLE, "--root"), problems)
-    projections = _projections(options.parent, problems) if options.parent else None
+    projections = None
+    if options.parent:
+        projections = {row[0]: row[1] for row in tables.rows(options.parent, ("ImageID", "Projection"), problems)}
     studies = list(_studies(options.root / _REPORTS, options.language, patients, projections, problems))
     if options.negatives:
         boxed = {box.label for study in studies for question in study.questions for box in question.boxes if box}
@@ -115,7 +117,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
 
 
 def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
-    """Study -> patient and split. No patient of validation or test is trained on, whatever the table says."""
+    """Study -> patient and split. No patient of validation or test is trained on, even if the table says so."""
     studies: dict[str, tuple[str, str]] = {}
     last: dict[str, str] = {}
     for number, (study, patient, named) in enumerate(tables.rows(path, ("StudyID", "PatientID", "split"), problems), 2):
@@ -136,10 +138,6 @@ def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
             detail = f"patient {patient} is in {last[patient]} with another study; this one, of {split}, is not used"
             problems.add("leaked_patient", f"study {study}", detail)
     return used
-
-
-def _projections(path: Path, problems: Problems) -> dict[str, str]:
-    return {row[0]: row[1] for row in tables.rows(path, ("ImageID", "Projection"), problems)}
 
 
 def _studies(

@@ -58,7 +58,7 @@ _DICOM = (".dicom", ".dcm")
 _SUFFIXES = (*_DICOM, ".png", ".jpg", ".jpeg")
 # Copies of the same aspect differ by the rounding of their sides.
 _SAME_ASPECT = 0.02
-# Of so many boxes some lie in the right or lower 40 % of their film, unless they are in pixels of smaller copies.
+# Of this many boxes, some lie in the right or lower 40 % of their film, unless they are in pixels of smaller copies.
 _MANY_BOXES, _REACH = 100, 0.6
 
 Size = tuple[int, int]
@@ -186,17 +186,17 @@ def _rounded(quad: list[float], label: str) -> Box:
 
 def _read_films(root: Path, problems: Problems) -> list[_Film]:
     """The films of all annotation files that are there, in the order of the files."""
-    found = [
+    annotated = [
         (split, path)
         for split, names in _TABLES.items()
         for name in names
         for folder in (root / "annotations", root)
         if (path := next(filter(Path.is_file, (folder / name, folder / f"{name}.gz")), None))
     ]
-    if not found:
+    if not annotated:
         raise UsageError(f"--root {root} has no annotations/annotations_train.csv or _test.csv, and no train.csv (.gz)")
     films: dict[str, _Film] = {}
-    for split, path in found:
+    for split, path in annotated:
         _read_table(path, split, films, problems)
     return list(films.values())
 

@@ -94,8 +94,8 @@ def radius(u: Field, v: Field) -> Field:
 
 @lru_cache(maxsize=1)
 def _pixel_grid() -> tuple[Field, Field]:
-    centres = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5
-    return centres[None, :], centres[:, None]
+    centers = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5
+    return centers[None, :], centers[:, None]
 
 
 @lru_cache(maxsize=1)
@@ -249,7 +249,7 @@ class Chest:
         return texture()[e.texture_y : e.texture_y + SIZE, e.texture_x : e.texture_x + SIZE]
 
     def develop(self, density: Field) -> NDArray[np.uint8]:
-        """Turn density into film grey values: contrast curve, shading, noise; [SIZE, SIZE] uint8."""
+        """Turn density into film gray values: contrast curve, shading, noise; [SIZE, SIZE] uint8."""
         e = self.exposure
         noise = np.random.default_rng(e.seed).standard_normal((SIZE, SIZE), np.float32)
         level = density + 0.012 * self.clouds() * (density > 0.05)
@@ -257,5 +257,5 @@ class Chest:
         # Film saturates softly at both ends, so that bone over heart still shows.
         level = 1 / (1 + np.exp((0.47 - e.brightness - level) * (5.6 * e.contrast)))
         level = level ** np.float32(e.gamma) - 0.05 + e.noise * noise
-        grey: NDArray[np.uint8] = (np.clip(level, 0, 1) * 255).astype(np.uint8)
-        return grey
+        gray: NDArray[np.uint8] = (np.clip(level, 0, 1) * 255).astype(np.uint8)
+        return gray

@@ -17,7 +17,7 @@ from data_prep.sets.demo.anatomy import SIZE, Anatomy, Chest, Exposure, Field, r
 from reward_fns.boxes import Box
 
 SIDES = ("right", "left")
-ZONES = {"upper": (0.25, 0.36), "mid": (0.42, 0.52), "lower": (0.57, 0.66)}  # y of a lesion's centre
+ZONES = {"upper": (0.25, 0.36), "mid": (0.42, 0.52), "lower": (0.57, 0.66)}  # y of a lesion's center
 
 OPACITY, NODULE, EFFUSION = "opacity", "nodule", "pleural effusion"
 HEART, PNEUMOTHORAX, PACEMAKER, LINE = "enlarged heart", "pneumothorax", "pacemaker", "central line"
@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Film:
-    """All that is needed to draw one film again, with or without some of its findings."""
+    """Everything needed to draw a film again, with or without some of its findings."""
 
     anatomy: Anatomy
     exposure: Exposure
@@ -71,10 +71,10 @@ def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
     findings: list[Finding] = []
     for kind in chosen:
         for _ in range(2 if kind in _MAY_PAIR and rng.random() < _PAIRS else 1):
-            place = _free_place(kind, taken | hidden if kind in _IN_LUNG else taken, rng)
-            if place is not None:
-                taken.add(place)
-                findings.append(_draw(kind, *place, rng))
+            side_and_zone = _free_place(kind, taken | hidden if kind in _IN_LUNG else taken, rng)
+            if side_and_zone is not None:
+                taken.add(side_and_zone)
+                findings.append(_draw(kind, *side_and_zone, rng))
     return tuple(findings)
 
 
@@ -105,7 +105,7 @@ def render(film: Film) -> tuple[NDArray[np.uint8], tuple[tuple[Finding, Box], ..
     """Draw a film.
 
     Returns:
-        Grey values [256, 256] uint8, and each finding with its tight box, in the order of `film.findings`.
+        Gray values [256, 256] uint8, and each finding with its tight box, in the order of `film.findings`.
     """
     enlarged = [f.size for f in film.findings if f.kind == HEART]
     chest = Chest(film.anatomy, film.exposure, heart_scale=enlarged[0] if enlarged else 1.0)
@@ -141,8 +141,8 @@ def _half(chest: Chest, side: str) -> NDArray[np.bool_]:
     return chest.left if side == "left" else ~chest.left
 
 
-def _centre(chest: Chest, finding: Finding) -> float:
-    """Signed distance of a lung lesion's centre from the midline, at its height between the lung borders."""
+def _center(chest: Chest, finding: Finding) -> float:
+    """Signed distance of a lung lesion's center from the midline, at its height between the lung borders."""
     row = np.unravel_index(np.argmin(np.abs(chest.y - finding.y) + chest.ax), chest.y.shape)
     inner, outer = float(chest.inner[row]), float(chest.outer[row])
     distance = inner + finding.across * (outer - inner)
@@ -151,7 +151,7 @@ def _centre(chest: Chest, finding: Finding) -> float:
 
 def _opacity(chest: Chest, finding: Finding) -> Field:
     """Consolidation: an ill-defined, cloudy ellipse within the lung."""
-    u, v = chest.dx - np.float32(_centre(chest, finding)), chest.y - np.float32(finding.y)
+    u, v = chest.dx - np.float32(_center(chest, finding)), chest.y - np.float32(finding.y)
     cos, sin = np.float32(np.cos(finding.turn)), np.float32(np.sin(finding.turn))
     size = np.float32(finding.size)
     reach = radius((cos * u + sin * v) / size, (cos * v - sin * u) / (0.78 * size))
@@ -160,7 +160,7 @@ def _opacity(chest: Chest, finding: Finding) -> Field:
 
 def _nodule(chest: Chest, finding: Finding) -> Field:
     """A round, well-defined spot."""
-    u, v = chest.dx - np.float32(_centre(chest, finding)), chest.y - np.float32(finding.y)
+    u, v = chest.dx - np.float32(_center(chest, finding)), chest.y - np.float32(finding.y)
     return ramp(np.float32(finding.size) - radius(u, v), 0.008)
 
 

@@ -64,7 +64,7 @@ def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
         return wordings[0] if rng.random() < 0.5 else wordings[1 + int(rng.integers(len(wordings) - 1))]
 
     heart = "enlarged" if HEART in {f.kind for f in findings} else "normal"
-    # Sentences are drawn in this order, whatever the order in which the report has them.
+    # Sentences are drawn in this order, which need not be their order in the report.
     parts = [
         [pick(*_HEART[heart])],
         [

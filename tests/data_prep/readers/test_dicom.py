@@ -136,7 +136,7 @@ def test_jpeg_baseline(tmp_path):
     assert np.abs(picture.astype(int) - smooth).max() < 16
 
 
-def test_colour_of_8_bits_stays_as_it_is(tmp_path):
+def test_color_of_8_bits_stays_as_it_is(tmp_path):
     values = np.stack([films.pixels(bits=8, seed=seed) for seed in range(3)], axis=-1)
     assert (shown(films.dicom(tmp_path / "a.dcm", values)) == values).all()
 
@@ -173,7 +173,7 @@ UNREADABLE = {
     "cut RLE": ({"compression": "RLE"}, cut_stream, "cannot be decoded"),
     "no pixel data": ({"PixelData": None}, None, "no pixel data"),
     "no size": ({"Rows": None}, None, "no Rows and Columns"),
-    "no picture": ({"Rows": None, "Columns": None, "PixelData": None}, None, "it is no picture"),
+    "no picture": ({"Rows": None, "Columns": None, "PixelData": None}, None, "it is not a picture"),
     "several frames": ({"NumberOfFrames": 2}, None, "2 frames"),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, None, "PALETTE COLOR"),
     "32 bits": ({"BitsAllocated": 32}, None, "32 bits"),
@@ -222,7 +222,7 @@ def test_a_header_is_enough_for_the_size(tmp_path):
         size(films.dicom(tmp_path / "b.dcm", Rows=None))
 
 
-def test_many_values_of_a_film_become_grey_through_one_table(tmp_path):
+def test_many_values_of_a_film_become_gray_through_one_table(tmp_path):
     values = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
     path = films.dicom(tmp_path / "a.dcm", values, BitsStored=16, HighBit=15)
     assert (picture(path) == stretched(values)).all()
