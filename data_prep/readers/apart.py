@@ -26,8 +26,8 @@ class _Apart:
     """A process that answers calls one at a time."""
 
     def __init__(self) -> None:
-        # Spawned, not forked: a fork copies locks that other threads hold. Not ProcessPoolExecutor: its own thread waits
-        # for the process too, which hides how the process died.
+        # Spawned, not forked: a fork copies locks that other threads hold. Not a ProcessPoolExecutor: its own thread
+        # waits for the process too, which hides how the process died.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
