@@ -17,9 +17,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
+from reward_fns.engine.device import device_of
 from reward_fns.errors import UsageError
-from reward_fns.models.encoder import device_of, placed
-from reward_fns.models.radgraph import Annotation, Entity
+from reward_fns.models.annotation import Annotation, Entity
+from reward_fns.models.encoder import placed
 from reward_fns.models.wordpieces import Layout
 from reward_fns.settings import EngineOptions
 

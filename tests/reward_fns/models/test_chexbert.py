@@ -111,13 +111,13 @@ def test_another_checkpoint_is_refused(classify, changed, removed, added, messag
 
 
 def test_another_file_is_refused(classify, changed):
-    with pytest.raises(UsageError, match=r"is no CheXbert checkpoint.*model_state_dict"):
+    with pytest.raises(UsageError, match=r"is not a CheXbert checkpoint.*model_state_dict"):
         classify(["x"], checkpoint=changed(lambda content: {"epoch": 1}))
 
 
 def test_no_checkpoint_at_all(classify, tmp_path):
     (tmp_path / "chexbert.pth").write_text("<html>")
-    with pytest.raises(UsageError, match="is no CheXbert checkpoint"):
+    with pytest.raises(UsageError, match="is not a CheXbert checkpoint"):
         classify(["x"], checkpoint=HubFile(str(tmp_path), "chexbert.pth"))
 
 
@@ -126,7 +126,7 @@ def test_a_pickle_that_runs_code_is_not_run(classify, changed, tmp_path):
         def __reduce__(self):
             return (tmp_path / "ran").write_text, ("x",)
 
-    with pytest.raises(UsageError, match="is no CheXbert checkpoint"):
+    with pytest.raises(UsageError, match="is not a CheXbert checkpoint"):
         classify(["x"], checkpoint=changed(lambda content: content.update(epoch=Evil())))
     assert not (tmp_path / "ran").exists()
 

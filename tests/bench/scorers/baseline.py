@@ -1,4 +1,4 @@
-"""RadCliQ as the packages radgraph, f1chexbert and bert-score compute it, one pair at a time; a script for `bench`.
+"""RadCliQ as the packages radgraph, f1chexbert and bert-score compute it, one pair at a time; for bench_scorers.py.
 
 It runs in an environment of the extra `reference`, with the folder of the weights as its working folder: JSON with
 `pairs` and `threads` on standard input, JSON with `values` and `seconds` on standard output.
@@ -34,7 +34,7 @@ def main() -> None:
     from radgraph import RadGraph
 
     from reward_fns.models.chexbert import cosine
-    from reward_fns.models.radgraph import from_package
+    from reward_fns.models.reference import from_package
     from reward_fns.rewards.radcliq import radcliq_v1
     from reward_fns.rewards.radgraph_combined import combined_f1
 
