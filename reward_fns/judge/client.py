@@ -98,8 +98,8 @@ class Judge:
             response = await create(model=self.model, **request)
         except (openai.APIError, ValueError) as error:
             reason = f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
-            kind = TooLong if isinstance(error, openai.BadRequestError) and _CONTEXT.search(reason) else JudgeFailure
-            raise kind(f"model {self.model!r} at {self.base_url}: {type(error).__name__}: {reason}") from error
+            failure = TooLong if isinstance(error, openai.BadRequestError) and _CONTEXT.search(reason) else JudgeFailure
+            raise failure(f"model {self.model!r} at {self.base_url}: {type(error).__name__}: {reason}") from error
         try:
             choice = response.choices[0]
             text = choice.text if kind == "completions" else choice.message.content

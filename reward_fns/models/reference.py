@@ -92,9 +92,9 @@ def f1chexbert(folder: Path, **options: Any) -> Callable[[str], list[float]]:
 def _package(name: str, module: str) -> Any:
     try:
         version = importlib.metadata.version("transformers")
+        if int(version.partition(".")[0]) > 4:
+            raise UsageError(f"the {name} package does not run with transformers {version}: {_ENVIRONMENT}")
         package = importlib.import_module(module)
     except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
         raise UsageError(f"backend reference needs the {name} package ({error}): {_ENVIRONMENT}") from error
-    if int(version.partition(".")[0]) > 4:
-        raise UsageError(f"the {name} package does not run with transformers {version}: {_ENVIRONMENT}")
     return package

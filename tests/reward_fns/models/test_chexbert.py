@@ -140,16 +140,16 @@ def test_cosine(a, b, value):
 
 
 @pytest.mark.parametrize(
-    ("package", "version", "message"),
+    ("package", "version", "base", "message"),
     [
-        (False, "4.57.6", "needs the f1chexbert package"),
-        (True, "5.9.0", "does not run with transformers 5.9.0"),
-        (True, "4.57.6", "leave out option base"),
+        (False, "4.57.6", chexbert.BASE, "needs the f1chexbert package"),
+        (True, "5.9.0", chexbert.BASE, "does not run with transformers 5.9.0"),
+        (True, "4.57.6", HubFolder("my/bert"), "leave out option base"),
     ],
 )
-def test_reference_backend_says_what_it_needs(classify, monkeypatch, package, version, message):
+def test_reference_backend_says_what_it_needs(classify, monkeypatch, package, version, base, message):
     module = types.SimpleNamespace(f1chexbert=None) if package else None
     monkeypatch.setitem(sys.modules, "f1chexbert", module)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     with pytest.raises(UsageError, match=message):
-        classify(["x"], backend="reference")
+        classify(["x"], backend="reference", base=base)
