@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from reward_fns.engine.batching import batches
@@ -19,7 +18,7 @@ from reward_fns.engine.device import device_of
 from reward_fns.settings import EngineOptions
 
 Found = TypeVar("Found")
-Fetch = Callable[[Sequence[str], float], Sequence[Found]]
+Fetch = Callable[[str, float], Found]
 
 _CHARS = 4  # characters of a token, roughly: tells without a tokenizer whether the queue holds a full batch
 _TAKEN = 8  # batches taken from the queue at once: the more, the better they can be sorted by length
@@ -121,8 +120,8 @@ class Lane(Generic[Found]):
                         to_fetch += [entry] if entry.callers == 0 else []
                         entry.callers += 1
                 self._ready.notify_all()
-            if to_fetch and fetch:
-                arguments = to_fetch, fetch, deadline - time.monotonic()
+            for entry in to_fetch:
+                arguments = entry, fetch, deadline
                 threading.Thread(target=self._fetch, args=arguments, name="engine fetch", daemon=True).start()
             for text, entry in asked.items():
                 found[text] = _result(entry, deadline)
@@ -140,8 +139,9 @@ class Lane(Generic[Found]):
             if entry is not None:
                 self.counts["joined"] += 1
             elif len(self._waiting) < self._options.queue:
-                entry = _Entry(text)
-                self._queue(entry)
+                entry = self._waiting[text] = _Entry(text)
+                self._chars += len(text)
+                self.counts["most"] = max(self.counts["most"], len(self._waiting))
             if entry is not None:
                 entry.callers += 1
                 return entry
@@ -150,29 +150,17 @@ class Lane(Generic[Found]):
             if left <= 0 or not self._ready.wait(min(left, threading.TIMEOUT_MAX)):
                 raise TimeoutError(f"no place in the queue of {self._options.queue} texts within the time limit")
 
-    def _queue(self, entry: _Entry[Found]) -> None:
-        self._waiting[entry.text] = entry
-        self._chars += len(entry.text)
-        self.counts["most"] = max(self.counts["most"], len(self._waiting))
-
-    def _fetch(self, entries: list[_Entry[Found]], fetch: Fetch[Found], timeout: float) -> None:
-        """Have other replicas answer entries; if that fails, as when one has just died, read the texts here."""
+    def _fetch(self, entry: _Entry[Found], fetch: Fetch[Found], deadline: float) -> None:
+        """Have another replica answer an entry; if that fails, as when it has just died, read the text here."""
         try:
-            results = fetch([entry.text for entry in entries], timeout)
-            for entry, result in zip(entries, results, strict=True):
-                self._answer(entry, result)
-            self.counts["fetched"] += len(entries)
-        except Exception:
-            with self._ready:
-                for entry in entries:
-                    self._fetched.pop(entry.text, None)
-                    own = self._running.get(entry.text) or self._waiting.get(entry.text)
-                    if own is None:
-                        self._queue(entry)
-                    else:
-                        own.callers += 1
-                        own.answer.add_done_callback(partial(_copy, entry))
-                self._ready.notify_all()
+            try:
+                result = fetch(entry.text, deadline - time.monotonic())
+                self.counts["fetched"] += 1
+            except Exception:
+                (result,) = self.read([entry.text], deadline)
+            self._answer(entry, result)
+        except BaseException as error:
+            self._fail(entry, error)
 
     def _run(self) -> None:
         """The thread's work: collect, read, answer, for as long as the process lives."""
@@ -296,14 +284,6 @@ def _result(entry: _Entry[Found], deadline: float) -> Found:
         if entry.answer.done():
             raise
         raise TimeoutError("not read within the time limit: the model has too much to do, or is stuck") from None
-
-
-def _copy(entry: _Entry[Found], done: Future[Found]) -> None:
-    error = done.exception()
-    if error is None:
-        entry.answer.set_result(done.result())
-    else:
-        entry.answer.set_exception(error)
 
 
 def _turn(device: str) -> contextlib.AbstractContextManager[Any]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -33,8 +31,8 @@ class Peers(Protocol):
     def owns(self, text: str) -> bool:
         """Whether this replica should read the text itself."""
 
-    def fetch(self, key: Key, build: Build[Any], texts: Sequence[str], timeout: float) -> list[Any]:
-        """What the replicas that should read these texts found in them."""
+    def fetch(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any:
+        """What the replica that should read the text finds in it."""
 
 
 _lanes: dict[tuple[Key, EngineOptions], Lane[Any]] = {}
@@ -107,18 +105,6 @@ def totals(options: EngineOptions) -> tuple[Counter[str], Counter[str]]:
             counts.update(lane.counts)
             seconds.update(lane.seconds)  # type: ignore[arg-type]
     return counts, seconds
-
-
-def peak_memory() -> int:
-    """The most main memory that this process has used so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
-
-
-def forget() -> None:
-    """Empty the caches and counters of all lanes; call it only while nobody asks them anything."""
-    for lane in lanes().values():
-        lane.forget()
 
 
 def trouble() -> str | None:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import resource
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reward_fns.engine.device import device_of
-from reward_fns.engine.lanes import Build, Key, peak_memory, read, sharing, totals, trouble
+from reward_fns.engine.lanes import Build, Key, read, sharing, totals, trouble
 from reward_fns.engine.placement import check_room
 from reward_fns.engine.remote import APP, SESSION_HEADER, session_of, shares
 from reward_fns.errors import UsageError, unknown
@@ -52,7 +52,8 @@ class Scorers:
         models = ("device", "dtype", "compile", "wait_ms", "batch_tokens", "queue", "cache_mb")
         kept = {name: getattr(given, name) for name in models}
         self._options = EngineOptions(threads=given.threads or math.ceil(given.cpus), **kept)
-        self._peers = _Replicas() if shares(given) else None
+        self._shared, self._lock = shares(given), threading.Lock()
+        self._handle: Any = None
         self._places = asyncio.Semaphore(_AT_WORK)
         device_of(self._options)  # raises now if the device is missing, and imports PyTorch before any caller waits
 
@@ -84,16 +85,27 @@ class Scorers:
         sides = list(request["predictions"]), list(request["references"])
 
         def call() -> list[float]:
-            with sharing(self._peers and self._peers.seen_from(session)):
+            with sharing(self._peers(session)):
                 return reward(*sides, request["options"], {})
 
         async with self._places:
             values = await self._in_thread(call, request["timeout"], f"reward {reward.name}")
         return [value if math.isfinite(value) else None for value in values]
 
-    async def found(self, key: Key, build: Build[Any], texts: Sequence[str], timeout: float) -> list[Any]:
-        """What a model finds in texts that belong to this replica; asked for by the others."""
-        return await self._in_thread(lambda: read(key, build, texts), timeout, "found")
+    async def found(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any:
+        """What a model finds in a text that belongs to this replica; asked for by the others."""
+        return await self._in_thread(lambda: read(key, build, [text])[0], timeout, "found")
+
+    def _peers(self, session: str) -> _Replicas | None:
+        if not self._shared:
+            return None
+        with self._lock:  # a handle makes a router at its first use, and one is enough
+            if self._handle is None:
+                from ray import serve
+
+                context = serve.get_replica_context()
+                self._handle = serve.get_deployment_handle(context.deployment, context.app_name).found
+        return _Replicas(self._handle, session)
 
     async def _in_thread(self, call: Callable[[], Result], timeout: float, name: str) -> Result:
         """The result of a call in a thread of its own, as in `reward_fns.calling`: one that hangs blocks nothing."""
@@ -126,11 +138,12 @@ class Scorers:
         return JSONResponse(await self.score(asked if isinstance(asked, dict) else {}, session))
 
     def usage(self) -> tuple[str, dict[str, int], dict[str, float], int]:
-        """This replica's id, what it counted, the seconds it spent, and the most memory it has used, bytes."""
+        """This replica's id, what it counted, the seconds it spent, and the most memory it has used, KiB."""
         from ray import serve
 
         counts, seconds = totals(self._options)
-        return serve.get_replica_context().replica_id.unique_id, dict(counts), dict(seconds), peak_memory()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return serve.get_replica_context().replica_id.unique_id, dict(counts), dict(seconds), peak
 
     def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that raises: after a CUDA error a process is of no more use."""
@@ -139,31 +152,17 @@ class Scorers:
 
 
 class _Replicas:
-    """The way of a replica to all replicas of its deployment, itself included; see `reward_fns.engine.lanes.Peers`."""
+    """All replicas of a deployment, as one that answers a session sees them; see `reward_fns.engine.lanes.Peers`."""
 
-    def __init__(self, session: str = "", found: list[Any] | None = None) -> None:
-        self._session = session
-        self._found: list[Any] = [] if found is None else found  # the handle, from its first use on
-        self._lock = threading.Lock()
-
-    def seen_from(self, session: str) -> _Replicas:
-        """The same, for a request whose session this replica answers."""
-        with self._lock:  # a handle makes a router at its first use, and one is enough
-            if not self._found:
-                from ray import serve
-
-                context = serve.get_replica_context()
-                self._found.append(serve.get_deployment_handle(context.deployment, context.app_name).found)
-        return _Replicas(session, self._found)
+    def __init__(self, handle: Any, session: str) -> None:
+        self._handle, self._session = handle, session
 
     def owns(self, text: str) -> bool:
         return session_of(text) == self._session
 
-    def fetch(self, key: Key, build: Build[Any], texts: Sequence[str], timeout: float) -> list[Any]:
-        deadline = time.monotonic() + timeout
-        handles = [self._found[0].options(session_id=session_of(text)) for text in texts]
-        responses = [handle.remote(key, build, [text], timeout) for handle, text in zip(handles, texts, strict=True)]
-        return [response.result(timeout_s=max(0.0, deadline - time.monotonic()))[0] for response in responses]
+    def fetch(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any:
+        owner = self._handle.options(session_id=session_of(text))
+        return owner.remote(key, build, text, timeout).result(timeout_s=timeout)
 
 
 def _check(request: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
+import resource
 import sys
 import tempfile
 import threading
@@ -105,6 +106,11 @@ class Trial:
         return whole
 
 
+def peak_memory() -> int:
+    """The most main memory that this process has used so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
 class Worker:
     """A process that asks for rewards, each rollout alone, as verl does."""
 
@@ -124,7 +130,8 @@ class Worker:
     def warm(self) -> None:
         """Load the models."""
         asyncio.run(_score(self.spec, [("no effusion is seen", "the lungs are clear")], 0.0))
-        engine.forget()
+        for lane in engine.lanes().values():
+            lane.forget()
 
     def score(self, pairs: Pairs) -> Run:
         """Score the worker's share."""
@@ -151,7 +158,7 @@ async def _score(given: RewardSpec, pairs: Pairs, stream: float) -> Run:
         values = await asyncio.gather(*map(one, range(len(pairs))))
     except ScorerUnavailable as error:
         raise UsageError(f"the benchmark can't go on: {error}") from error
-    found = Run(list(values), time.perf_counter() - start, late, spent[0], [engine.peak_memory()])
+    found = Run(list(values), time.perf_counter() - start, late, spent[0], [peak_memory()])
     found.counts, found.steps = engine.totals(spec.engine)
     return found
 
@@ -194,7 +201,7 @@ def of_all_replicas(replicas: int) -> tuple[Counter[str], Counter[str], int]:
     for of_counts, of_steps, _ in found.values():
         counts.update(of_counts)
         steps.update(of_steps)
-    return counts, steps, sum(memory for *_, memory in found.values())
+    return counts, steps, sum(memory << 10 for *_, memory in found.values())
 
 
 @contextlib.contextmanager

@@ -282,9 +282,9 @@ class Others:
     def owns(self, text):
         return not text.isupper()
 
-    def fetch(self, key, build, texts, timeout):
-        self.asked += texts
-        return self.answer(texts)
+    def fetch(self, key, build, text, timeout):
+        self.asked.append(text)
+        return self.answer(text)
 
 
 def shared(toy, others, texts):
@@ -294,7 +294,7 @@ def shared(toy, others, texts):
 
 def test_texts_of_other_replicas_are_fetched_once_and_kept():
     toy, release = Toy(), threading.Event()
-    others = Others(lambda texts: (release.wait(30), [f"{text} from afar" for text in texts])[1])
+    others = Others(lambda text: (release.wait(30), f"{text} from afar")[1])
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(shared, toy, others, ["own", "FAR"]) for _ in range(4)]
         while toy.counts()["joined"] < 3:
@@ -307,7 +307,7 @@ def test_texts_of_other_replicas_are_fetched_once_and_kept():
 
 
 def test_a_text_whose_replica_has_gone_is_read_here():
-    def gone(texts):
+    def gone(text):
         raise ConnectionError("the replica died")
 
     toy = Toy()
@@ -317,6 +317,6 @@ def test_a_text_whose_replica_has_gone_is_read_here():
 
 def test_a_replica_that_fetches_from_itself_reads_the_text():
     toy = Toy()
-    others = Others(lambda texts: toy(texts))  # as the router sends it back here, without `sharing`
+    others = Others(lambda text: toy([text])[0])  # as the router sends it back here, without `sharing`
     assert shared(toy, others, ["MINE"]) == ["MINE"]
     assert toy.counts()["read"] == 1

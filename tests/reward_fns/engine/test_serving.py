@@ -172,7 +172,7 @@ def test_two_replicas_read_each_distinct_text_once(cluster, radcliq):
     async def alone():  # as verl asks
         return [result for (result,) in await asyncio.gather(*(score_samples([sample], far) for sample in samples))]
 
-    lanes.forget()
+    lanes._lanes.clear()
     expected = asyncio.run(score_samples(samples, near))
     distinct = sum(lane.counts["read"] for lane in lanes.lanes().values())
     assert distinct == 3 * len({text for pair in pairs for text in pair})
