@@ -82,5 +82,6 @@ class Changes:
             shares = ", ".join(f"{sum(move > m for move in moves) / len(moves):.2%} by > {m:g}" for m in _MOVES)
             mean = sum(moves) / len(moves)
             report.append(f"{name}: of {len(moves)} values moved {shares}; mean {mean:.3g}, at most {max(moves):.3g}")
-        counted = sorted((what, *counts) for what, counts in self.counts.items() if counts[0])
-        return report + [f"{what}: {changed} of {total} ({changed / total:.2%})" for what, total, changed in counted]
+        for what, (total, changed) in sorted(self.counts.items()):
+            report += [f"{what}: {changed} of {total} ({changed / total:.2%})"] if total else []
+        return report
