@@ -113,13 +113,13 @@ def trouble() -> str | None:
 
 
 def _lane(key: Key, build: Build[Found], options: EngineOptions) -> Lane[Found]:
-    place = key, options
-    if place not in _lanes:
+    identity = key, options
+    if identity not in _lanes:
         reader = _reader(key, build, options)
         with _lock:
-            if place not in _lanes:
-                _lanes[place] = Lane(str(key[0]), reader, options)
-    return _lanes[place]
+            if identity not in _lanes:
+                _lanes[identity] = Lane(str(key[0]), reader, options)
+    return _lanes[identity]
 
 
 def _reader(key: Key, build: Build[Found], options: EngineOptions) -> Reader[Found]:

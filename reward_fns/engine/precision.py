@@ -55,9 +55,9 @@ class Changes:
         self._compare(*taps)
 
     def _compare(self, before: Tap, after: Tap) -> None:
-        for place in before.keys() & after.keys():
-            old, new = before[place], after[place]
-            if place[0][0] == "radgraph":
+        for read in before.keys() & after.keys():
+            old, new = before[read], after[read]
+            if read[0][0] == "radgraph":
                 entities = [{(e.start, e.end, e.label) for e in side} for side in (old, new)]
                 relations = [
                     {(e.start, e.end, kind, side[to].start, side[to].end) for e in side for kind, to in e.relations}
@@ -66,7 +66,7 @@ class Changes:
                 self._count("RadGraph, texts with any change", 1, old != new)
                 self._count("RadGraph, entities lost or new", len(entities[0]), len(entities[0] ^ entities[1]))
                 self._count("RadGraph, relations lost or new", len(relations[0]), len(relations[0] ^ relations[1]))
-            elif place[0][0] == "chexbert":
+            elif read[0][0] == "chexbert":
                 changed = sum(a != b for a, b in zip(old.classes, new.classes, strict=True))
                 self._count("CheXbert, labels changed", len(old.classes), changed)
 

@@ -233,7 +233,7 @@ def start(options: EngineOptions, trainer: Sequence[int] = ()) -> None:
 
     Args:
         options: of the engine.
-        trainer: processes that a trainer will place on each of its nodes next, see `check_room`.
+        trainer: processes that a trainer will place on each of its nodes next, see `reward_fns.engine.placement`.
 
     Raises:
         UsageError: Ray Serve is missing, or the replicas would take what the trainer needs.

@@ -157,7 +157,7 @@ def _match(predictions: Sequence[States], references: Sequence[States]) -> list[
     pairs = zip(predictions, references, strict=True)
     means = torch.stack([_means(a, b) if a.full and b.full else none for a, b in pairs])
     scores = []
-    for precision, recall in means.clamp(0.0, 1.0).tolist():  # all at once, for every transfer waits for the device
+    for precision, recall in means.clamp(0.0, 1.0).tolist():  # all at once: every transfer waits for the device
         both = precision + recall
         scores.append(BertScore(precision, recall, 2 * precision * recall / both if both else 0.0))
     return scores

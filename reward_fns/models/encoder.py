@@ -35,7 +35,7 @@ class Encoder:
     def encode(self, ids: Sequence[list[int]]) -> Any:
         """Last hidden states, float32, of shape (texts, tokens of the longest, width); padding behind each text's own.
 
-        A text's states don't depend on its batch but for rounding (about 1e-6).
+        A text's states depend on its batch only by rounding (about 1e-6).
         """
         import torch
 

@@ -130,12 +130,12 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
         UsageError: the archive is damaged, lacks one of the files, or there is no room for it.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr-grpo"
-    place = root / _sha256(archive) / name
-    if place.is_dir():
-        return place
+    target = root / _sha256(archive) / name
+    if target.is_dir():
+        return target
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=place.parent) as scratch:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=target.parent) as scratch:
             half = Path(scratch) / name
             half.mkdir()
             with tarfile.open(archive) as tar:
@@ -144,9 +144,9 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
                     pass
             _demand(half, files)
             try:
-                half.rename(place)
+                half.rename(target)
             except OSError:
-                if not place.is_dir():  # else another process was faster
+                if not target.is_dir():  # else another process was faster
                     raise
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UsageError) as error:
         why = str(error).partition("\n")[0]
@@ -156,9 +156,9 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
         ) from error
     except OSError as error:
         raise UsageError(
-            f"cannot unpack {archive} into {place}: {error.strerror or error}; make room there or set XDG_CACHE_HOME"
+            f"cannot unpack {archive} into {target}: {error.strerror or error}; make room there or set XDG_CACHE_HOME"
         ) from error
-    return place
+    return target
 
 
 def _ask_hub(what: str, function: str, source: HubFile | HubFolder, **arguments: Any) -> str:

@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     print(
         f"{len(work.pairs)} rollouts: {work.prompts} prompts x {work.rollouts} x {work.epochs} epochs, "
         f"{len({text for text, _ in work.pairs})} different; "
-        f"{sum(len(text) for text, _ in work.pairs) / len(work.pairs):.0f} characters in the mean"
+        f"{sum(len(text) for text, _ in work.pairs) / len(work.pairs):.0f} characters on average"
     )
     with tempfile.TemporaryDirectory(prefix="cxr-grpo-bench-") as scratch:
         texts = [text for pair in work.pairs for text in pair]
@@ -175,7 +175,7 @@ def _print(name: str, setting: EngineOptions, run: Run, first: Run, stream: floa
     if run.counts:
         busy = {step: run.steps[step] for step in _STEPS} | {"match": run.match}
         print("  busy: " + ", ".join(f"{step} {seconds:.2f} s" for step, seconds in busy.items())
-              + f"; callers waited {run.steps['wait'] / len(run.values):.2f} s in the mean")  # fmt: skip
+              + f"; callers waited {run.steps['wait'] / len(run.values):.2f} s on average")  # fmt: skip
         asked = run.counts["asked"]
         shares = {
             "read": "read",
@@ -196,7 +196,7 @@ def _print(name: str, setting: EngineOptions, run: Run, first: Run, stream: floa
         print(
             f"  against the first: {first.seconds / run.seconds:.2f} x as fast; "
             f"{sum(move > 1e-4 for move in moved) / len(moved):.1%} of the rewards moved by more than 0.0001, "
-            f"{sum(moved) / len(moved):.2g} in the mean, {max(moved):.2g} at most"
+            f"{sum(moved) / len(moved):.2g} on average, {max(moved):.2g} at most"
         )
 
 
