@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
-from reward_fns.benchmark import bench
-from reward_fns.engine import fill
 from reward_fns.errors import UsageError
 
 _CHUNK = 512  # rows scored together: enough for batched rewards, few enough that the bar moves
@@ -145,8 +143,6 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--name", help="only this one; a built-in needs no FILE")
     check.add_argument("--options", nargs="+", default=[], metavar="K=V", help="its options, values as in YAML")
     check.set_defaults(run=_check)
-    bench.add_parser(commands)
-    fill.add_parser(commands)
     return parser
 
 

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from reward_fns.benchmark import random_weights
+from bench.scorers import random_weights
+
 from reward_fns.models.shims import torchvision_operators
 
 torchvision_operators()

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import tiny_checkpoints as tiny
-
-from reward_fns.benchmark import random_weights
+from bench.scorers import random_weights
 
 # What the byte-level BPE is trained on; written for these tests.
 SENTENCES = [

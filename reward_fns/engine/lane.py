@@ -1,4 +1,4 @@
-"""The queue of one model, and the thread that reads what is in it."""
+"""The queue of one model, and the thread that reads the texts in it."""
 
 from __future__ import annotations
 
@@ -10,56 +10,53 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from reward_fns.engine.cache import Cache, Store
-from reward_fns.models.encoder import batches, device_of
+from reward_fns.engine.batching import batches
+from reward_fns.engine.cache import Cache
+from reward_fns.engine.device import device_of
 from reward_fns.settings import EngineOptions
 
 Found = TypeVar("Found")
+Fetch = Callable[[str, float], Found]
 
-_CHARS = 4  # of a token, about; to know without its tokenizer when there is enough for a batch
-_TAKEN = 8  # batches that are taken from the queue at once: the more, the better sorted
-_LEAST_BATCH = 64  # tokens to which running out of memory may reduce a batch
-
+_CHARS = 4  # characters of a token, roughly: tells without a tokenizer whether the queue holds a full batch
+_TAKEN = 8  # batches taken from the queue at once: the more, the better they can be sorted by length
+_LEAST_BATCH = 64  # tokens; a lack of memory never reduces the batch size below this
 
 _turns: dict[str, threading.Lock] = {}
 
 
 @dataclass(frozen=True)
 class Reader(Generic[Found]):
-    """How a model reads texts, in three steps that only its lane's thread takes.
+    """How a model reads texts: three steps, which are taken by one thread at a time.
 
     Attributes:
-        tokenise: from texts to (length in tokens, what `encode` wants) of each.
-        encode: the model itself, on a batch of those; nothing else uses the device meanwhile.
-        decode: from the batch and what `encode` made of it to what is found in each text.
-        identity: hash of the weights and of whatever else decides what is found.
-        size: bytes of memory that what is found in a text takes.
-        pack, unpack: from and to bytes for the disk.
+        tokenise: from texts to (length in tokens, input of `encode`) of each.
+        encode: the model itself, on a batch of these inputs; nothing else uses a CPU meanwhile.
+        decode: from the batch and the output of `encode` to the result of each text.
+        size: bytes of memory that a result takes.
+        lock: held during each step, as lanes with different options share a model's reader.
     """
 
     tokenise: Callable[[Sequence[str]], Sequence[tuple[int, Any]]]
     encode: Callable[[Sequence[Any]], Any]
     decode: Callable[[Sequence[Any], Any], Sequence[Found]]
-    identity: str
     size: Callable[[Found], int]
-    pack: Callable[[Found], bytes]
-    unpack: Callable[[bytes], Found]
+    lock: Any = field(default_factory=threading.Lock)
 
 
 @dataclass(eq=False)
 class _Entry(Generic[Found]):
-    """A text that somebody waits for."""
+    """A text that at least one caller waits for."""
 
     text: str
     answer: Future[Found] = field(default_factory=Future)
-    readers: int = 0
+    callers: int = 0
 
 
 class Lane(Generic[Found]):
-    """A model's queue, its thread and what it has found so far.
+    """A model's queue, its thread and its cache of results.
 
     Args:
         name: of its thread.
@@ -67,10 +64,10 @@ class Lane(Generic[Found]):
         options: of the engine.
 
     Attributes:
-        counts: texts that were `asked` for, of which `again` in the same call, `cached` in memory, on `disk`, `joined`
-            to somebody else's or `read`; `batches`, their `tokens` and with padding `padded`; `halved` batches;
-            `dropped` texts, that nobody waited for any more; `most`, the longest queue.
-        seconds: spent to `tokenise`, `encode`, `decode` and, by callers together, to `wait`.
+        counts: texts that were `asked` for; of these `again` in the same call, `cached`, `joined` to another caller's,
+            `read` or `fetched` from another replica; `batches`, their `tokens`, and `padded`, the tokens with padding;
+            `halved` batches; `dropped` texts, which no caller waited for any more; `most`, the longest queue.
+        seconds: spent to `tokenise`, `encode`, `decode` and, summed over callers, to `wait`.
         trouble: why the process is of no more use, if so.
     """
 
@@ -80,61 +77,64 @@ class Lane(Generic[Found]):
         self.forget()
         self._device = device_of(options)
         self._budget = options.batch_tokens or (2048 if self._device == "cpu" else 16384)
-        self._store = _store(reader, options, self._device)
         self._ready = threading.Condition()
         self._waiting: dict[str, _Entry[Found]] = {}  # in order of arrival
-        self._chars = 0  # of those
+        self._chars = 0  # of the waiting texts
         self._running: dict[str, _Entry[Found]] = {}
-        self._to_store: dict[str, Found] = {}
-        self._storing = False
+        self._fetched: dict[str, _Entry[Found]] = {}  # on their way from another replica
         threading.Thread(target=self._run, name=f"engine {name}", daemon=True).start()
 
     def forget(self) -> None:
-        """Forget what was found and counted."""
+        """Empty the cache and the counters."""
         self.counts: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.kept: Cache[Found] = Cache(self._options.cache_mb << 20)
+        self.cache: Cache[Found] = Cache(self._options.cache_mb << 20)
 
-    def flush(self) -> None:
-        """Wait until what is to be on disk is there."""
-        with self._ready:
-            while self._to_store or self._storing:
-                self._ready.wait(1.0)
-
-    def read(self, texts: Sequence[str], deadline: float) -> list[Found]:
-        """See `reward_fns.engine.lanes.read`."""
+    def read(
+        self,
+        texts: Sequence[str],
+        deadline: float,
+        owns: Callable[[str], bool] | None = None,
+        fetch: Fetch[Found] | None = None,
+    ) -> list[Found]:
+        """See `reward_fns.engine.lanes.read`; texts for which `owns` is false are fetched, unless they are cached."""
         start = time.monotonic()
         found: dict[str, Found] = {}
         asked: dict[str, _Entry[Found]] = {}
+        to_fetch: list[_Entry[Found]] = []
         try:
             with self._ready:
                 distinct = dict.fromkeys(texts)
                 self.counts["asked"] += len(texts)
                 self.counts["again"] += len(texts) - len(distinct)
                 for text in distinct:
-                    hit = self._kept_or_asked(text, deadline)
-                    if isinstance(hit, _Entry):
-                        asked[text] = hit
+                    result = self.cache.get(text)
+                    if result is not None:
+                        self.counts["cached"] += 1
+                        found[text] = result
+                    elif owns is None or owns(text):
+                        asked[text] = self._entry(text, deadline)
                     else:
-                        found[text] = hit[0]
+                        asked[text] = entry = self._fetched.setdefault(text, _Entry(text))
+                        self.counts["joined"] += entry.callers > 0
+                        to_fetch += [entry] if entry.callers == 0 else []
+                        entry.callers += 1
                 self._ready.notify_all()
+            for entry in to_fetch:
+                arguments = entry, fetch, deadline
+                threading.Thread(target=self._fetch, args=arguments, name="engine fetch", daemon=True).start()
             for text, entry in asked.items():
                 found[text] = _result(entry, deadline)
         finally:
             with self._ready:
                 for entry in asked.values():
-                    entry.readers -= 1
+                    entry.callers -= 1
                 self.seconds["wait"] += time.monotonic() - start
         return [found[text] for text in texts]
 
-    def _kept_or_asked(self, text: str, deadline: float) -> _Entry[Found] | tuple[Found]:
-        """What is known of a text, in a tuple, or its entry in the queue; called with the lock held."""
+    def _entry(self, text: str, deadline: float) -> _Entry[Found]:
+        """The entry of a text to be read here, which is queued if it is new; called with the lock held."""
         while True:
-            if hit := self.kept.get(text):
-                self.counts["cached"] += 1
-                if hit[1] and self._store:
-                    self._to_store[text] = hit[0]
-                return (hit[0],)
             entry = self._running.get(text) or self._waiting.get(text)
             if entry is not None:
                 self.counts["joined"] += 1
@@ -143,69 +143,67 @@ class Lane(Generic[Found]):
                 self._chars += len(text)
                 self.counts["most"] = max(self.counts["most"], len(self._waiting))
             if entry is not None:
-                entry.readers += 1
+                entry.callers += 1
                 return entry
             self._ready.notify_all()
             left = deadline - time.monotonic()
             if left <= 0 or not self._ready.wait(min(left, threading.TIMEOUT_MAX)):
                 raise TimeoutError(f"no place in the queue of {self._options.queue} texts within the time limit")
 
+    def _fetch(self, entry: _Entry[Found], fetch: Fetch[Found], deadline: float) -> None:
+        """Have another replica answer an entry; if that fails, as when it has just died, read the text here."""
+        try:
+            try:
+                result = fetch(entry.text, deadline - time.monotonic())
+                self.counts["fetched"] += 1
+            except Exception:
+                (result,) = self.read([entry.text], deadline)
+            self._answer(entry, result)
+        except BaseException as error:
+            self._fail(entry, error)
+
     def _run(self) -> None:
         """The thread's work: collect, read, answer, for as long as the process lives."""
         while True:
             with self._ready:
-                while not (self._waiting or self._to_store):
+                while not self._waiting:
                     self._ready.wait()
                 until = time.monotonic() + self._options.wait_ms / 1000
                 while (left := until - time.monotonic()) > 0 and self._chars < self._budget * _CHARS:
                     self._ready.wait(left)
                 taken = self._take()
-                to_store, self._to_store = self._to_store, {}
-                self._storing = bool(to_store)
             try:
-                self._serve(taken)
-                if self._store:
-                    self._store.put({text: self._reader.pack(what) for text, what in to_store.items()})
-                with self._ready:
-                    self._storing = False
-                    self._ready.notify_all()
-            except BaseException as error:  # whatever it is: nobody may be left waiting
+                prepared = self._prepare(taken)
+                # A CPU is as fast with few texts as with many, so there any padding is a loss.
+                spread = 1.1 if self._device == "cpu" else 2.0
+                for batch in batches([size for _, (size, _) in prepared], self._budget, spread):
+                    self._read([prepared[i] for i in batch])
+            except BaseException as error:  # of whatever kind: no caller may wait in vain
                 for entry in taken:
                     self._fail(entry, error)
 
     def _take(self) -> list[_Entry[Found]]:
-        """The first of the queue, up to a few batches, without those that nobody waits for any more."""
+        """The first texts of the queue, enough for a few batches, without those that no caller waits for any more."""
         taken, chars = [], 0
         while self._waiting and chars < self._budget * _CHARS * _TAKEN:
             text = next(iter(self._waiting))
             entry = self._waiting.pop(text)
             self._chars -= len(text)
-            if entry.readers == 0:
+            if entry.callers == 0:
                 self.counts["dropped"] += 1
                 continue
             chars += len(text)
             self._running[text] = entry
             taken.append(entry)
-        self._ready.notify_all()  # there are places in the queue
+        self._ready.notify_all()  # the queue has space again
         return taken
 
-    def _serve(self, entries: list[_Entry[Found]]) -> None:
-        if self._store and entries:
-            for text, packed in self._store.get([entry.text for entry in entries]).items():
-                self.counts["disk"] += 1
-                self._answer(self._running[text], self._reader.unpack(packed))
-        prepared = self._prepare([entry for entry in entries if not entry.answer.done()])
-        # A CPU is as fast with few texts as with many, so there any padding is a loss.
-        spread = 1.1 if self._device == "cpu" else 2.0
-        for batch in batches([size for _, (size, _) in prepared], self._budget, spread):
-            self._read([prepared[i] for i in batch])
-
     def _prepare(self, entries: list[_Entry[Found]]) -> list[tuple[_Entry[Found], tuple[int, Any]]]:
-        """The entries with their tokens; those whose text no tokenizer takes are answered with its error."""
+        """The entries with their tokens; those that the tokenizer refuses are answered with its error."""
         if not entries:
             return []
         try:
-            with self._time("tokenise"):
+            with self._reader.lock, self._time("tokenise"):
                 items = self._reader.tokenise([entry.text for entry in entries])
             return list(zip(entries, items, strict=True))
         except Exception as error:
@@ -219,12 +217,13 @@ class Lane(Generic[Found]):
         items = [item for _, (_, item) in batch]
         sizes = [size for _, (size, _) in batch]
         try:
-            with _turn(self._device), self._time("encode"):
-                encoded = self._reader.encode(items)
-            with self._time("decode"):
-                found = self._reader.decode(items, encoded)
-            for (entry, _), what in zip(batch, found, strict=True):
-                self._answer(entry, what)
+            with self._reader.lock:
+                with _turn(self._device), self._time("encode"):
+                    encoded = self._reader.encode(items)
+                with self._time("decode"):
+                    results = self._reader.decode(items, encoded)
+            for (entry, _), result in zip(batch, results, strict=True):
+                self._answer(entry, result)
         except Exception as error:
             self._note(error, len(batch) * max(sizes))
             if len(batch) == 1:
@@ -242,7 +241,7 @@ class Lane(Generic[Found]):
             self._read(batch[len(batch) // 2 :])
 
     def _note(self, error: Exception, tokens: int) -> None:
-        """Draw what there is to learn from a failed batch of so many tokens."""
+        """Learn from a failed batch of `tokens` tokens: smaller batches, or that the GPU is broken."""
         if _out_of_memory(error):
             self._budget = max(_LEAST_BATCH, min(self._budget, tokens // 2))
         elif "CUDA error" in str(error):  # after which the process can't use its GPU any more
@@ -252,24 +251,29 @@ class Lane(Generic[Found]):
         if entry.answer.done():
             return
         with self._ready:
-            self.kept.put(entry.text, found, self._reader.size(found) + 2 * len(entry.text))
-            self._running.pop(entry.text, None)
+            self.cache.put(entry.text, found, self._reader.size(found) + 2 * len(entry.text))
+            self._end(entry)
         entry.answer.set_result(found)
 
     def _fail(self, entry: _Entry[Found], error: BaseException) -> None:
         if entry.answer.done():
             return
         with self._ready:
-            self._running.pop(entry.text, None)
+            self._end(entry)
         entry.answer.set_exception(error)
 
+    def _end(self, entry: _Entry[Found]) -> None:
+        for entries in (self._running, self._fetched):
+            if entries.get(entry.text) is entry:
+                del entries[entry.text]
+
     @contextlib.contextmanager
-    def _time(self, what: str) -> Iterator[None]:
+    def _time(self, step: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[what] += time.perf_counter() - start
+            self.seconds[step] += time.perf_counter() - start
 
 
 def _result(entry: _Entry[Found], deadline: float) -> Found:
@@ -282,15 +286,8 @@ def _result(entry: _Entry[Found], deadline: float) -> Found:
         raise TimeoutError("not read within the time limit: the model has too much to do, or is stuck") from None
 
 
-def _store(reader: Reader[Any], options: EngineOptions, device: str) -> Store | None:
-    if not options.cache_dir:
-        return None
-    parts = reader.identity, options.dtype, options.compile, device.partition(":")[0]
-    return Store(Path(options.cache_dir).expanduser(), repr(parts))
-
-
 def _turn(device: str) -> contextlib.AbstractContextManager[Any]:
-    """A CPU's cores are for one model at a time; what a GPU is given to do queues there by itself."""
+    """A CPU's cores are for one model at a time; a GPU queues by itself what it is given."""
     return _turns.setdefault(device, threading.Lock()) if device == "cpu" else contextlib.nullcontext()
 
 

@@ -1,68 +1,93 @@
-"""The one way to the neural models: whoever asks, each text is read once, in batches with everyone else's.
+"""The only way to the neural models: each text is read once, in batches with the texts of all other callers.
 
-A reward asks for single texts, from whichever thread verl calls it in. Per model there is a lane: a queue and one
-thread, which collects texts for a few milliseconds, sorts them by length and reads them in batches of so many tokens.
-A text that is known, waiting or being read already is not read again.
+A reward asks for single texts, from any thread that verl calls it in. Each model has a lane: a queue and one thread,
+which collects texts for a few milliseconds, sorts them by length and reads them in batches of a bounded number of
+tokens. A text whose result is cached, or that is waiting or being read, is not read again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Protocol
 
+from reward_fns.engine.device import scorer_packages, set_threads
 from reward_fns.engine.lane import Found, Lane, Reader, after_fork
-from reward_fns.models.encoder import set_threads
-from reward_fns.models.weights import pinned_model
 from reward_fns.settings import EngineOptions, current
 
 Key = tuple[Hashable, ...]
+Build = Callable[[EngineOptions], Reader[Found]]
 Tap = dict[tuple[Key, str], Any]
+
+
+class Peers(Protocol):
+    """The replicas of a deployment, as one of them sees them."""
+
+    def owns(self, text: str) -> bool:
+        """Whether this replica should read the text itself."""
+
+    def fetch(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any:
+        """What the replica that should read the text finds in it."""
+
+
+_lanes: dict[tuple[Key, EngineOptions], Lane[Any]] = {}
+_readers: dict[Hashable, Reader[Any]] = {}
+_taps: list[Tap] = []
+_peers: ContextVar[Peers | None] = ContextVar("reward_fns_peers", default=None)
+_lock, _building = threading.Lock(), threading.RLock()
+
+
+def read(key: Key, build: Build[Found], texts: Sequence[str]) -> list[Found]:
+    """What a model finds in texts, in their order.
+
+    Safe to call from any number of threads. The first call builds the model, with the options in force.
+
+    Args:
+        key: identifies the model.
+        build: makes the model's reader; where replicas share texts, it travels between them.
+        texts: to be read.
+
+    Raises:
+        UsageError: from `build`, or a package is not installed.
+        TimeoutError: the caller's time limit is over.
+        Exception: raised by the model for this text, even if it was in a batch.
+    """
+    settings, peers = current(), _peers.get()
+    if not texts:
+        return []
+    lane = _lane(key, build, settings.options)
+    if peers is None:
+        found = lane.read(texts, settings.deadline)
+    else:
+        found = lane.read(texts, settings.deadline, peers.owns, partial(peers.fetch, key, build))
+    for tap in _taps:
+        tap.update({(key, text): result for text, result in zip(texts, found, strict=True)})
+    return found
+
+
+@contextlib.contextmanager
+def sharing(peers: Peers | None) -> Iterator[None]:
+    """Inside, this thread has other replicas read the texts that belong to them; None shares nothing."""
+    token = _peers.set(peers)
+    try:
+        yield
+    finally:
+        _peers.reset(token)
 
 
 @contextlib.contextmanager
 def tapped(tap: Tap) -> Iterator[None]:
-    """While in here, all that any thread is told that was found goes into a dictionary, too."""
+    """Inside, every result that any thread gets is also stored in a dictionary."""
     _taps.append(tap)
     try:
         yield
     finally:
         _taps.remove(tap)
-
-
-def read(key: Key, build: Callable[[EngineOptions], Reader[Found]], texts: Sequence[str]) -> list[Found]:
-    """What a model finds in texts, in their order.
-
-    Safe to call from any number of threads. The model is built by the first call, under the options in force.
-
-    Args:
-        key: what tells this model from all others.
-        build: makes its reader.
-        texts: to be read.
-
-    Raises:
-        UsageError: from `build`.
-        TimeoutError: the time that the caller has is over.
-        Exception: what the model raised, on the text alone if it was in a batch.
-    """
-    setting = current()
-    if not texts:
-        return []
-    lane = _lane(key, build, setting.options)
-    found = lane.read(texts, setting.deadline)
-    for tap in _taps:
-        tap.update({(key, text): what for text, what in zip(texts, found, strict=True)})
-    return found
-
-
-_lanes: dict[tuple[Key, EngineOptions], Lane[Any]] = {}
-_taps: list[Tap] = []
-_lock = threading.Lock()
 
 
 def lanes() -> dict[tuple[Key, EngineOptions], Lane[Any]]:
@@ -72,7 +97,7 @@ def lanes() -> dict[tuple[Key, EngineOptions], Lane[Any]]:
 
 
 def totals(options: EngineOptions) -> tuple[Counter[str], Counter[str]]:
-    """What the lanes of this process that have these options have counted, and the seconds they spent, all together."""
+    """Counts and seconds of this process's lanes with these options, summed over the models."""
     counts: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     for (_, own), lane in lanes().items():
@@ -82,44 +107,37 @@ def totals(options: EngineOptions) -> tuple[Counter[str], Counter[str]]:
     return counts, seconds
 
 
-def peak_memory() -> int:
-    """Most main memory that this process has had so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
-
-
-def forget() -> None:
-    """Let all lanes forget what they have found and counted, as if new, while nobody asks them anything."""
-    for lane in lanes().values():
-        lane.forget()
-
-
 def trouble() -> str | None:
-    """Why this process should be replaced: its device is beyond help. None if all is well."""
+    """Why this process must be replaced, such as a broken GPU; None if all is well."""
     return next((lane.trouble for lane in lanes().values() if lane.trouble), None)
 
 
-def _lane(key: Key, build: Callable[[EngineOptions], Reader[Found]], options: EngineOptions) -> Lane[Found]:
-    place = key, options
-    if place not in _lanes:
-        model = key, options.device, options.dtype, options.compile
-
-        def made() -> Reader[Found]:
-            set_threads(options.threads)
-            return build(options)
-
-        reader = pinned_model(model, made)
+def _lane(key: Key, build: Build[Found], options: EngineOptions) -> Lane[Found]:
+    identity = key, options
+    if identity not in _lanes:
+        reader = _reader(key, build, options)
         with _lock:
-            if place not in _lanes:
-                _lanes[place] = Lane(str(key[0]), reader, options)
-    return _lanes[place]
+            if identity not in _lanes:
+                _lanes[identity] = Lane(str(key[0]), reader, options)
+    return _lanes[identity]
+
+
+def _reader(key: Key, build: Build[Found], options: EngineOptions) -> Reader[Found]:
+    """The reader of a model, built by the first caller; others wait. Lanes with other queues or caches share it."""
+    model = key, options.device, options.dtype, options.compile
+    with _building, scorer_packages():
+        if model not in _readers:
+            set_threads(options.threads)
+            _readers[model] = build(options)
+        return _readers[model]
 
 
 def _after_fork() -> None:
-    """A forked process has neither the threads of the lanes nor, on a GPU, the models."""
-    global _lock
-    _lock = threading.Lock()
+    """A forked process has neither the lanes' threads nor, on a GPU, the models, and their locks may be held."""
+    global _lock, _building
+    _lock, _building = threading.Lock(), threading.RLock()
     _lanes.clear()
+    _readers.clear()
     after_fork()
 
 

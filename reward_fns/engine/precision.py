@@ -15,25 +15,21 @@ _MOVES = (1e-4, 1e-3, 1e-2)
 
 @dataclass
 class Changes:
-    """What has changed so far; `add` and then `lines`.
+    """What has changed so far; call `add` for samples and then `lines`.
 
     Attributes:
-        spec: of the rewards, of which those without a model are left out.
-        setting: of the engine, to be compared with float32.
-        moves: per reward, by how much each of its values has moved.
-        failures: samples that could not be scored in either way.
-        texts, entities, relations: of RadGraph, how many there are and how many have changed.
-        labels: the same of CheXbert.
+        spec: the rewards; those without a model are left out.
+        setting: options of the engine, to be compared with float32.
+        moves: per reward, how far each of its values moved.
+        failures: messages of samples that could not be scored in one of the two ways.
+        counts: of the models' results, how many there are and how many changed.
     """
 
     spec: RewardSpec
     setting: EngineOptions
     moves: dict[str, list[float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    texts: list[int] = field(default_factory=lambda: [0, 0])
-    entities: list[int] = field(default_factory=lambda: [0, 0])
-    relations: list[int] = field(default_factory=lambda: [0, 0])
-    labels: list[int] = field(default_factory=lambda: [0, 0])
+    counts: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tasks = {
@@ -59,43 +55,33 @@ class Changes:
         self._compare(*taps)
 
     def _compare(self, before: Tap, after: Tap) -> None:
-        for place in before.keys() & after.keys():
-            old, new = before[place], after[place]
-            if place[0][0] == "radgraph":
+        for read in before.keys() & after.keys():
+            old, new = before[read], after[read]
+            if read[0][0] == "radgraph":
                 entities = [{(e.start, e.end, e.label) for e in side} for side in (old, new)]
                 relations = [
                     {(e.start, e.end, kind, side[to].start, side[to].end) for e in side for kind, to in e.relations}
                     for side in (old, new)
                 ]
-                _count(self.texts, 1, old != new)
-                _count(self.entities, len(entities[0]), len(entities[0] ^ entities[1]))
-                _count(self.relations, len(relations[0]), len(relations[0] ^ relations[1]))
-            elif place[0][0] == "chexbert":
-                _count(
-                    self.labels, len(old.classes), sum(a != b for a, b in zip(old.classes, new.classes, strict=True))
-                )
+                self._count("RadGraph, texts with any change", 1, old != new)
+                self._count("RadGraph, entities lost or new", len(entities[0]), len(entities[0] ^ entities[1]))
+                self._count("RadGraph, relations lost or new", len(relations[0]), len(relations[0] ^ relations[1]))
+            elif read[0][0] == "chexbert":
+                changed = sum(a != b for a, b in zip(old.classes, new.classes, strict=True))
+                self._count("CheXbert, labels changed", len(old.classes), changed)
+
+    def _count(self, what: str, total: int, changed: int) -> None:
+        counts = self.counts.setdefault(what, [0, 0])
+        counts[0] += total
+        counts[1] += changed
 
     def lines(self) -> list[str]:
-        """What there is to say."""
-        found = []
+        """The changes, a line for each reward and each kind of result."""
+        report = []
         for name, moves in self.moves.items():
-            shares = ", ".join(
-                f"{sum(move > least for move in moves) / len(moves):.2%} by > {least:g}" for least in _MOVES
-            )
-            found.append(
-                f"{name}: of {len(moves)} values moved {shares}; "
-                f"mean {sum(moves) / len(moves):.3g}, at most {max(moves):.3g}"
-            )
-        counted = {
-            "RadGraph, texts with any change": self.texts,
-            "RadGraph, entities lost or new": self.entities,
-            "RadGraph, relations lost or new": self.relations,
-            "CheXbert, labels changed": self.labels,
-        }
-        found += [f"{what}: {n} of {total} ({n / total:.2%})" for what, (total, n) in counted.items() if total]
-        return found
-
-
-def _count(place: list[int], total: int, changed: int) -> None:
-    place[0] += total
-    place[1] += changed
+            shares = ", ".join(f"{sum(move > m for move in moves) / len(moves):.2%} by > {m:g}" for m in _MOVES)
+            mean = sum(moves) / len(moves)
+            report.append(f"{name}: of {len(moves)} values moved {shares}; mean {mean:.3g}, at most {max(moves):.3g}")
+        for what, (total, changed) in sorted(self.counts.items()):
+            report += [f"{what}: {changed} of {total} ({changed / total:.2%})"] if total else []
+        return report

@@ -1,18 +1,21 @@
-"""Rewards that a Ray Serve deployment computes, asked for from where they are needed.
+"""Rewards that a Ray Serve deployment computes, asked for from the processes that need them.
 
-A request is one call of a batched reward, with its options; the replica makes the very call that would have been made
-here. It travels as a JSON object over HTTP, or as the same object between processes of a Ray cluster.
+A request is one call of a batched reward, with its options; the replica makes the same call as this process would. It
+travels as a JSON object over HTTP, or as the same object between processes of a Ray cluster.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import math
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from reward_fns.errors import UsageError
 from reward_fns.registry import Reward
@@ -20,14 +23,33 @@ from reward_fns.settings import EngineOptions
 
 APP = "cxr-grpo-scorers"
 """Name of the Ray Serve application."""
-
+SESSION_HEADER = "x-session-id"
+"""Header by which Ray Serve's proxy routes a request to a replica."""
+_START = 200  # characters of a text that decide which replica reads it
 
 _lock = threading.Lock()
 _handles: dict[tuple[str, str], Any] = {}
 
 
 class RemoteFailure(Exception):
-    """The deployment couldn't be asked, or couldn't answer; a failure of the scorer, never a score."""
+    """The deployment couldn't be reached or couldn't answer; a failure of the scorer, never a score."""
+
+
+def session_of(text: str) -> str:
+    """The session of Ray Serve that a text belongs to; all texts of a session go to one replica.
+
+    A report keeps its session when a reward lower-cases it, squeezes its white space or cuts its end.
+
+    >>> session_of("The  Heart is enlarged.") == session_of(" the heart is enlarged."), session_of("No edema.")
+    (True, '320ff8842bc9a00a')
+    """
+    start = " ".join(text[: 4 * _START].lower().split())[:_START]
+    return hashlib.blake2b(start.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def shares(engine: EngineOptions) -> bool:
+    """Whether a deployment with these options may have several replicas, which then share the texts."""
+    return max(engine.replicas, engine.max_replicas) > 1
 
 
 def ask(
@@ -43,7 +65,7 @@ def ask(
     Raises:
         UsageError: the deployment says that the reward is used wrongly, or there is no deployment.
         RemoteFailure: see the class.
-        TimeoutError: it took too long.
+        TimeoutError: the time limit is over.
     """
     request = {
         "reward": reward.name,
@@ -52,7 +74,12 @@ def ask(
         "references": list(references),
         "timeout": timeout,
     }
-    answer = _over_ray(request, timeout) if engine.where == "ray" else _over_http(engine.address, request, timeout)
+    if engine.where == "http":
+        return _values(_over_http(engine.address, request, timeout), len(predictions))
+    return _over_ray(request, timeout, shares(engine))
+
+
+def _values(answer: Any, count: int) -> list[float | None]:
     if not isinstance(answer, dict):
         raise RemoteFailure(f"the deployment answered with {str(answer)[:200]!r}")
     if "usage" in answer:
@@ -60,19 +87,33 @@ def ask(
     if "error" in answer:
         raise RemoteFailure(str(answer["error"]))
     values = answer.get("values")
-    if not isinstance(values, list) or len(values) != len(predictions):
-        raise RemoteFailure(f"the deployment answered {len(predictions)} samples with {str(answer)[:200]!r}")
+    if not isinstance(values, list) or len(values) != count:
+        raise RemoteFailure(f"the deployment answered {count} samples with {str(answer)[:200]!r}")
     # JSON has no NaN: it is written as null.
     return [math.nan if value is None else value for value in values]
 
 
-def _over_ray(request: Mapping[str, Any], timeout: float) -> Any:
-    response = _score().remote(request)
+def _over_ray(request: Mapping[str, Any], timeout: float, shared: bool) -> list[float | None]:
+    """Each prediction goes to the replica that its session belongs to, if there are several."""
+    deadline, handle = time.monotonic() + timeout, _score()
+    groups: dict[str, list[int]] = {}
+    for i, prediction in enumerate(request["predictions"]):
+        groups.setdefault(session_of(prediction) if shared else "", []).append(i)
+    responses = []
+    for session, group in groups.items():
+        part = {side: [request[side][i] for i in group] for side in ("predictions", "references")}
+        to_replica = handle.options(session_id=session) if shared else handle
+        responses.append((group, to_replica.remote({**request, **part}, session)))
+    values: dict[int, float | None] = {}
     try:
-        return response.result(timeout_s=timeout)
+        for group, response in responses:
+            answer = response.result(timeout_s=max(0.0, deadline - time.monotonic()))
+            values.update(zip(group, _values(answer, len(group)), strict=True))
     except BaseException:
-        response.cancel()  # so that nothing more is computed for it
+        for _, response in responses:
+            response.cancel()  # so that nothing more is computed for it
         raise
+    return [values[i] for i in range(len(values))]
 
 
 def _score() -> Any:
@@ -88,12 +129,12 @@ def _score() -> Any:
             if not ray.is_initialized():
                 ray.init(address="auto", log_to_driver=False)
             context = ray.get_runtime_context()
-            place = context.gcs_address, context.get_job_id()
-            if place not in _handles:
+            cluster = context.gcs_address, context.get_job_id()
+            if cluster not in _handles:
                 # The method, not the application: Ray 2.60 makes a router for each first use of a handle, which from
                 # many threads are many, and autoscaling then sees the requests of the one that reported last.
-                _handles[place] = serve.get_app_handle(APP).score
-            return _handles[place]
+                _handles[cluster] = serve.get_app_handle(APP).score
+            return _handles[cluster]
         except (RayServeException, ConnectionError) as error:
             raise UsageError(
                 f"no Ray Serve application {APP} ({str(error).partition(chr(10))[0]}); start it with "
@@ -102,9 +143,9 @@ def _score() -> Any:
 
 
 def leave() -> None:
-    """Stop what this process's way to a deployment runs beside it, before the process leaves their Ray cluster.
+    """Stop the threads that connect this process to deployments, before it leaves their Ray cluster.
 
-    It would report to the deployment for ever, and start a cluster for that if there is none.
+    They would go on reporting to the deployment, and start a cluster for that if there is none.
     """
     with _lock:
         while _handles:
@@ -112,23 +153,20 @@ def leave() -> None:
 
 
 def _over_http(address: str, request: Mapping[str, Any], timeout: float) -> Any:
-    parts = urlsplit(address)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout)
+    headers = {"Content-Type": "application/json", SESSION_HEADER: session_of("".join(request["predictions"][:1]))}
+    post = urllib.request.Request(f"{address.rstrip('/')}/score", json.dumps(request).encode(), headers)
+    # Without proxies, which know nothing of a cluster's nodes.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        body = json.dumps(request).encode()
-        connection.request("POST", f"{parts.path.rstrip('/')}/score", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        content = response.read()
-    except TimeoutError as error:
-        raise TimeoutError(f"{address} did not answer within the time limit of {timeout:g} s") from error
+        with opener.open(post, timeout=timeout) as response:
+            content = response.read()
+    except urllib.error.HTTPError as error:
+        raise RemoteFailure(f"{address} answered {error.code} {error.reason}: {error.read()[:200]!r}") from error
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(getattr(error, "reason", error), TimeoutError):
+            raise TimeoutError(f"{address} did not answer within the time limit of {timeout:g} s") from error
         raise RemoteFailure(f"cannot reach the scorers at {address}: {error!r}") from error
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise RemoteFailure(f"{address} answered {response.status} {response.reason}: {content[:200]!r}")
     try:
         return json.loads(content)
     except ValueError as error:
-        raise RemoteFailure(f"{address} answered with no JSON: {content[:200]!r}") from error
+        raise RemoteFailure(f"{address} answered with invalid JSON: {content[:200]!r}") from error

@@ -1,10 +1,11 @@
-"""Asking a language model that sits behind any OpenAI-compatible server."""
+"""The client of a language model behind any OpenAI-compatible server."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import os
+import re
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +14,27 @@ from typing import Any, NamedTuple, TypeVar
 from reward_fns.errors import UsageError
 
 URL, MODEL, KEY = "CXR_GRPO_JUDGE_URL", "CXR_GRPO_JUDGE_MODEL", "CXR_GRPO_JUDGE_KEY"
-"""Environment variables. The key comes from nowhere else, and goes to no server that nobody has named."""
+"""Environment variables. The key is read from nowhere else, and is sent only to a server that the user named."""
 
 Result = TypeVar("Result")
 
+# How servers say it: vLLM, SGLang, llama.cpp, OpenAI.
+_CONTEXT = re.compile(
+    r"context[ _](length|size|window)|maximum (model|input|sequence) length|max_model_len|longer than the model",
+    re.IGNORECASE,
+)
+
 
 class JudgeFailure(Exception):
-    """The server couldn't be asked, or what it answered is of no use; a failure of the scorer, never a score."""
+    """The server couldn't be reached, or its answer can't be used; a failure of the scorer, never a score."""
+
+
+class TooLong(JudgeFailure):
+    """The server refused a question because it exceeds the context of its model."""
 
 
 class Answer(NamedTuple):
-    """What a model wrote, and whether it came to its end (rather than to the limit of tokens)."""
+    """What a model wrote, and whether it finished (rather than reached the limit of tokens)."""
 
     text: str
     complete: bool
@@ -31,13 +42,13 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Judge:
-    """A model and where it is served; data preparation asks its models through this class, too.
+    """A model and its server; data preparation uses this class too.
 
     Attributes:
         base_url: of the server, up to and with its version, as http://host:8000/v1.
         model: the name that it serves the model under.
         key_variable: environment variable that its key comes from.
-        direct: ask this host and no other: through no proxy and along no redirect.
+        direct: ask only this host: use no proxy and follow no redirect.
     """
 
     base_url: str
@@ -49,6 +60,7 @@ class Judge:
         """Continue a prompt as it is, without a chat template, at temperature 0.
 
         Raises:
+            TooLong: the prompt exceeds the model's context.
             JudgeFailure: see the class; after the client's own retries (connection, 408, 409, 429 and 5xx, with
                 exponential back-off and jitter, or as the server's Retry-After says).
         """
@@ -86,7 +98,8 @@ class Judge:
             response = await create(model=self.model, **request)
         except (openai.APIError, ValueError) as error:
             reason = f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
-            raise JudgeFailure(f"model {self.model!r} at {self.base_url}: {type(error).__name__}: {reason}") from error
+            failure = TooLong if isinstance(error, openai.BadRequestError) and _CONTEXT.search(reason) else JudgeFailure
+            raise failure(f"model {self.model!r} at {self.base_url}: {type(error).__name__}: {reason}") from error
         try:
             choice = response.choices[0]
             text = choice.text if kind == "completions" else choice.message.content
@@ -97,7 +110,7 @@ class Judge:
 
 
 def locate(base_url: str, model: str, router_address: str | None, default_model: str = "") -> Judge:
-    """The judge that options, verl or the environment name.
+    """The judge that the options, verl or the environment name.
 
     Args:
         base_url: option of a reward; if empty, verl's router is taken, and else the environment variable `URL`.
@@ -119,8 +132,8 @@ def locate(base_url: str, model: str, router_address: str | None, default_model:
     name = model or os.environ.get(MODEL, "") or default_model
     if not where:
         raise UsageError(
-            f"no judge is named: set option base_url or the environment variable {URL} to an OpenAI-compatible server, "
-            "as http://host:8000/v1, or give verl a reward model (reward.reward_model.enable=True)"
+            f"no judge server is named: set option base_url or the environment variable {URL} to an OpenAI-compatible "
+            "server, as http://host:8000/v1, or give verl a reward model (reward.reward_model.enable=True)"
         )
     if not name:
         raise UsageError(f"no judge model is named: set option model or the environment variable {MODEL}")
@@ -129,7 +142,7 @@ def locate(base_url: str, model: str, router_address: str | None, default_model:
 
 def _text(text: Any) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"no text: {text!r}")
+        raise TypeError(f"not a text: {text!r}")
     return text
 
 
@@ -142,7 +155,7 @@ def _client(base_url: str, key: str, direct: bool) -> Any:
     return openai.AsyncOpenAI(base_url=base_url, api_key=key, http_client=http_client)
 
 
-# All requests of the process leave from one event loop: the connections of a client belong to a loop, and those that
+# All requests of the process run in one event loop: a client's connections belong to a loop, and the loops in which
 # scores are asked for come and go.
 _lock = threading.Lock()
 _home: tuple[threading.Thread, asyncio.AbstractEventLoop] | None = None

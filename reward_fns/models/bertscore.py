@@ -5,18 +5,17 @@ As in bert-score 0.3.13 without idf weights (arXiv 1904.09675, section 3; parity
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-import numpy as np
 
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
 from reward_fns.models.encoder import Encoder, encodable, load
-from reward_fns.models.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder, fingerprint
+from reward_fns.models.shims import torchvision_operators
+from reward_fns.models.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder
 from reward_fns.settings import EngineOptions
 
 _PATTERNS = (*CONFIG_AND_TOKENIZER, "model.safetensors")
@@ -92,7 +91,7 @@ def bertscore(
         UsageError: the model is not there, or is something else.
     """
     setting = SETTINGS[model]
-    place = folder or setting.folder
+    source_folder = folder or setting.folder
     scores: list[BertScore] = []
     for start in range(0, len(predictions), _PAIRS):
         sides = (
@@ -100,7 +99,7 @@ def bertscore(
             for side in (predictions, references)
         )
         texts = [text for side in sides for text in side]
-        states = read(("bertscore", model, place), lambda options: _reader(place, model, options), texts)
+        states = read(("bertscore", model, source_folder), partial(_reader, source_folder, model), texts)
         scores += _match(states[: len(texts) // 2], states[len(texts) // 2 :])
     return [rescaled(score, model) for score in scores] if rescale else scores
 
@@ -114,7 +113,7 @@ class States(NamedTuple):
 
     Attributes:
         states: of length 1, a row for each token.
-        counts: which of them are no special ones.
+        counts: which of them are not special tokens.
         full: whether there is such a token.
     """
 
@@ -122,12 +121,15 @@ class States(NamedTuple):
     counts: Any
     full: bool
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which may have another device."""
+        return States, (self.states.cpu(), self.counts.cpu(), self.full)
 
-def _reader(place: HubFolder, model: Model, options: EngineOptions) -> Reader[States]:
+
+def _reader(source_folder: HubFolder, model: Model, options: EngineOptions) -> Reader[States]:
     import torch
 
-    folder = fetch_folder(place)
-    encoder = _load(folder, model, options)
+    encoder = _load(fetch_folder(source_folder), model, options)
     special = {encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id}
 
     def encode(ids: Sequence[list[int]]) -> Any:
@@ -143,21 +145,7 @@ def _reader(place: HubFolder, model: Model, options: EngineOptions) -> Reader[St
             found.append(States(own, torch.tensor(counts, device=states.device), any(counts)))
         return found
 
-    def unpack(packed: bytes) -> States:
-        numbers = torch.from_numpy(np.load(io.BytesIO(packed), allow_pickle=False)).to(encoder.device)
-        counts = numbers[:, -1].bool()
-        return States(numbers[:, :-1], counts, bool(counts.any()))
-
-    return Reader(
-        encoder.tokenise, encode, decode, f"bertscore 1 {model} {fingerprint(folder)}",
-        size=lambda found: found.states.nbytes, pack=_pack, unpack=unpack,
-    )  # fmt: skip
-
-
-def _pack(found: States) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.column_stack([found.states.cpu(), found.counts.cpu()]).astype(np.float32))
-    return file.getvalue()
+    return Reader(encoder.tokenise, encode, decode, size=lambda found: found.states.nbytes)
 
 
 def _match(predictions: Sequence[States], references: Sequence[States]) -> list[BertScore]:
@@ -169,7 +157,7 @@ def _match(predictions: Sequence[States], references: Sequence[States]) -> list[
     pairs = zip(predictions, references, strict=True)
     means = torch.stack([_means(a, b) if a.full and b.full else none for a, b in pairs])
     scores = []
-    for precision, recall in means.clamp(0.0, 1.0).tolist():  # all at once, for every transfer waits for the device
+    for precision, recall in means.clamp(0.0, 1.0).tolist():  # all at once: every transfer waits for the device
         both = precision + recall
         scores.append(BertScore(precision, recall, 2 * precision * recall / both if both else 0.0))
     return scores
@@ -179,6 +167,8 @@ def _means(prediction: States, reference: States) -> Any:
     """Precision and recall of two texts, as a tensor."""
     import torch
 
+    device = prediction.states.device
+    reference = States(reference.states.to(device), reference.counts.to(device), reference.full)
     # bert-score lets [CLS] and [SEP] be matched, though they don't count themselves.
     cosines = prediction.states @ reference.states.T
     best = zip((prediction, reference), (cosines.amax(dim=1), cosines.amax(dim=0)), strict=True)
@@ -202,6 +192,7 @@ def source(model: Model, repo: str, revision: str = "main") -> HubFolder:
 
 
 def _load(folder: Path, model: Model, options: EngineOptions) -> Encoder:
+    torchvision_operators()
     from transformers import AutoModel, AutoTokenizer
 
     layer = SETTINGS[model].layer

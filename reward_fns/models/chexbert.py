@@ -6,12 +6,12 @@ reads the file that the `f1chexbert` package reads, and labels as that package d
 
 from __future__ import annotations
 
-import importlib.metadata
 import pickle
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ from numpy.typing import ArrayLike
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
 from reward_fns.errors import UsageError
+from reward_fns.models import reference
 from reward_fns.models.encoder import Encoder, encodable, load
-from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint
+from reward_fns.models.shims import torchvision_operators
+from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder
 from reward_fns.settings import EngineOptions
 
 Backend = Literal["builtin", "reference"]
@@ -70,14 +72,15 @@ def classify(
         texts: the reports; an empty one is a report that mentions nothing.
         checkpoint: the published chexbert.pth, or another of its format.
         base: configuration and tokenizer that it was trained with.
-        backend: "builtin", or "reference" for the f1chexbert package itself, one report at a time.
+        backend: "builtin", or "reference" for the f1chexbert package itself, one report at a time, see
+            `reward_fns.models.reference`.
 
     Raises:
-        UsageError: a file is not there, or is something else, or a package is missing.
+        UsageError: a file is missing or of another format, or a package is missing.
     """
     build = {"builtin": _builtin, "reference": _reference}[backend]
     squeezed = [" ".join(encodable(text).split()) for text in texts]
-    return read(("chexbert", backend, checkpoint, base), lambda options: build(checkpoint, base, options), squeezed)
+    return read(("chexbert", backend, checkpoint, base), partial(build, checkpoint, base), squeezed)
 
 
 def sources(repo: str, revision: str, base: str) -> tuple[HubFile, HubFolder]:
@@ -97,8 +100,7 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def _builtin(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Reader[Findings]:
-    path, folder = fetch(checkpoint), fetch_folder(base)
-    encoder, heads = _load(path, folder, options)
+    encoder, heads = _load(fetch(checkpoint), fetch_folder(base), options)
 
     def encode(ids: Sequence[list[int]]) -> np.ndarray:
         """Per text the logits of all heads, then the [CLS] state."""
@@ -115,16 +117,11 @@ def _builtin(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Re
     def decode(ids: Sequence[list[int]], numbers: np.ndarray) -> list[Findings]:
         return [_findings(row) for row in numbers]
 
-    return _reader(encoder.tokenise, encode, decode, fingerprint(path, folder))
+    return Reader(encoder.tokenise, encode, decode, _size)
 
 
-def _reader(tokenise: Any, encode: Any, decode: Any, identity: str) -> Reader[Findings]:
-    return Reader(
-        tokenise, encode, decode, f"chexbert 1 {identity}",
-        size=lambda found: found.embedding.nbytes + 4000,
-        pack=lambda found: np.array([*chain(*found.logits), *found.embedding], np.float32).tobytes(),
-        unpack=lambda packed: _findings(np.frombuffer(packed, np.float32)),
-    )  # fmt: skip
+def _size(findings: Findings) -> int:
+    return findings.embedding.nbytes + 4000
 
 
 def _findings(numbers: np.ndarray) -> Findings:
@@ -137,39 +134,14 @@ def _findings(numbers: np.ndarray) -> Findings:
 
 
 def _reference(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Reader[Findings]:
-    import torch
-
-    try:
-        version = importlib.metadata.version("transformers")
-        from f1chexbert import f1chexbert as package
-    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
-        raise UsageError(f"backend reference needs the f1chexbert package ({error}): {_ENVIRONMENT}") from error
-    if int(version.partition(".")[0]) > 4:
-        raise UsageError(f"the f1chexbert package does not run with transformers {version}: {_ENVIRONMENT}")
     if base != BASE:
         raise UsageError("backend reference takes bert-base-uncased from the hub or its cache; leave out option base")
-    package.CACHE_DIR = str(fetch(checkpoint).parent)  # it looks for chexbert.pth there
-    labeler = package.F1CheXbert()
-    seen: dict[str, Any] = {}
-    labeler.model.register_forward_hook(lambda *call: seen.update(logits=[head[0].tolist() for head in call[-1]]))
-    labeler.model.bert.register_forward_hook(lambda *call: seen.update(state=call[-1][0][0, 0]))
-
-    def encode(texts: Sequence[str]) -> list[Findings]:
-        found = []
-        with torch.inference_mode():
-            for text in texts:
-                labeler.get_label(text)
-                found.append(_findings(np.array([*chain(*seen["logits"]), *seen["state"].tolist()], np.float32)))
-        return found
-
-    identity = f"package {fingerprint(fetch(checkpoint))}"
-    return _reader(lambda texts: [(len(text), text) for text in texts], encode, lambda _, found: found, identity)
-
-
-_ENVIRONMENT = "give it a virtual environment of its own with pip install 'cxr-grpo[reference]'"
+    numbers_of = reference.f1chexbert(fetch(checkpoint).parent)
+    return reference.reader(lambda texts: [_findings(np.array(numbers_of(text), np.float32)) for text in texts], _size)
 
 
 def _load(checkpoint: Path, base: Path, options: EngineOptions) -> tuple[Encoder, list[tuple[Any, Any]]]:
+    torchvision_operators()
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -180,11 +152,11 @@ def _load(checkpoint: Path, base: Path, options: EngineOptions) -> tuple[Encoder
         weights = {key.removeprefix("module."): value for key, value in content["model_state_dict"].items()}
         heads = [tuple(weights[f"linear_heads.{i}.{part}"] for part in ("weight", "bias")) for i in range(14)]
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{checkpoint} is no CheXbert checkpoint: {error!r}") from error
+        raise UsageError(f"{checkpoint} is not a CheXbert checkpoint: {error!r}") from error
     config = BertConfig.from_pretrained(base)
     shapes = [(4, config.hidden_size)] * 13 + [(2, config.hidden_size)]
     if [tuple(weight.shape) for weight, _ in heads] != shapes:
-        raise UsageError(f"{checkpoint} is no CheXbert checkpoint: its 14 heads must have the shapes {shapes}")
+        raise UsageError(f"{checkpoint} is not a CheXbert checkpoint: its 14 heads must have the shapes {shapes}")
     # CheXbert has no use for the pooler; old versions of transformers saved position ids, a constant.
     unused = ("bert.pooler.", "bert.embeddings.position_ids", "linear_heads.")
     bert = {key.removeprefix("bert."): value for key, value in weights.items() if not key.startswith(unused)}

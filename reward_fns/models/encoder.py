@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reward_fns.engine.device import device_of
 from reward_fns.errors import UsageError
 from reward_fns.settings import EngineOptions
 
@@ -35,7 +35,7 @@ class Encoder:
     def encode(self, ids: Sequence[list[int]]) -> Any:
         """Last hidden states, float32, of shape (texts, tokens of the longest, width); padding behind each text's own.
 
-        A text's states don't depend on its batch but for rounding (about 1e-6).
+        A text's states depend on its batch only by rounding (about 1e-6).
         """
         import torch
 
@@ -47,37 +47,16 @@ class Encoder:
             return output.last_hidden_state.float()
 
 
-def device_of(options: EngineOptions) -> str:
-    """The device that options name."""
-    import torch
-
-    if options.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"engine: no device {options.device} here: {str(error).partition(chr(10))[0]}") from error
-    return options.device
-
-
 def placed(model: Any, options: EngineOptions) -> Any:
-    """A model ready to be used where, and in the precision in which, options want it."""
+    """A model on the device and in the precision of the options."""
     import torch
 
     model = model.eval().to(device_of(options), getattr(torch, options.dtype))
     return torch.compile(model, dynamic=True) if options.compile else model
 
 
-def set_threads(threads: int) -> None:
-    """Have PyTorch use so many threads on the CPU, unless it is 0."""
-    import torch
-
-    if threads and threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
-
-
 def encodable(text: str) -> str:
-    """The text without lone surrogates: they are no characters, and tokenizers written in Rust refuse them.
+    """The text without lone surrogates, which are not characters and which tokenizers written in Rust refuse.
 
     >>> encodable("no \\ud800mass")
     'no mass'
@@ -85,37 +64,14 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "ignore").decode("utf-8")
 
 
-def batches(lengths: Sequence[int], tokens: int, spread: float = math.inf) -> Iterator[list[int]]:
-    """Indices of all sequences, those of like length together, so that little of a batch is padding.
-
-    Args:
-        lengths: of the sequences, in tokens.
-        tokens: most that a batch may have, padding included; a sequence longer than that comes alone.
-        spread: how many times as long as its shortest sequence the longest of a batch may be, give or take a token.
-
-    >>> list(batches([9, 2, 3, 2], tokens=6))
-    [[1, 3], [2], [0]]
-    >>> list(batches([9, 2, 3, 30], tokens=99, spread=2))
-    [[1, 2], [0], [3]]
-    """
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and ((len(batch) + 1) * lengths[i] > tokens or lengths[i] > lengths[batch[0]] * spread + 1):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
 def load(read: Callable[..., Any], source: Path, what: str, *, strict: bool, **arguments: Any) -> Any:
-    """A transformers model in float32, none of whose weights are left to chance.
+    """A transformers model in float32, all of whose weights come from its files.
 
     Args:
         read: a `from_pretrained`.
         source: the file or folder that the weights come from, for messages.
-        what: what should be in there.
-        strict: refuse weights that the model has no place for, too.
+        what: what it should hold, for messages.
+        strict: also refuse weights that the model does not use.
         arguments: for `read`.
 
     Raises:
@@ -125,7 +81,7 @@ def load(read: Callable[..., Any], source: Path, what: str, *, strict: bool, **a
     import transformers
 
     verbosity, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()  # heads that we don't use are no news
+    transformers.logging.set_verbosity_error()  # about heads that we don't use
     transformers.logging.disable_progress_bar()
     try:
         model, info = read(**arguments, dtype=torch.float32, output_loading_info=True)

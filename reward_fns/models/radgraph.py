@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
 from reward_fns.errors import UsageError, unknown
-from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, fingerprint, unpacked
+from reward_fns.models import reference
+from reward_fns.models.annotation import Annotation as Annotation
+from reward_fns.models.annotation import Entity as Entity
+from reward_fns.models.annotation import size_of
+from reward_fns.models.shims import torchvision_operators
+from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, unpacked
 from reward_fns.settings import EngineOptions
 
 if TYPE_CHECKING:
@@ -29,28 +33,6 @@ MAX_WORDS = 4096
 """What is beyond is not read, whatever `max_chars` says: pairs of spans, of which there are 4 million then, grow with
 the square. No report comes near."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """Words of a report that mean something.
-
-    Attributes:
-        tokens: the words, with a space between them.
-        label: such as "OBS-DP" (model radgraph) or "Observation::definitely present" (the others).
-        start, end: first and last word, counted from 0.
-        relations: type ("modify", "located_at", "suggestive_of") and index, in the annotation, of the entity that
-            this one relates to.
-    """
-
-    tokens: str
-    label: str
-    start: int
-    end: int
-    relations: tuple[tuple[str, int], ...] = ()
-
-
-Annotation = tuple[Entity, ...]
 
 
 def annotate(
@@ -77,17 +59,17 @@ def annotate(
         repo: hub repository, or local folder, of `<model>.tar.gz`.
         encoder: hub repository, or local folder, with config and tokenizer of the model's encoder; by default the one
             that the archive names.
-        backend: "builtin", or "reference" for the radgraph package itself.
+        backend: "builtin", or "reference" for the radgraph package itself, see `reward_fns.models.reference`.
 
     Raises:
-        UsageError: unknown model, weights that can't be had or read, or a package that is missing.
+        UsageError: the model is unknown, its weights can't be fetched or read, or a package is missing.
     """
     if model not in get_args(ModelName):
         raise UsageError(unknown("RadGraph model", model, get_args(ModelName)))
-    where = (model, revision, repo, encoder)
+    source = (model, revision, repo, encoder)
     build = {"builtin": _builtin, "reference": _reference}[backend]
     cut = [text[:max_chars] if max_chars > 0 else text for text in texts]
-    return read(("radgraph", backend, *where), lambda options: build(*where, options), cut)
+    return read(("radgraph", backend, *source), partial(build, *source), cut)
 
 
 def sources(model: str, revision: str | None, repo: str, encoder: str) -> Iterator[HubFile | HubFolder]:
@@ -122,6 +104,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")  # no tokenizer takes them
 
 
 def _builtin(model: str, revision: str | None, repo: str, encoder: str, options: EngineOptions) -> Reader[Annotation]:
+    torchvision_operators()
     from reward_fns.models.radgraph_model import RadGraph
 
     archive, base = sources(model, revision, repo, encoder)
@@ -132,29 +115,13 @@ def _builtin(model: str, revision: str | None, repo: str, encoder: str, options:
     def tokenise(texts: Sequence[str]) -> list[tuple[int, Report]]:
         return network.tokenise([_capped(words(text, model)) for text in texts])
 
-    return _reader(tokenise, network.encode, network.decode, model, fingerprint(fetch(archive), fetch_folder(base)))
+    return Reader(tokenise, network.encode, network.decode, size_of)
 
 
 def _capped(report: list[str]) -> list[str]:
     if len(report) > MAX_WORDS:
         _log.warning("RadGraph reads the first %d words of a text that has %d", MAX_WORDS, len(report))
     return report[:MAX_WORDS]
-
-
-def _reader(tokenise: Any, encode: Any, decode: Any, model: str, identity: str) -> Reader[Annotation]:
-    return Reader(
-        tokenise, encode, decode, f"radgraph 1 {model} {identity}",
-        size=lambda found: 300 + 600 * len(found),
-        pack=lambda found: json.dumps([astuple(entity) for entity in found]).encode(),
-        unpack=_unpack,
-    )  # fmt: skip
-
-
-def _unpack(packed: bytes) -> Annotation:
-    return tuple(
-        Entity(tokens, label, start, end, tuple((kind, target) for kind, target in relations))
-        for tokens, label, start, end, relations in json.loads(packed)
-    )
 
 
 def _folder(archive: HubFile, model: str) -> Path:
@@ -172,41 +139,8 @@ def _encoder(config: dict[str, Any]) -> str:
 
 
 def _reference(model: str, revision: str | None, repo: str, encoder: str, options: EngineOptions) -> Reader[Annotation]:
-    try:
-        version = importlib.metadata.version("transformers")
-        from radgraph import RadGraph
-    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
-        raise UsageError(f"backend reference needs the radgraph package ({error}): {_ENVIRONMENT}") from error
-    if int(version.partition(".")[0]) > 4:
-        raise UsageError(f"the radgraph package does not run with transformers {version}: {_ENVIRONMENT}")
     if encoder:
         raise UsageError("backend reference takes the encoder that the archive names; leave out option encoder")
-    archive = HubFile(repo, f"{model}.tar.gz", revision or "main")
-    # The package takes an archive that is unpacked already as it is.
-    package = RadGraph(model_type=model, model_cache_dir=str(_folder(archive, model).parent))
-
-    def encode(texts: Sequence[str]) -> list[Annotation]:
-        found = package(list(texts))
-        return [from_package(found[str(i)]["entities"]) for i in range(len(texts))]
-
-    def tokenise(texts: Sequence[str]) -> list[tuple[int, str]]:
-        return [(len(text), text) for text in texts]
-
-    return _reader(tokenise, encode, lambda _, found: found, model, f"package {fingerprint(fetch(archive))}")
-
-
-_ENVIRONMENT = "give it a virtual environment of its own with pip install 'cxr-grpo[reference]'"
-
-
-def from_package(entities: Mapping[str, Any]) -> Annotation:
-    """From the form of the package, in which entities are counted from 1."""
-    return tuple(
-        Entity(
-            entity["tokens"],
-            entity["label"],
-            entity["start_ix"],
-            entity["end_ix"],
-            tuple((kind, int(target) - 1) for kind, target in entity["relations"]),
-        )
-        for entity in entities.values()
-    )
+    folder = _folder(HubFile(repo, f"{model}.tar.gz", revision or "main"), model)
+    annotate_all = reference.radgraph(model, folder.parent)
+    return reference.reader(annotate_all, size_of)

@@ -17,9 +17,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
+from reward_fns.engine.device import device_of
 from reward_fns.errors import UsageError
-from reward_fns.models.encoder import device_of, placed
-from reward_fns.models.radgraph import Annotation, Entity
+from reward_fns.models.annotation import Annotation, Entity
+from reward_fns.models.encoder import placed
 from reward_fns.models.wordpieces import Layout
 from reward_fns.settings import EngineOptions
 
@@ -194,7 +195,7 @@ class RadGraph:
             chosen.append(top)
             related.append(self._relations(spans, scores[top]).flatten())
             offset += count
-        # One transfer of each, for every transfer waits for the device.
+        # One transfer of each: every transfer waits for the device.
         of_spans = torch.stack([start, width, labels]).cpu().split(counts, dim=1)
         tops = torch.cat(chosen).cpu().split([len(top) for top in chosen])
         pairs = torch.cat(related).cpu().split([len(top) ** 2 for top in chosen])
@@ -207,9 +208,9 @@ class RadGraph:
         total = 0
         for report in reports:
             pieces = [(piece, total + at) for at, of_word in enumerate(report.pieces) for piece in of_word]
-            for (_, word), place in zip(pieces, self._layout.places(len(pieces)), strict=True):
-                if place is not None:
-                    places.append((len(rows) + place[0], place[1], word))
+            for (_, word), position in zip(pieces, self._layout.places(len(pieces)), strict=True):
+                if position is not None:
+                    places.append((len(rows) + position[0], position[1], word))
             rows += self._layout.rows([piece for piece, _ in pieces])
             total += len(report.words)
         sums = torch.zeros(total, self._size, device=self._device)
@@ -251,13 +252,13 @@ class RadGraph:
         start, width, label = marks.of_spans.tolist()
         begin = start[0]  # words were counted over the batch
         entities = [i for i, of_span in enumerate(label) if of_span]
-        place = {span: at for at, span in enumerate(entities)}
+        index_of = {span: at for at, span in enumerate(entities)}
         spans = marks.top.tolist()
         relations = defaultdict(list)
         table = marks.pairs.reshape(len(spans), len(spans))
         for i, j in table.nonzero().tolist():
-            if spans[i] in place and spans[j] in place:
-                relations[spans[i]].append((self._relation_labels[int(table[i, j]) - 1], place[spans[j]]))
+            if spans[i] in index_of and spans[j] in index_of:
+                relations[spans[i]].append((self._relation_labels[int(table[i, j]) - 1], index_of[spans[j]]))
         return tuple(
             Entity(
                 " ".join(report[start[i] - begin : start[i] - begin + width[i] + 1]),

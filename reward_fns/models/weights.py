@@ -1,4 +1,4 @@
-"""Weight files: fetched from the Hugging Face hub into its normal cache, hashed, unpacked, and loaded once."""
+"""Weight files: fetched from the Hugging Face hub into its usual cache, hashed and unpacked."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ import hashlib
 import os
 import tarfile
 import tempfile
-import threading
 import zlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
+from reward_fns.engine.device import scorer_packages
 from reward_fns.errors import UsageError
 
-Model = TypeVar("Model")
-
 CONFIG_AND_TOKENIZER = ("config.json", "tokenizer*", "vocab*", "merges.txt*", "special_tokens_map.json*")
-_EXTRA = ("torch", "transformers", "huggingface_hub")
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class HubFolder:
 
 @dataclass(frozen=True)
 class UsedFile:
-    """A file that this process has fetched: where it is, its bytes and their hash."""
+    """A file that this process has fetched, with its size in bytes and its SHA-256."""
 
     path: Path
     size: int
@@ -64,8 +61,6 @@ class UsedFile:
 
 
 _used: dict[str, UsedFile] = {}
-_models: dict[Hashable, Any] = {}
-_lock = threading.RLock()
 
 
 def used() -> dict[str, UsedFile]:
@@ -78,12 +73,6 @@ def loaded() -> dict[str, str]:
     return {name: file.sha256 for name, file in _used.items()}
 
 
-def fingerprint(*places: Path) -> str:
-    """Hash of the content of files, and of what this process has fetched of folders."""
-    files = [file for file in _used.values() if file.path in places or file.path.parent in places]
-    return hashlib.sha256("".join(sorted({file.sha256 for file in files})).encode()).hexdigest()
-
-
 def fetch(file: HubFile) -> Path:
     """Path of a file, which is downloaded if it is not in the Hugging Face cache yet.
 
@@ -91,7 +80,8 @@ def fetch(file: HubFile) -> Path:
     HF_HUB_OFFLINE).
 
     Raises:
-        UsageError: it can't be had; the message says which file, which cache, and what to run where there is internet.
+        UsageError: the file can't be fetched; the message says which file, which cache, and what to run on a machine
+            with internet.
     """
     folder = Path(file.repo).expanduser()
     if folder.is_dir():
@@ -104,24 +94,24 @@ def fetch(file: HubFile) -> Path:
 
 
 def fetch_folder(folder: HubFolder) -> Path:
-    """Folder with the files of a model, of which those that match are downloaded if need be; see `fetch`.
+    """Folder with the files of a model; those that match its patterns are downloaded if need be; see `fetch`.
 
     Raises:
-        UsageError: a file without a wildcard in its name can't be had.
+        UsageError: a file without a wildcard in its name can't be fetched.
     """
     required = [pattern for pattern in folder.patterns if not set(pattern) & set("*?[")]
-    place = Path(folder.repo).expanduser()
-    if not place.is_dir():
+    local = Path(folder.repo).expanduser()
+    if not local.is_dir():
         names = ", ".join(folder.patterns)
-        place = Path(_ask_hub(names, "snapshot_download", folder, allow_patterns=list(folder.patterns)))
+        local = Path(_ask_hub(names, "snapshot_download", folder, allow_patterns=list(folder.patterns)))
         # Without internet the hub's client is content with whatever of the repository is there.
-        if not all((place / name).is_file() for name in required):
-            _refuse(", ".join(required), folder, f"only part of the repository is in {place}")
-    _demand(place, required)
-    for path in sorted(place.iterdir()):
+        if not all((local / name).is_file() for name in required):
+            _refuse(", ".join(required), folder, f"only part of the repository is in {local}")
+    _demand(local, required)
+    for path in sorted(local.iterdir()):
         if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in folder.patterns):
             _record(folder, path)
-    return place
+    return local
 
 
 def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
@@ -140,12 +130,12 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
         UsageError: the archive is damaged, lacks one of the files, or there is no room for it.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr-grpo"
-    place = root / _sha256(archive) / name
-    if place.is_dir():
-        return place
+    target = root / _sha256(archive) / name
+    if target.is_dir():
+        return target
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=place.parent) as scratch:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=target.parent) as scratch:
             half = Path(scratch) / name
             half.mkdir()
             with tarfile.open(archive) as tar:
@@ -154,9 +144,9 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
                     pass
             _demand(half, files)
             try:
-                half.rename(place)
+                half.rename(target)
             except OSError:
-                if not place.is_dir():  # else another process was faster
+                if not target.is_dir():  # else another process was faster
                     raise
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UsageError) as error:
         why = str(error).partition("\n")[0]
@@ -166,39 +156,14 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
         ) from error
     except OSError as error:
         raise UsageError(
-            f"cannot unpack {archive} into {place}: {error.strerror or error}; make room there or set XDG_CACHE_HOME"
+            f"cannot unpack {archive} into {target}: {error.strerror or error}; make room there or set XDG_CACHE_HOME"
         ) from error
-    return place
-
-
-def pinned_model(key: Hashable, build: Callable[[], Model]) -> Model:
-    """The model of that key, built by the first call of this process; others wait for it.
-
-    Args:
-        key: all that tells this model from another.
-        build: imports torch and transformers, fetches the files and makes the model.
-
-    Raises:
-        UsageError: torch or transformers is not installed.
-    """
-    from reward_fns.models.shims import torchvision_operators
-
-    with _lock:
-        if key not in _models:
-            try:
-                torchvision_operators()
-                _models[key] = build()
-            except ModuleNotFoundError as error:
-                _name_extra(error)
-        model: Model = _models[key]
-        return model
+    return target
 
 
 def _ask_hub(what: str, function: str, source: HubFile | HubFolder, **arguments: Any) -> str:
-    try:
+    with scorer_packages():
         import huggingface_hub
-    except ModuleNotFoundError as error:
-        _name_extra(error)
     try:
         return str(getattr(huggingface_hub, function)(source.repo, revision=source.revision, **arguments))
     except Exception as error:  # what a broken network raises depends on the HTTP library of the hub's client
@@ -213,14 +178,6 @@ def _refuse(what: str, source: HubFile | HubFolder, why: str, error: Exception |
         f"It must be in the Hugging Face cache {HF_HUB_CACHE}. Without internet here, fill that folder from a machine "
         f"that has it, such as a login node, with: HF_HUB_CACHE={HF_HUB_CACHE} python -m reward_fns download --all "
         "(or --spec, --preset, --rewards as for score); or name a local folder with the files instead of the repository"
-    ) from error
-
-
-def _name_extra(error: ModuleNotFoundError) -> NoReturn:
-    if error.name not in _EXTRA:
-        raise error
-    raise UsageError(
-        f"{error.name} is not installed, which neural rewards need: pip install 'cxr-grpo[scorers]'"
     ) from error
 
 

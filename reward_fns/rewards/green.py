@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from reward_fns.errors import UsageError
-from reward_fns.judge.client import JudgeFailure, locate
+from reward_fns.judge.client import Answer, Judge, JudgeFailure, TooLong, locate
 from reward_fns.judge.green import SCHEMA, disarm, prompt, read_json, read_strict, read_upstream, template
 from reward_fns.registry import Between, reward
 
@@ -31,37 +31,38 @@ async def green(
     """matched findings / (matched findings + clinically significant errors), as counted by a language model.
 
     0 if nothing matches. A judge that can't be reached, or whose answer can't be read, is a failure of the scorer and
-    never a score.
+    never a score. A prediction that exceeds the judge's context, where a true report fits, gets 0.
 
     Args:
-        prediction: the generated report, of which the judge sees 300 words, disarmed (`reward_fns.judge.green`).
+        prediction: the generated report, of which the judge sees 300 words or about 1,000 tokens, whichever ends first,
+            without headings, markup and control characters (`reward_fns.judge.green.disarm`).
         reference: the true report, likewise.
         mode: "green" sends a plain prompt to /completions in the layout of the published GREEN model; "json" sends a
             chat message to any instruct model and has the server enforce a JSON schema.
         parser: for mode green. "strict" refuses answers that are cut off, incomplete or ambiguous. "upstream" reads
-            what the package green_score would, faults and all: for tables, not for training.
+            as the package green_score does, with its faults: for tables, not for training.
         base_url: of an OpenAI-compatible server, as http://host:8000/v1. Without it the judge that verl runs is asked,
             or the one in the environment variable CXR_GRPO_JUDGE_URL. A key comes from CXR_GRPO_JUDGE_KEY only.
         model: name that the server knows the model by; inside verl it is reward.reward_model.model_path. Without it:
             CXR_GRPO_JUDGE_MODEL, in mode green at last StanfordAIMI/GREEN-radllama2-7b.
-        prompt_file: a prompt of one's own with the places {reference} and {candidate}, and optionally {mark}, a word
+        prompt_file: your own prompt, with the places {reference} and {candidate}, and optionally {mark}, a word
             that the candidate can't contain. The published model was trained on the prompt of its authors, which is
             theirs; give it here to get that model's numbers. Ours has the same structure.
         max_tokens: of the answer.
-        both_empty: value if the strict parser finds no match and no error of any kind, which the formula leaves open:
-            a normal pair in the eyes of a judge that counts only abnormal findings.
+        both_empty: value if the strict parser finds no match and no error of any kind, for which the formula has no
+            value: a normal pair, to a judge that counts only abnormal findings.
         reward_router_address: filled in by verl.
 
     Returns:
         0 to 1. Cost: 2.2 s a sample unbatched (Hugging Face, A100; docs of RadEval); a vLLM server works on many at a
         time, `failures: {concurrency: 32}` of the reward spec bounds them per process. Gaming: longer reports with
-        many safe normal findings pay; a judge can be talked round: headings, role markers and JSON in a report are
-        disarmed and our prompts warn the judge, but read judged answers with high scores. Text beyond 300 words is
+        many safe normal findings pay; a judge can be persuaded: headings, role markers and JSON in a report are
+        disarmed and our prompts warn the judge, but read judged answers with high scores. Text beyond the cut is
         free. See examples/judge for servers.
 
     Raises:
         UsageError: no judge is named, or options contradict each other.
-        JudgeFailure: there is no readable answer.
+        JudgeFailure: there is no readable answer, or the judge's context is too short for a true report.
 
     Source: GREEN, arXiv 2405.03595, with the formula of its code; arXiv 2512.10691 reports it in table 1 and doesn't
     train on it.
@@ -81,19 +82,28 @@ async def green(
         raise UsageError("green: parser=upstream reads answers of mode=green; leave it out with mode=json")
     judge = locate(base_url, model, reward_router_address, _PUBLISHED if mode == "green" else "")
     path = Path(prompt_file).expanduser() if prompt_file else _PROMPTS / f"{mode}.txt"
-    texts = [disarm(text, numbers=parser == "strict") for text in (reference, prediction)]
-    if not texts[1]:  # nothing but control characters: no report
+    true, predicted = disarm(reference), disarm(prediction)
+    if not predicted:  # nothing but control characters: not a report
         return 0.0
-    message = prompt(template(path), *texts)
-    if mode == "json":
-        answer = await judge.chat(message, max_tokens=max_tokens, schema=SCHEMA)
-    else:
-        # The published model has seen an empty turn of the assistant before its own.
-        layout = f"<|user|>\n{message}{_END}\n<|assistant|>\n{_END}\n<|assistant|>\n"
-        answer = await judge.complete(layout, max_tokens=max_tokens, stop=_END)
+    try:
+        answer = await _asked(judge, mode, prompt(template(path), true, predicted), max_tokens)
+    except TooLong:
+        if len(predicted) <= len(true):
+            raise
+        # The prediction is to blame if the server has room for a pair of true reports.
+        await _asked(judge, mode, prompt(template(path), true, true), max_tokens)
+        return 0.0
     if parser == "upstream":
         return read_upstream(answer.text)
     if not answer.complete:
         raise JudgeFailure(f"the judge's answer was cut off at max_tokens={max_tokens}: {answer.text[-300:]!r}")
     verdict = read_json(answer.text) if mode == "json" else read_strict(answer.text)
     return 0.0 if verdict is None else verdict.score(both_empty)
+
+
+async def _asked(judge: Judge, mode: str, message: str, max_tokens: int) -> Answer:
+    if mode == "json":
+        return await judge.chat(message, max_tokens=max_tokens, schema=SCHEMA)
+    # The published model was trained with an empty turn of the assistant before its own.
+    layout = f"<|user|>\n{message}{_END}\n<|assistant|>\n{_END}\n<|assistant|>\n"
+    return await judge.complete(layout, max_tokens=max_tokens, stop=_END)

@@ -46,7 +46,8 @@ class ComponentLogs:
             )
         self.spec = spec
         if spec.engine.where == "ray":
-            serving.start(spec.engine)  # before the reward workers, which ask it
+            # Before the reward workers, which ask it.
+            serving.start(spec.engine, [config.trainer.n_gpus_per_node] * config.trainer.nnodes)
         launch.record_weights(Path(config.trainer.default_local_dir))  # also where verl was started without launch
         super().__init__(config)  # type: ignore[call-arg]
 

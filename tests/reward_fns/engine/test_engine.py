@@ -1,19 +1,17 @@
+import importlib
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 from reward_fns.engine import lanes as engine
-from reward_fns.engine.cache import Cache, Store
+from reward_fns.engine.cache import Cache
 from reward_fns.engine.lane import Reader
-from reward_fns.engine.lanes import lanes, tapped
+from reward_fns.engine.lanes import lanes
 from reward_fns.errors import UsageError
-from reward_fns.models import chexbert, radgraph
-from reward_fns.models.bertscore import bertscore, source
-from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.settings import EngineOptions, using
 
 
@@ -36,10 +34,7 @@ class Toy:
             tokenise=lambda texts: [(len(text), text) for text in texts],
             encode=self.encode,
             decode=lambda batch, found: found,
-            identity="toy",
             size=len,
-            pack=str.encode,
-            unpack=lambda packed: packed.decode() + " from disk",
         )
 
     def __call__(self, texts, timeout=60.0, **options):
@@ -207,62 +202,121 @@ def test_a_model_that_cannot_be_built_is_tried_again():
     assert toy(["a"]) == ["A"] and len(tries) == 2
 
 
-def test_what_came_again_is_on_disk_for_the_next_process(tmp_path):
-    place = {"cache_dir": str(tmp_path / "cache")}
-    first = Toy()
-    first(["once", "twice"], **place)
-    first(["twice"], **place)
-    first.lane().flush()
-    second = Toy()
-    assert second(["once", "twice"], **place) == ["ONCE", "TWICE from disk"]
-    assert second.batches == [["once"]]
-    assert Toy()(["twice"], **place, dtype="bfloat16") == ["TWICE"]  # read in another precision
-
-
-def test_a_disk_cache_that_is_broken_is_as_if_not_there(tmp_path, caplog):
-    store = Store(tmp_path, "model")
-    store.put({"a": b"1"})
-    assert Store(tmp_path, "model").get(["a", "b"]) == {"a": b"1"}
-    assert Store(tmp_path, "other").get(["a"]) == {}
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(b"rubbish" * 999)
-    broken = Store(tmp_path, "model")
-    assert broken.get(["a"]) == {}
-    broken.put({"a": b"2"})
-    assert "is not used any more" in caplog.text
-
-
 def test_the_cache_is_bounded():
     cache = Cache(1000)
     for i in range(200):
         cache.put(str(i), i, 30)
         cache.get(str(i % 40))
-    assert sum(cache.bytes.values()) <= 1000 and len(cache) <= 33
+    assert cache.bytes <= 1000 and len(cache) <= 33
 
 
-def test_what_real_models_find_survives_the_disk(text_models, tmp_path):
-    texts = ["The heart is enlarged.", "Small left pleural effusion.", ""]
-    place = {"repo": str(text_models.scorers)}
+class Busy:
+    """Three steps of a model that note when two threads are in it at once, as a tokenizer does that is borrowed."""
 
-    def read_all():
-        folder = source("distilroberta-base", str(text_models.root / "distilroberta-base"))
-        checkpoint, base = HubFile(str(text_models.scorers), "chexbert.pth"), HubFolder(str(text_models.bert))
-        radgraph.annotate(texts, **place)
-        chexbert.classify(texts, checkpoint=checkpoint, base=base)
-        bertscore(texts, texts[::-1], model="distilroberta-base", folder=folder)
+    def __init__(self):
+        self.inside, self.collisions = 0, 0
 
-    tap = {}
-    with tapped(tap):
-        read_all()
-    readers = {key: lane._reader for (key, options), lane in lanes().items() if options == EngineOptions()}
-    assert len(tap) >= 9
-    for (key, _), found in tap.items():
-        again = readers[key].unpack(readers[key].pack(found))
-        if key[0] == "radgraph":
-            assert again == found
-        elif key[0] == "chexbert":
-            assert (again.classes, again.logits) == (found.classes, found.logits)
-            assert np.array_equal(again.embedding, found.embedding)
-        else:
-            assert np.array_equal(again.states, found.states) and np.array_equal(again.counts, found.counts)
-            assert again.full == found.full
+    def step(self, result):
+        self.inside += 1
+        time.sleep(0.002)
+        self.collisions += self.inside > 1
+        self.inside -= 1
+        return result
+
+    def build(self, options):
+        return Reader(
+            tokenise=lambda texts: self.step([(len(text), text) for text in texts]),
+            encode=lambda batch: batch,
+            decode=lambda batch, found: self.step(found),
+            size=len,
+        )
+
+
+def test_lanes_with_other_options_take_turns_with_the_reader_that_they_share():
+    busy, built = Busy(), []
+
+    def build(options):
+        built.append(options)
+        return busy.build(options)
+
+    def ask(i):
+        with using(EngineOptions(wait_ms=float(i % 4))):
+            return engine.read(("busy", id(busy)), build, [f"text {i}"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(60))) == [[f"text {i}"] for i in range(60)]
+    assert len(built) == 1 and busy.collisions == 0
+
+
+def test_a_model_is_built_once_for_all_threads():
+    toy, built = Toy(), []
+    plain = toy.build
+    toy.build = lambda options: built.append(time.sleep(0.05)) or plain(options)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: toy([f"{i}"], wait_ms=float(i % 2)), range(8)))
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_a_missing_package_names_the_extra(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    toy = Toy()
+    toy.build = lambda options: importlib.import_module(package)
+    with pytest.raises(UsageError, match=rf"{package} is not installed.*'cxr-grpo\[scorers\]'"):
+        toy(["a"])
+
+
+def test_another_missing_module_is_not_wrong_use():
+    toy = Toy()
+    toy.build = lambda options: importlib.import_module("no_such_module")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        toy(["a"])
+
+
+class Others:
+    """Replicas that own the texts in capitals; `fetch` does what a test wants."""
+
+    def __init__(self, fetch):
+        self.asked, self.answer = [], fetch
+
+    def owns(self, text):
+        return not text.isupper()
+
+    def fetch(self, key, build, text, timeout):
+        self.asked.append(text)
+        return self.answer(text)
+
+
+def shared(toy, others, texts):
+    with engine.sharing(others):
+        return toy(texts)
+
+
+def test_texts_of_other_replicas_are_fetched_once_and_kept():
+    toy, release = Toy(), threading.Event()
+    others = Others(lambda text: (release.wait(30), f"{text} from afar")[1])
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(shared, toy, others, ["own", "FAR"]) for _ in range(4)]
+        while toy.counts()["joined"] < 3:
+            time.sleep(0.001)
+        release.set()
+        assert [found.result() for found in asked] == [["OWN", "FAR from afar"]] * 4
+    assert shared(toy, others, ["FAR"]) == ["FAR from afar"]
+    assert others.asked == ["FAR"] and toy.batches == [["own"]]
+    assert (toy.counts()["read"], toy.counts()["fetched"]) == (1, 1)
+
+
+def test_a_text_whose_replica_has_gone_is_read_here():
+    def gone(text):
+        raise ConnectionError("the replica died")
+
+    toy = Toy()
+    assert shared(toy, Others(gone), ["A", "b", "C"]) == ["A", "B", "C"]
+    assert toy.counts()["read"] == 3 and toy.counts()["fetched"] == 0
+
+
+def test_a_replica_that_fetches_from_itself_reads_the_text():
+    toy = Toy()
+    others = Others(lambda text: toy([text])[0])  # as the router sends it back here, without `sharing`
+    assert shared(toy, others, ["MINE"]) == ["MINE"]
+    assert toy.counts()["read"] == 1

@@ -100,7 +100,7 @@ def test_a_failed_request_is_asked_again_alone(spec, server):
     ("status", "body", "cause"),
     [
         (500, b"oh", "answered 500"),
-        (200, b"<html>", "answered with no JSON"),
+        (200, b"<html>", "answered with invalid JSON"),
         (200, b"[1]", "answered with"),
         (200, b'{"values": [0.5, 0.5, 0.5, 0.5]}', "answered 1 samples with"),
         (200, b'{"values": [null]}', "returned nan"),
@@ -136,11 +136,11 @@ def test_wrong_use_is_named_by_the_server(spec, rewards, server):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"reward": "gleu"}, "no reward that a deployment computes"),
+        ({"reward": "gleu"}, "a deployment does not compute gleu"),
         ({"reward": "radgraph_f2"}, "did you mean 'radgraph_f1'"),
         ({"reward": 3}, "needs a reward"),
         ({"options": {"lvel": 1}}, "did you mean 'level'"),
-        ({"predictions": ["a", "b"]}, "must be as many"),
+        ({"predictions": ["a", "b"]}, "one reference for each prediction"),
         ({"references": "text"}, "must be lists of texts"),
         ({"references": [1]}, "must be lists of texts"),
         ({"timeout": 0}, "timeout of a request"),
@@ -223,7 +223,7 @@ def test_many_first_calls_share_one_way_to_the_deployment(monkeypatch):
             Application.routers += 1
             return self
 
-        def remote(self, request):
+        def remote(self, request, session):
             return self
 
         def result(self, timeout_s):

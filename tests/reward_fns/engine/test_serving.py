@@ -156,6 +156,34 @@ async def _until_a_second_replica_runs(spec):
 
 
 @pytest.mark.e2e
+def test_two_replicas_read_each_distinct_text_once(cluster, radcliq):
+    from bench.scorers.trial import of_all_replicas
+
+    from reward_fns.engine import lanes, serving
+
+    engine = {"where": "ray", "replicas": 2, "cpus": 1.0}
+    near, far = (resolve({"report": [radcliq], **more}) for more in ({}, {"engine": engine}))
+    references = [f"The heart is enlarged. {'Small effusion. ' * i}No edema." for i in range(9)]
+    texts = [f"Heart size {i // 2}. {references[i % 9]}" for i in range(60)] + references  # some rollouts twice
+    pairs = [(text, references[i % 9]) for i, text in enumerate(texts)]
+    samples = [Rollout("x/report", text, {"report": true}, {"id": str(i)}) for i, (text, true) in enumerate(pairs)]
+    serving.start(EngineOptions(**engine))
+
+    async def alone():  # as verl asks
+        return [result for (result,) in await asyncio.gather(*(score_samples([sample], far) for sample in samples))]
+
+    lanes._lanes.clear()
+    expected = asyncio.run(score_samples(samples, near))
+    distinct = sum(lane.counts["read"] for lane in lanes.lanes().values())
+    assert distinct == 3 * len({text for pair in pairs for text in pair})
+    for results in (asyncio.run(alone()), asyncio.run(score_samples(samples, far))):
+        assert results == [pytest.approx(result, abs=1e-5) for result in expected]
+    counts, _, _ = of_all_replicas(2)
+    assert counts["read"] == distinct
+    assert 0 < counts["fetched"] <= 3 * 2 * len(references)  # into each replica once per model, at most
+
+
+@pytest.mark.e2e
 def test_a_replica_joins_when_requests_queue_and_dies_with_its_node_midway(cluster, radcliq):
     from reward_fns.engine import serving
 

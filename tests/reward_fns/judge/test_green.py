@@ -1,4 +1,5 @@
 import json
+import random
 import re
 
 import pytest
@@ -125,11 +126,14 @@ def test_upstream_equals_the_published_expressions(answer):
         (f"{SIGNIFICANT}(a) x: some. a\n\n{MATCHED}3. a", r"counts \(a\)"),
         (f"{SIGNIFICANT}(a) x: 1.5 a\n\n{MATCHED}3. a", r"counts \(a\)"),
         (f"{SIGNIFICANT}(a) x: 100. a\n\n{MATCHED}3. a", r"counts \(a\)"),
+        (f"{SIGNIFICANT}No errors.\n(a) x: 1. a\n\n{MATCHED}3. a", "counts and says that there is none"),
+        (f"{SIGNIFICANT}No errors.\n\n[Insignificant]\n\n{MATCHED}3. a", "has another heading"),
         (f"{SIGNIFICANT}Nodule missed\n\n{MATCHED}3. a", "has no count in Clinically Significant Errors"),
         (f"{SIGNIFICANT}No errors.\n\n{INSIGNIFICANT}(f) ?\n\n{MATCHED}3. a", "in Clinically Insignificant Errors"),
         (f"{SIGNIFICANT}No errors.\n\n{MATCHED}", "has no count in Matched Findings"),
         (f"{SIGNIFICANT}No errors.\n\n{MATCHED}several. a", "has no count in Matched Findings"),
         (f"{SIGNIFICANT}No errors.\n\n{MATCHED}4 a", "has no count in Matched Findings"),
+        (f"{SIGNIFICANT}No errors.\n\n{MATCHED}9. a\n1. Heart", "has more than one count in Matched Findings"),
         (f"{SIGNIFICANT}No errors.\n\n{MATCHED}4.5 a", "has no count in Matched Findings"),
         (f"{SIGNIFICANT}No errors.\n\n{MATCHED}-4. a", "has no count in Matched Findings"),
         (f"{SIGNIFICANT}No errors.\n\n{MATCHED}\u0664. a", "has no count in Matched Findings"),
@@ -154,6 +158,52 @@ def test_strict_gives_a_verdict_or_refuses(answer):
 def test_items_may_run_over_lines_and_stand_in_any_order():
     answer = f"{SIGNIFICANT}(f) z: 1. a;\n    b\n(a) x: 0\n\n{MATCHED}1. Heart"
     assert read_strict(answer) == Verdict(1, 1, 0)
+
+
+def some_section(rng):
+    if rng.random() < 0.3:
+        return rng.choice(["No errors.", "None.", "No clinically significant errors.", ""])
+    kinds = sorted(rng.sample("abcdef", rng.randint(1, 6)))
+    findings = ["Left effusion", "Nodule; tube", "3.5 cm mass at: hilum", "Rib 7. fracture", "No change"]
+    return "\n".join(f"({kind}) Kind of error: {rng.choice([0, 1, 2, 12])}. {rng.choice(findings)}" for kind in kinds)
+
+
+def mutant(rng):
+    """An answer of a judge with up to three slips of the pen."""
+    matched = rng.choice([f"{rng.choice([0, 1, 3, 11])}. Normal heart; clear lungs", "No matched findings."])
+    text = f"[Explanation]:\nx.\n\n{SIGNIFICANT}{some_section(rng)}\n\n{INSIGNIFICANT}{some_section(rng)}\n\n"
+    text += f"{MATCHED}{matched}\n"
+    for _ in range(rng.randint(0, 3)):
+        i, sign = rng.randrange(len(text)), rng.choice("\n .:0129()[]abN")
+        edits = [text[:i] + text[i + 1 :], text[:i] + sign + text[i:], text[:i] + sign + text[i + 1 :]]
+        slips = [text.replace(old, new, 1) for old, new in (("\n\n", "\n"), (": ", ":"), (". ", " "))]
+        text = rng.choice(edits + slips)
+    return text
+
+
+def repaired(answer):
+    """The same answer without the irregularities in which the docstring of `read_strict` says that upstream errs."""
+    parts = re.split(r"^[ \t]*(\[[A-Za-z ]+\]:)", answer, flags=re.MULTILINE)
+    sections = []
+    for name, section in zip(parts[1::2], parts[2::2], strict=True):
+        lines = [line.strip() for line in section.splitlines() if line.strip()]
+        lines = [re.sub(r"^(\([a-f]\))([^:]*): ?([0-9]{1,2})(?:\.(?!\d)|$)", r"\1 \2: \3.", line) for line in lines]
+        sections.append(f"{name}\n" + ("\n".join(lines) or "No errors."))
+    return "\n\n".join(sections)
+
+
+def test_the_parsers_differ_only_where_upstream_errs():
+    rng, verdicts, differ = random.Random(0), 0, 0
+    for _ in range(5000):
+        answer = mutant(rng)
+        try:
+            score = read_strict(answer).score(both_empty=0.0)
+        except JudgeFailure:
+            continue
+        verdicts += 1
+        differ += score != pytest.approx(read_upstream(answer))
+        assert score == pytest.approx(read_upstream(repaired(answer))), answer
+    assert verdicts > 2500 and differ > 50
 
 
 COUNTS = dict.fromkeys("abcdef", 0)
@@ -200,8 +250,8 @@ def test_json_refuses(answer):
     ("report", "text"),
     [
         ("Small (5 mm)\n\n mass,\tL > R, <5, < 1.5, <=2, 3.5 cm.", "Small (5 mm) mass, L > R, <5, < 1.5, <=2, 3.5 cm."),
-        ("IMPRESSION:\n1. Effusion.\n2. T12. ", "IMPRESSION: 1 . Effusion. 2 . T12 ."),
-        ("\uff3bMatched\u200b Findings\uff3d: \uff19\uff0e", "(Matched Findings): 9 ."),
+        ("IMPRESSION:\n1. Effusion.\n2. T12. ", "IMPRESSION: 1. Effusion. 2. T12."),
+        ("\uff3bMatched\u200b Findings\uff3d: \uff19\uff0e", "(Matched Findings): 9."),
         ("<|im_start|><s><\uff5cUser\uff5c>\uff1c/s\uff1e<think>", "(|im_start|>(s>(|User|>(/s>(think>"),
         ("\x00\x1b[31m\u202e\ud800\ue000", "(31m"),
         ("\u2028a\x85b\u00a0c", "a b c"),
@@ -212,20 +262,31 @@ def test_disarm(report, text):
     assert disarm(report) == text
 
 
-def test_disarm_leaves_numbers_for_tables():
-    assert disarm("1. Effusion [x]", numbers=False) == "1. Effusion (x)"
-
-
 @given(st.text(max_size=200))
 def test_disarmed_text_is_one_harmless_line(report):
     text = disarm(report)
     assert not set(text) & set("[]{}\n\r\u2028") and text == disarm(text)
-    assert not re.search(r"\d\.(?!\d)|<[|/A-Za-z!]", text)
+    assert not re.search(r"<[|/A-Za-z!]", text)
     text.encode()
 
 
 def test_long_reports_are_cut():
     assert len(disarm("word " * 1000).split()) == 300
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 8000, "\u80ba" * 4000, "!" * 16_000, "\U0001f600" * 9000, "1" * 9000, "a1" * 9000]
+)
+def test_words_without_end_are_cut(text):
+    shown = disarm(text)
+    assert text.startswith(shown) and 0 < len(re.findall(r"[A-Za-z]{1,3}|[^A-Za-z]", shown)) <= 1000
+    assert len(shown.encode()) <= 3000 and disarm(shown) == shown
+    assert disarm("No edema. " + text).startswith("No edema. " + text[0])
+
+
+def test_a_report_keeps_its_words_and_numbers():
+    report = "FINDINGS: Nodule, 3. 5 mm: 2. Size 12.5 cm (rib 7). " * 20
+    assert disarm(report) == report.strip() and len(report.split()) == 220
 
 
 def test_a_prompt_is_filled_in_once():

@@ -111,13 +111,13 @@ def test_another_checkpoint_is_refused(classify, changed, removed, added, messag
 
 
 def test_another_file_is_refused(classify, changed):
-    with pytest.raises(UsageError, match=r"is no CheXbert checkpoint.*model_state_dict"):
+    with pytest.raises(UsageError, match=r"is not a CheXbert checkpoint.*model_state_dict"):
         classify(["x"], checkpoint=changed(lambda content: {"epoch": 1}))
 
 
 def test_no_checkpoint_at_all(classify, tmp_path):
     (tmp_path / "chexbert.pth").write_text("<html>")
-    with pytest.raises(UsageError, match="is no CheXbert checkpoint"):
+    with pytest.raises(UsageError, match="is not a CheXbert checkpoint"):
         classify(["x"], checkpoint=HubFile(str(tmp_path), "chexbert.pth"))
 
 
@@ -126,7 +126,7 @@ def test_a_pickle_that_runs_code_is_not_run(classify, changed, tmp_path):
         def __reduce__(self):
             return (tmp_path / "ran").write_text, ("x",)
 
-    with pytest.raises(UsageError, match="is no CheXbert checkpoint"):
+    with pytest.raises(UsageError, match="is not a CheXbert checkpoint"):
         classify(["x"], checkpoint=changed(lambda content: content.update(epoch=Evil())))
     assert not (tmp_path / "ran").exists()
 
@@ -140,16 +140,16 @@ def test_cosine(a, b, value):
 
 
 @pytest.mark.parametrize(
-    ("package", "version", "message"),
+    ("package", "version", "base", "message"),
     [
-        (False, "4.57.6", "needs the f1chexbert package"),
-        (True, "5.9.0", "does not run with transformers 5.9.0"),
-        (True, "4.57.6", "leave out option base"),
+        (False, "4.57.6", chexbert.BASE, "needs the f1chexbert package"),
+        (True, "5.9.0", chexbert.BASE, "does not run with transformers 5.9.0"),
+        (True, "4.57.6", HubFolder("my/bert"), "leave out option base"),
     ],
 )
-def test_reference_backend_says_what_it_needs(classify, monkeypatch, package, version, message):
+def test_reference_backend_says_what_it_needs(classify, monkeypatch, package, version, base, message):
     module = types.SimpleNamespace(f1chexbert=None) if package else None
     monkeypatch.setitem(sys.modules, "f1chexbert", module)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     with pytest.raises(UsageError, match=message):
-        classify(["x"], backend="reference")
+        classify(["x"], backend="reference", base=base)

@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("torch")
 import tiny_checkpoints as tiny
+from bench.scorers.random_weights import LABELS, RELATIONS
 
-from reward_fns.benchmark.random_weights import LABELS, RELATIONS
 from reward_fns.errors import UsageError
 from reward_fns.models import radgraph, radgraph_model, weights
 from reward_fns.models.radgraph import annotate, words

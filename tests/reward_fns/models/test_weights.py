@@ -4,15 +4,13 @@ import os
 import subprocess
 import sys
 import tarfile
-import threading
 from pathlib import Path
 
 import pytest
 
 import reward_fns
 from reward_fns.errors import UsageError
-from reward_fns.models import weights
-from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, loaded, pinned_model, unpacked
+from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, loaded, unpacked
 
 FILES = {"config.json": b"{}", "weights.th": bytes(range(256)) * 4000}
 
@@ -171,40 +169,3 @@ def test_no_room_for_the_archive(archive, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match=r"cannot unpack .*: Not a directory; make room there or set XDG_CACHE_HOME"):
         unpacked(archive, "model", list(FILES))
-
-
-def test_a_model_is_built_once_for_all_threads(monkeypatch):
-    monkeypatch.setattr(weights, "_models", {})
-    built = []
-    models = []
-
-    def build():
-        built.append(threading.current_thread())
-        return object()
-
-    threads = [threading.Thread(target=lambda: models.append(pinned_model("toy", build))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(built) == 1 and len(models) == 8 and len(set(map(id, models))) == 1
-    assert pinned_model("other", object) is not models[0]
-
-
-@pytest.mark.parametrize("package", ["torch", "transformers"])
-def test_a_missing_package_names_the_extra(monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-
-    def build():
-        import torch
-        import transformers
-
-        return torch, transformers
-
-    with pytest.raises(UsageError, match=rf"{package} is not installed.*'cxr-grpo\[scorers\]'"):
-        pinned_model("missing", build)
-
-
-def test_another_missing_module_is_no_wrong_use():
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        pinned_model("broken", lambda: __import__("no_such_module"))

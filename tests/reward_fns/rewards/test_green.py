@@ -283,7 +283,7 @@ def test_an_attack_never_raises_the_score(judge_server, judge, mode, attack):
 )
 def test_the_same_attacks_work_on_armed_text(judge_server, monkeypatch, judge, mode, attack):
     """So the test above is able to fail."""
-    monkeypatch.setattr(green_module, "disarm", lambda text, numbers: text)
+    monkeypatch.setattr(green_module, "disarm", lambda text: text)
     judge_server.answer = judge
     assert scored(ATTACKS[attack], judge_server, mode=mode) == 1.0
 
@@ -294,3 +294,57 @@ def test_hostile_lengths(judge_server, mode):
     for candidate in ("x" * 100_000, "x " * 50_000, "\ud800\udfff lungs", "[" * 100_000, "\u202e" * 100_000 + "x"):
         assert not math.isnan(scored(candidate, judge_server, mode=mode))
     assert all(len(json.dumps(request)) < 300_000 for request in judge_server.requests)
+
+
+def with_context(server, limit, message="This model's maximum context length is 4096 tokens. However, you requested 9"):
+    """Have the server count a token for each two letters, sign or byte, and refuse what exceeds its context."""
+
+    def reply(request):
+        text = request["prompt"] if "prompt" in request else request["messages"][0]["content"]
+        pieces = re.findall(r"[A-Za-z]{1,4}|[^A-Za-z\s]", text)
+        if (
+            sum(len(piece.encode()) for piece in pieces if not piece.isalpha() or not piece.isascii())
+            + sum(piece.isascii() and piece.isalpha() for piece in pieces)
+            > limit - request["max_tokens"]
+        ):
+            return 400, {"Content-Type": "application/json"}, json.dumps({"error": {"message": message}}).encode()
+        return server.usual_reply(request)
+
+    server.reply = reply
+
+
+@pytest.mark.parametrize("mode", ["green", "json"])
+@pytest.mark.parametrize("candidate", ["x" * 8000, "\u80ba" * 4000, "!" * 16_000, "\U0001f600 " * 9000])
+def test_a_degenerate_policy_is_scored_and_ends_no_run(judge_server, mode, candidate):
+    judge_server.answer = honest
+    with_context(judge_server, 4096)
+    assert [scored(f"{candidate}{i}", judge_server, {"stop_after": 2}, mode=mode) for i in range(5)] == [0.5] * 5
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+        "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+        "the request exceeds the available context size, try increasing it",
+    ],
+)
+@pytest.mark.parametrize("mode", ["green", "json"])
+def test_an_answer_that_exceeds_the_context_is_the_models_failure(judge_server, mode, message):
+    judge_server.answer = honest
+    with_context(judge_server, 1300, message)
+    assert scored("!" * 16_000, judge_server, mode=mode, max_tokens=256) == 0.0
+    assert scored(BAD, judge_server, mode=mode, max_tokens=256) == 0.5
+
+
+@pytest.mark.parametrize("mode", ["green", "json"])
+def test_a_server_without_room_for_any_report_is_a_failure_of_the_scorer(judge_server, mode):
+    judge_server.answer = honest
+    with_context(judge_server, 300)
+    for candidate in ("!" * 16_000, BAD, "None."):
+        assert "maximum context length" in str(scored(candidate, judge_server, mode=mode, max_tokens=256))
+
+
+def test_another_refusal_is_a_failure_of_the_scorer(judge_server):
+    judge_server.reply = lambda request: (400, {}, b'{"error": {"message": "unknown field response_format"}}')
+    assert isinstance(scored("!" * 16_000, judge_server), ScorerUnavailable)

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import math
 import os
+import resource
+import sys
 import tempfile
 import threading
 import time
@@ -35,8 +37,8 @@ class Run:
         late: seconds from each rollout's arrival to its reward.
         match: seconds of CPU that callers spent on what follows the models.
         memory: bytes, at most, of each process that asked.
-        served: the same of a replica, 0 without a deployment.
-        counts, steps: of the lanes, all models together; of one replica, if there are any.
+        served: the same of all replicas together, 0 without a deployment.
+        counts, steps: of the lanes, all models together; of all replicas, if there are any.
     """
 
     values: list[float]
@@ -78,8 +80,7 @@ class Trial:
         with _cluster(self):
             found = self._alone(pairs) if self.workers == 0 else self._together(pairs)
             if self.engine.where == "ray":
-                counts, steps, found.served = _of_a_replica()
-                found.counts, found.steps = Counter(counts), Counter(steps)
+                found.counts, found.steps, found.served = of_all_replicas(self.engine.replicas)
         return found
 
     def _alone(self, pairs: Pairs) -> Run:
@@ -105,6 +106,11 @@ class Trial:
         return whole
 
 
+def peak_memory() -> int:
+    """The most main memory that this process has used so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
 class Worker:
     """A process that asks for rewards, each rollout alone, as verl does."""
 
@@ -124,7 +130,8 @@ class Worker:
     def warm(self) -> None:
         """Load the models."""
         asyncio.run(_score(self.spec, [("no effusion is seen", "the lungs are clear")], 0.0))
-        engine.forget()
+        for lane in engine.lanes().values():
+            lane.forget()
 
     def score(self, pairs: Pairs) -> Run:
         """Score the worker's share."""
@@ -151,7 +158,7 @@ async def _score(given: RewardSpec, pairs: Pairs, stream: float) -> Run:
         values = await asyncio.gather(*map(one, range(len(pairs))))
     except ScorerUnavailable as error:
         raise UsageError(f"the benchmark can't go on: {error}") from error
-    found = Run(list(values), time.perf_counter() - start, late, spent[0], [engine.peak_memory()])
+    found = Run(list(values), time.perf_counter() - start, late, spent[0], [peak_memory()])
     found.counts, found.steps = engine.totals(spec.engine)
     return found
 
@@ -175,14 +182,26 @@ def _timed(spec: RewardSpec) -> tuple[RewardSpec, list[float]]:
     return replace(spec, tasks={"report": (timed_component,)}), spent
 
 
-def _of_a_replica() -> tuple[dict[str, int], dict[str, float], int]:
+def of_all_replicas(replicas: int) -> tuple[Counter[str], Counter[str], int]:
+    """What the lanes of all replicas counted, the seconds they spent, and the replicas' memory, added up."""
     from ray import serve
 
     handle = serve.get_app_handle(APP).usage
+    found: dict[str, Any] = {}
     try:
-        return handle.remote().result(timeout_s=60)
+        for i in range(1000):  # each session belongs to some replica: ask until all of them have answered
+            replica, *usage = handle.options(session_id=str(i)).remote().result(timeout_s=60)
+            found[replica] = usage
+            if len(found) == replicas:
+                break
     finally:
         handle.shutdown()
+    counts: Counter[str] = Counter()
+    steps: Counter[str] = Counter()
+    for of_counts, of_steps, _ in found.values():
+        counts.update(of_counts)
+        steps.update(of_steps)
+    return counts, steps, sum(memory << 10 for *_, memory in found.values())
 
 
 @contextlib.contextmanager
@@ -202,7 +221,10 @@ def _cluster(trial: Trial) -> Iterator[None]:
     slots = trial.workers + (math.ceil(replicas * trial.engine.cpus) + 1 if served else 0)
     slots = max(slots, os.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="cxr", ignore_cleanup_errors=True) as folder:
-        ray.init(address="local", log_to_driver=False, include_dashboard=False, num_cpus=slots, _temp_dir=folder)
+        ray.init(
+            address="local", log_to_driver=False, include_dashboard=False, num_cpus=slots, _temp_dir=folder,
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+        )  # fmt: skip
         try:
             if served:
                 serving.start(trial.engine)

@@ -1,9 +1,8 @@
-"""`python -m reward_fns bench`: how fast the neural rewards are, on work like that of a GRPO run."""
+"""How fast the neural rewards are, on work like that of a GRPO run: `python tests/bench/bench_scorers.py --help`."""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import random
@@ -13,23 +12,32 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from reward_fns.benchmark import workload
-from reward_fns.benchmark.trial import Run, Trial
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for a call as a script
+
+from bench.scorers import workload
+from bench.scorers.random_weights import write_all
+from bench.scorers.trial import Run, Trial
+
 from reward_fns.errors import UsageError, unknown
-from reward_fns.models.weights import pinned_model
+from reward_fns.models.shims import torchvision_operators
 from reward_fns.registry import get, names
 from reward_fns.settings import EngineOptions, parse
 
 _STEPS = ("tokenise", "encode", "decode")
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure how fast neural rewards are",
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; exit status 1 if a rollout could not be scored, 2 on wrong use."""
+    try:
+        return _run(_parser().parse_args(argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
         description=(
             "Measure neural rewards on work like that of a GRPO run: groups of rollouts about the same report, with a\n"
             "share of exact copies, the references again in every epoch; each rollout is asked for alone, as by verl.\n"
@@ -37,12 +45,14 @@ def add_parser(commands: Any) -> None:
         ),
         epilog=(
             "examples:\n"
-            "  python -m reward_fns bench --prompts 8\n"
-            "  python -m reward_fns bench --file reports.txt --engine dtype=float32 --engine dtype=bfloat16\n"
-            "  bash examples/install.sh /tmp/reference reference\n"
-            "  python -m reward_fns bench --file reports.txt --baseline library --python /tmp/reference/bin/python\n"
-            "  python -m reward_fns bench --prompts 512 --stream 60 --engine device=cuda\n"
-            "  python -m reward_fns bench --prompts 8 --workers 8 --engine where=ray threads=2"
+            "  python tests/bench/bench_scorers.py --prompts 8\n"
+            "  python tests/bench/bench_scorers.py --file reports.txt --engine dtype=float32 --engine dtype=bfloat16\n"
+            "  python tests/bench/bench_scorers.py --prompts 512 --stream 60 --engine device=cuda\n"
+            "  python tests/bench/bench_scorers.py --prompts 8 --workers 8 --engine where=ray replicas=2 threads=1\n"
+            "against the reference packages:\n"
+            "  bash examples/install.sh .venv-reference reference\n"
+            "  python tests/bench/bench_scorers.py --file reports.txt --baseline library \\\n"
+            "    --python .venv-reference/bin/python"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,7 +78,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--baseline", choices=["library"], help="RadCliQ by the reference packages, pair by pair")
     parser.add_argument("--python", type=Path, help="of the environment that has them")
     parser.add_argument("--baseline-pairs", type=count, default=64, metavar="N", help="of the work (%(default)s)")
-    parser.set_defaults(run=run)
+    return parser
 
 
 def count(text: str) -> int:
@@ -89,8 +99,7 @@ def share(text: str) -> float:
     return float(text)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the benchmark; exit status 1 if a rollout could not be scored."""
+def _run(options: argparse.Namespace) -> int:
     settings = [parse(given) for given in options.engine or [[]]]
     if options.baseline and (options.rewards != "radcliq" or options.python is None):
         raise UsageError("--baseline library is for --rewards radcliq and needs --python, see --help")
@@ -104,21 +113,19 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"{len(work.pairs)} rollouts: {work.prompts} prompts x {work.rollouts} x {work.epochs} epochs, "
         f"{len({text for text, _ in work.pairs})} different; "
-        f"{sum(len(text) for text, _ in work.pairs) / len(work.pairs):.0f} characters in the mean"
+        f"{sum(len(text) for text, _ in work.pairs) / len(work.pairs):.0f} characters on average"
     )
     with tempfile.TemporaryDirectory(prefix="cxr-grpo-bench-") as scratch:
         texts = [text for pair in work.pairs for text in pair]
-        make = functools.partial(_weights, Path(scratch), texts, options.layers, options.width)
-        place = pinned_model(("bench", scratch), make)
+        place = _weights(Path(scratch), texts, options.layers, options.width)
         for name in rewards:
             _measure(name, work, settings, place, options, Path(scratch))
     return 0
 
 
 def _weights(folder: Path, texts: Sequence[str], layers: int, width: int) -> dict[str, str]:
+    torchvision_operators()
     import transformers
-
-    from reward_fns.benchmark.random_weights import write_all
 
     transformers.logging.disable_progress_bar()
     return write_all(folder, texts, layers, width)
@@ -168,9 +175,14 @@ def _print(name: str, setting: EngineOptions, run: Run, first: Run, stream: floa
     if run.counts:
         busy = {step: run.steps[step] for step in _STEPS} | {"match": run.match}
         print("  busy: " + ", ".join(f"{step} {seconds:.2f} s" for step, seconds in busy.items())
-              + f"; callers waited {run.steps['wait'] / len(run.values):.2f} s in the mean")  # fmt: skip
+              + f"; callers waited {run.steps['wait'] / len(run.values):.2f} s on average")  # fmt: skip
         asked = run.counts["asked"]
-        shares = {"read": "read", "in the cache": "cached", "on disk": "disk", "under way or twice in a call": "joined"}
+        shares = {
+            "read": "read",
+            "in the cache": "cached",
+            "fetched from another replica": "fetched",
+            "under way or twice in a call": "joined",
+        }
         both = {what: run.counts[key] + (run.counts["again"] if key == "joined" else 0) for what, key in shares.items()}
         print(f"  {asked} texts asked for: " + ", ".join(f"{n} {what} ({n / asked:.0%})" for what, n in both.items()))
         if run.counts["batches"]:
@@ -184,7 +196,7 @@ def _print(name: str, setting: EngineOptions, run: Run, first: Run, stream: floa
         print(
             f"  against the first: {first.seconds / run.seconds:.2f} x as fast; "
             f"{sum(move > 1e-4 for move in moved) / len(moved):.1%} of the rewards moved by more than 0.0001, "
-            f"{sum(moved) / len(moved):.2g} in the mean, {max(moved):.2g} at most"
+            f"{sum(moved) / len(moved):.2g} on average, {max(moved):.2g} at most"
         )
 
 
@@ -194,7 +206,7 @@ def _memory(run: Run) -> str:
     if len(run.memory) > 1:
         text = f"{len(run.memory)} workers of {text}, {sum(run.memory) / gib:.1f} GiB together"
     if run.served:
-        text += f"; a replica of {run.served / gib:.1f} GiB"
+        text += f"; replicas of {run.served / gib:.1f} GiB together"
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         text += f"; {sys.modules['torch'].cuda.max_memory_allocated() / gib:.1f} GiB on this process's GPU"
     return text
@@ -207,7 +219,7 @@ def _library(python: Path, folder: Path, pairs: Sequence[tuple[str, str]]) -> tu
     job = {"pairs": [[text.lower()[:2048] for text in pair] for pair in pairs], "threads": torch.get_num_threads()}
     env = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [str(python.absolute()), "-m", "reward_fns.benchmark.baseline"]
+    command = [str(python.absolute()), str(Path(__file__).parent / "scorers/baseline.py")]
     try:
         done = subprocess.run(command, cwd=folder, env=env, input=json.dumps(job), capture_output=True, text=True)
         result = json.loads(done.stdout)
@@ -227,3 +239,7 @@ def _compare(work: workload.Work, runs: Sequence[Run], known: Sequence[tuple[str
         moved = max(abs(ours[prediction, reference] - max(value, -3.0)) for prediction, reference, value in known)
         ratio = len(run.values) / run.seconds / rate
         print(f"  engine {i}: {ratio:.2f} x as fast; the rewards differ by {moved:.2g} at most")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""RadCliQ as the packages radgraph, f1chexbert and bert-score compute it, one pair at a time; a script for `bench`.
+"""RadCliQ as the packages radgraph, f1chexbert and bert-score compute it, one pair at a time; for bench_scorers.py.
 
 It runs in an environment of the extra `reference`, with the folder of the weights as its working folder: JSON with
 `pairs` and `threads` on standard input, JSON with `values` and `seconds` on standard output.
@@ -12,7 +12,8 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import Any
+
+_LOGITS = 13 * 4 + 2  # of CheXbert's heads, before the [CLS] state
 
 
 def main() -> None:
@@ -30,30 +31,23 @@ def main() -> None:
 
     import torch
     from bert_score import BERTScorer
-    from f1chexbert import F1CheXbert
-    from radgraph import RadGraph
 
+    from reward_fns.models import reference
     from reward_fns.models.chexbert import cosine
-    from reward_fns.models.radgraph import from_package
     from reward_fns.rewards.radcliq import radcliq_v1
     from reward_fns.rewards.radgraph_combined import combined_f1
 
     torch.set_num_threads(job["threads"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    graphs = RadGraph(model_type="radgraph-xl", model_cache_dir=str(cache))
-    chexbert = F1CheXbert(device=device)
+    annotate = reference.radgraph("radgraph-xl", cache)
+    numbers_of = reference.f1chexbert(cache / "chexbert", device=device)
     bert = BERTScorer(
         "distilroberta-base", num_layers=5, idf=False, lang="en", rescale_with_baseline=True, device=device
     )
-    states: list[Any] = []
-    chexbert.model.bert.register_forward_hook(lambda *call: states.append(call[-1][0][0, 0].tolist()))
 
     def value(pair: list[str]) -> float:
-        found = graphs(pair)
-        entities = combined_f1(*(from_package(found[i]["entities"]) for i in ("0", "1")))
-        states.clear()
-        for text in pair:
-            chexbert.get_label(text)
+        entities = combined_f1(*annotate(pair))
+        states = [numbers_of(text)[_LOGITS:] for text in pair]
         f1 = bert.score([pair[0]], [pair[1]], batch_size=1)[2].item()
         return -radcliq_v1(entities, f1, cosine(*states))
 

@@ -1,0 +1,81 @@
+"""Where the models of a process run, and what must be installed for them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+from reward_fns.errors import UsageError
+from reward_fns.settings import EngineOptions
+
+_EXTRA = ("torch", "transformers", "huggingface_hub")
+_log = logging.getLogger(__name__)
+
+
+def device_of(options: EngineOptions) -> str:
+    """The device that the models of this process run on, as PyTorch names it.
+
+    `device: auto` is the CPU if there is no GPU; in a Ray actor, the first GPU that Ray assigned to it, or the CPU if
+    Ray assigned none; for one of several processes started by torchrun, the GPU of its LOCAL_RANK; else the first GPU.
+
+    Raises:
+        UsageError: the named device is not available.
+    """
+    import torch
+
+    if options.device == "auto":
+        return _own_gpu(torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise UsageError(f"engine: device {options.device} is not available: {why}") from error
+    return options.device
+
+
+def _own_gpu(count: int) -> str:
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}"
+    assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    if not assigned:
+        # Since Ray 2.60 such an actor sees all GPUs, so that each worker would load its models on the trainer's first.
+        _warn_of_cpu(count)
+        return "cpu"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return f"cuda:{visible.index(assigned[0]) if assigned[0] in visible else int(assigned[0])}"
+
+
+@functools.cache
+def _warn_of_cpu(count: int) -> None:
+    _log.warning(
+        "engine: device auto runs the reward models of this worker on the CPU: the node has %d GPUs, but Ray assigned "
+        "none to this worker. For GPUs set engine: {where: ray, gpus: 0.25} in the reward spec, or name a device, "
+        "such as engine: {device: 'cuda:1'}, that the trainer leaves memory on",
+        count,
+    )
+
+
+def set_threads(threads: int) -> None:
+    """Have PyTorch use this number of CPU threads; 0 leaves the number as it is."""
+    import torch
+
+    if threads and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def scorer_packages() -> Iterator[None]:
+    """Turn the failed import of a package that neural rewards need into a UsageError that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        raise UsageError(
+            f"{error.name} is not installed, but neural rewards need it: pip install 'cxr-grpo[scorers]'"
+        ) from error

@@ -1,0 +1,100 @@
+"""The packages that published these models: backend "reference" of some rewards, and the parity tests.
+
+The packages break on the transformers that verl needs. They run in a virtual environment of their own, made by
+`bash examples/install.sh .venv-reference reference` (or pip install 'cxr-grpo[reference]': transformers below 5), from
+which `python -m reward_fns score` computes their values; a training run can't use them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from reward_fns.engine.lane import Found, Reader
+from reward_fns.errors import UsageError
+from reward_fns.models.annotation import Annotation, Entity
+
+_ENVIRONMENT = (
+    "it needs a virtual environment of its own, with transformers 4: bash examples/install.sh .venv-reference "
+    "reference, or pip install 'cxr-grpo[reference]'; score there with python -m reward_fns score"
+)
+
+
+def reader(read_all: Callable[[Sequence[str]], Sequence[Found]], size: Callable[[Found], int]) -> Reader[Found]:
+    """A reader of a package that takes texts as they are."""
+    return Reader(lambda texts: [(len(text), text) for text in texts], read_all, lambda _, found: found, size)
+
+
+def radgraph(model: str, folder: Path) -> Callable[[Sequence[str]], list[Annotation]]:
+    """The radgraph package's function from texts to annotations.
+
+    Args:
+        model: its name.
+        folder: holds the unpacked archive of the model in a folder of that name.
+
+    Raises:
+        UsageError: the package is not installed or does not run here.
+    """
+    package = _package("radgraph", "radgraph").RadGraph(model_type=model, model_cache_dir=str(folder))
+
+    def annotate(texts: Sequence[str]) -> list[Annotation]:
+        found = package(list(texts))
+        return [from_package(found[str(i)]["entities"]) for i in range(len(texts))]
+
+    return annotate
+
+
+def from_package(entities: Mapping[str, Any]) -> Annotation:
+    """An annotation in the form of the radgraph package, which counts entities from 1."""
+    return tuple(
+        Entity(
+            entity["tokens"],
+            entity["label"],
+            entity["start_ix"],
+            entity["end_ix"],
+            tuple((kind, int(target) - 1) for kind, target in entity["relations"]),
+        )
+        for entity in entities.values()
+    )
+
+
+def f1chexbert(folder: Path, **options: Any) -> Callable[[str], list[float]]:
+    """The f1chexbert package's function from a text to the logits of all 14 heads, followed by the [CLS] state.
+
+    Args:
+        folder: holds chexbert.pth.
+        options: of the package's class, such as `device`.
+
+    Raises:
+        UsageError: the package is not installed or does not run here.
+    """
+    import torch
+
+    package = _package("f1chexbert", "f1chexbert.f1chexbert")
+    package.CACHE_DIR = str(folder)  # where it looks for chexbert.pth
+    labeler = package.F1CheXbert(**options)
+    seen: dict[str, Any] = {}
+    labeler.model.register_forward_hook(lambda *call: seen.update(logits=[head[0].tolist() for head in call[-1]]))
+    labeler.model.bert.register_forward_hook(lambda *call: seen.update(state=call[-1][0][0, 0].tolist()))
+
+    def numbers_of(text: str) -> list[float]:
+        with torch.inference_mode():
+            labeler.get_label(text)
+        return [*chain(*seen["logits"]), *seen["state"]]
+
+    return numbers_of
+
+
+def _package(name: str, module: str) -> Any:
+    try:
+        version = importlib.metadata.version("transformers")
+        if int(version.partition(".")[0]) > 4:
+            raise UsageError(f"the {name} package does not run with transformers {version}: {_ENVIRONMENT}")
+        package = importlib.import_module(module)
+    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
+        raise UsageError(f"backend reference needs the {name} package ({error}): {_ENVIRONMENT}") from error
+    return package
