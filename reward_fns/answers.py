@@ -1,11 +1,13 @@
-"""Where the answer is in what a model wrote."""
+"""Find the answer in a model's output."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 ThinkEnd = Literal["first", "last"]
-_END = "</think>"
+_LAST = "</think>"
+_FIRST = re.compile(_LAST, re.IGNORECASE)
 
 
 def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -> str | None:
@@ -15,8 +17,8 @@ def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -
         text: the whole output.
         thinking: whether the model was to think first; the answer is then what follows "</think>", and without that
             tag there is no answer. Otherwise the whole text is the answer.
-        think_end: which "</think>" counts if there are several: the "last" (as arXiv 2512.10691 does for reports),
-            or the "first" (as it does for boxes).
+        think_end: which "</think>" counts if there are several: the "last", as the released code of arXiv 2512.10691
+            does for reports, or the "first", as it does for boxes, where upper case ("</THINK>") counts too.
 
     Returns:
         the answer without surrounding white space; None, a failure of the model, if that is empty.
@@ -26,7 +28,10 @@ def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -
     >>> extract_answer("<think>a mass?", thinking=True) is None
     True
     """
-    if thinking:
-        _, tag, after = text.partition(_END) if think_end == "first" else text.rpartition(_END)
-        text = after if tag else ""
+    if thinking and think_end == "first":
+        tag = _FIRST.search(text)
+        text = text[tag.end() :] if tag else ""
+    elif thinking:
+        _, found, after = text.rpartition(_LAST)
+        text = after if found else ""
     return text.strip() or None

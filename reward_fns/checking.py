@@ -11,10 +11,10 @@ from statistics import mean
 from typing import Any, Literal
 
 from reward_fns.errors import UsageError
-from reward_fns.failures import FailureRules
 from reward_fns.registry import TASKS, Reward, get, load_file, names
 from reward_fns.rollout import Rollout
 from reward_fns.scoring import Result, result_keys, score_batch
+from reward_fns.settings import FailureRules
 from reward_fns.spec import Component, RewardSpec
 
 Status = Literal["pass", "warn", "fail"]
