@@ -64,7 +64,7 @@ async def outcomes(component: Component, parsed: Sequence[ParsedRollout], spec: 
     size = _BATCH if reward.batched else 1
     calls = [_attempt(component, parsed[i : i + size], spec) for i in range(0, len(parsed), size)]
     # Batches of a model would only queue for it, each at the cost of its own time limit.
-    in_turn = not _waits(reward) or (reward.blocking and reward.batched and not _by_deployment(reward, spec.engine))
+    in_turn = not waits(reward) or (reward.blocking and reward.batched and not _by_deployment(reward, spec.engine))
     first = [await call for call in calls] if in_turn else await asyncio.gather(*calls)
     results = [outcome for group in first for outcome in group]
     missing = {i: outcome for i, outcome in enumerate(results) if isinstance(outcome, ScorerUnavailable)}
@@ -181,14 +181,14 @@ _slots: WeakKeyDictionary[Any, dict[tuple[str, int], asyncio.Semaphore]] = WeakK
 
 def _slot(reward: Reward, limit: int) -> contextlib.AbstractAsyncContextManager[Any]:
     """A slot among the calls under way; plain functions need none, as they run one after the other."""
-    if not _waits(reward):
+    if not waits(reward):
         return contextlib.nullcontext()
     of_loop = _slots.setdefault(asyncio.get_running_loop(), {})
     return of_loop.setdefault((reward.name, limit), asyncio.Semaphore(limit))
 
 
-def _waits(reward: Reward) -> bool:
-    """Whether other samples can be scored while this reward is at work on one."""
+def waits(reward: Reward) -> bool:
+    """Whether other rollouts can be scored while this reward works on one: it has a thread, or is async."""
     return reward.blocking or inspect.iscoroutinefunction(reward.function)
 
 

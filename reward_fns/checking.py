@@ -1,4 +1,4 @@
-"""`check`: try a reward on good, wrong and odd answers before a run depends on it."""
+"""Try a reward on good, wrong and odd answers before a run depends on it: the command `check`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
+from reward_fns.calling import waits
 from reward_fns.errors import UsageError
+from reward_fns.failures import counts, forget
 from reward_fns.registry import TASKS, Reward, get, load_file, names
 from reward_fns.rollout import Rollout
 from reward_fns.scoring import Result, result_keys, score_batch
@@ -90,22 +92,24 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
     >>> [finding.status for finding in check(get("gleu"), {})]
     ['pass', 'pass', 'pass', 'pass', 'pass', 'pass', 'pass', 'pass']
     """
-    reward.check_options(options)
+    options = reward.check_options(options)
     spec = RewardSpec(
         {task: (Component(reward, 1.0, options),) for task in reward.tasks},
-        failures=FailureRules(retries=0, stop_after=1_000_000),
+        # One retry, alone: a batch that fails does not hide which of its samples is to blame.
+        failures=FailureRules(retries=1, backoff=0.0, stop_after=1_000_000),
     )
     gold = [sample for task in reward.tasks for sample in _samples(task, shift=0)]
     swapped = [sample for task in reward.tasks for sample in _samples(task, shift=1)]
     yield _definition(reward)
+    forget()
     score_batch(gold[:1], spec)  # loads what it loads, so that this doesn't count as slow
     start = time.perf_counter()
     results = score_batch(gold + swapped, spec)
     seconds = (time.perf_counter() - start) / len(results)
-    yield _ran("answers", results)
+    yield _ran(reward, "answers", results)
     yield Finding("keys", "pass", ", ".join(result_keys(spec)))
     odd = [sample._replace(solution_str=text) for sample in (gold[0], gold[-1]) for text in _ODD]
-    yield _ran("odd texts", score_batch(odd, spec), [sample.solution_str for sample in odd])
+    yield _ran(reward, "odd texts", score_batch(odd, spec), [sample.solution_str for sample in odd])
     values = _values(results, reward)
     if len(values) < len(results):
         return  # what that means is said above
@@ -139,8 +143,12 @@ def _definition(reward: Reward) -> Finding:
     return Finding("signature", "pass", what)
 
 
-def _ran(what: str, results: Sequence[Result], texts: Sequence[str] = ()) -> Finding:
+def _ran(reward: Reward, what: str, results: Sequence[Result], texts: Sequence[str] = ()) -> Finding:
     failures = [(i, result) for i, result in enumerate(results) if isinstance(result, Exception)]
+    retries = counts()[reward.name].retries
+    forget()
+    if not failures and retries:
+        return Finding(what, "warn", f"{len(results)} scored, of which {retries} failed at the first try")
     if not failures:
         return Finding(what, "pass", f"{len(results)} scored, all finite and in range")
     first, error = failures[0]
@@ -182,8 +190,8 @@ def _steady(reward: Reward, spec: RewardSpec, samples: Sequence[Rollout]) -> Fin
 
 def _speed(reward: Reward, seconds: float) -> Finding:
     took, step = f"{seconds * 1000:.3g} ms a sample", f"{seconds * 4096 / 60:.0f} minutes"
-    if seconds > _SLOW_INLINE and not reward.blocking:
-        hint = "; unless it is async, it holds up everything else: register it with batched=True or blocking=True"
+    if seconds > _SLOW_INLINE and not waits(reward):
+        hint = ": it holds up everything else; make it async, or register it with blocking=True or batched=True"
         return Finding("speed", "warn", took + hint)
     if seconds > _SLOW:
         return Finding("speed", "warn", f"{took}: the 4096 rollouts of a step of the paper take one process {step}")

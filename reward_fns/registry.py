@@ -245,19 +245,23 @@ def load_file(path: Path) -> None:
     """
     if not path.is_file():
         raise UsageError(f"no reward file {path}")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # last, so that nothing installed is hidden by a file there
     module_spec = importlib.util.spec_from_file_location(f"{_FILE_PREFIX}{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
+    folder = str(path.parent)
+    sys.path.insert(0, folder)  # as for a script
     try:
         module_spec.loader.exec_module(module)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"reward file {path} can't be loaded: {error!r}") from error
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what the reward imports when it is called
 
 
 def names() -> list[str]:

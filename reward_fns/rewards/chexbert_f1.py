@@ -21,7 +21,7 @@ _INDICES: dict[Labels, list[int]] = {
 
 
 def needs(options: Mapping[str, Any]) -> tuple[HubFile, HubFolder]:
-    """The weight files of the rewards that use CheXbert."""
+    """The weight files of this reward."""
     return sources(options["repo"], options["revision"], options["base"])
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reward_fns.models import bertscore, chexbert, radgraph
+from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-from reward_fns.rewards.bertscore import MaxChars, MinChars, shortened
-from reward_fns.rewards.radgraph_combined import RadGraphModel, combined_f1
+from reward_fns.texts import MaxChars, MinChars, score_long_pairs, shortened
 
 # radcliq-v1.pkl of github.com/rajpurkarlab/CXR-Report-Metric: a StandardScaler and a linear regression on RadGraph F1,
 # BERTScore, cosine of CheXbert and BLEU. The last is left out: its coefficient is 4.3e-12.
@@ -51,22 +51,22 @@ class _Sources:
     base: str
     bert: str
 
-    def values(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """-RadCliQ of pairs of prediction and reference."""
-        texts = [text for pair in pairs for text in pair]
+    def values(self, predictions: list[str], references: list[str]) -> list[float]:
+        """-RadCliQ of each pair."""
+        n, texts = len(predictions), [*predictions, *references]
         graphs = radgraph.annotate(
             texts, model=self.radgraph_model, revision=self.revision, max_chars=0, repo=self.repo, encoder=self.encoder
         )
         checkpoint, base = chexbert.sources(self.repo, self.revision, self.base)
         findings = chexbert.classify(texts, checkpoint=checkpoint, base=base)
-        berts = bertscore.bertscore(texts[::2], texts[1::2], model=_BERT, folder=bertscore.source(_BERT, self.bert))
+        berts = bertscore.bertscore(predictions, references, model=_BERT, folder=bertscore.source(_BERT, self.bert))
         return [
             -radcliq_v1(
-                combined_f1(graphs[i], graphs[i + 1]),
+                combined_f1(graphs[i], graphs[n + i]),
                 bert.f1,
-                chexbert.cosine(findings[i].embedding, findings[i + 1].embedding),
+                chexbert.cosine(findings[i].embedding, findings[n + i].embedding),
             )
-            for i, bert in zip(range(0, len(texts), 2), berts, strict=True)
+            for i, bert in enumerate(berts)
         ]
 
 
@@ -179,8 +179,5 @@ def _values(
     max_chars: int,
     min_chars: int,
 ) -> list[float]:
-    sides = (shortened(texts, lower_text, max_chars) for texts in (predictions, references))
-    pairs = list(zip(*sides, strict=True))
-    long = [min(map(len, pair)) >= min_chars for pair in pairs]
-    values = iter(sources.values([pair for pair, enough in zip(pairs, long, strict=True) if enough]))
-    return [next(values) if enough else _WORST for enough in long]
+    ours, theirs = (shortened(side, lower_text, max_chars) for side in (predictions, references))
+    return score_long_pairs(sources.values, ours, theirs, min_chars, floor=_WORST)

@@ -141,6 +141,41 @@ def test_options_are_checked_by_their_annotations(options, message):
         get("toy").check_options(options)
 
 
+def test_optional_and_list_options():
+    @reward("toy", task="report", range=(0, 1))
+    def toy(
+        prediction: str,
+        reference: str,
+        limit: Annotated[int, Between(1, 9)] | None = None,
+        words: list[str] | None = None,
+        ends: tuple[int, ...] = (),
+    ) -> float:
+        return 0.0
+
+    checked = get("toy").check_options({"limit": None, "words": ["a"], "ends": [1, 2]})
+    assert checked == {"limit": None, "words": ["a"], "ends": (1, 2)}
+    mistakes = [
+        ({"limit": "3"}, "limit of reward toy: .*integer, got '3'"),
+        ({"limit": 10}, "less than or equal to 9, got 10"),
+        ({"words": "a"}, "words of reward toy: .*list, got 'a'"),
+        ({"words": ["a", 1]}, r"words of reward toy\[1\]: .*string, got 1"),
+        ({"ends": ["a"]}, "ends of reward toy"),
+    ]
+    for options, message in mistakes:
+        with pytest.raises(UsageError, match=message):
+            get("toy").check_options(options)
+
+
+def test_a_signature_that_takes_everything():
+    @reward("toy", task="report", range=(0, 1))
+    def toy(prediction, reference, scale: float = 1.0, **context):
+        return context
+
+    entry = get("toy")
+    assert (entry.options, entry.context) == ({"scale": 1.0}, registry.CONTEXT)
+    assert entry("", "", {}, dict.fromkeys(registry.CONTEXT, 1)) == dict.fromkeys(registry.CONTEXT, 1)
+
+
 def test_annotations_that_cannot_be_resolved_are_not_checked():
     @reward("toy", task="report", range=(0, 1))
     def toy(prediction, reference, limit: "Missing" = 1):  # type: ignore[name-defined]  # noqa: F821

@@ -102,6 +102,8 @@ def test_rewards_by_name_go_under_their_own_task():
         (grounding(ITEM, engine={"where": "ray", "replicas": 4, "max_replicas": 2}), "at least replicas, 4, got 2"),
         (grounding(ITEM, engine={"queue": 0}), "queue must be a whole number from 1 to 16777216"),
         (grounding(ITEM, engine={"wait_ms": math.nan}), "wait_ms must be a finite number from 0"),
+        (grounding(ITEM, engine={"cache_dir": "/x"}), "engine: cache_dir was removed: results are kept in memory"),
+        (grounding(ITEM, answer={"boxes": "strict"}), "answer: unknown boxes 'strict'"),
         (grounding(ITEM, engine={"compile": "yes"}), "compile must be true or false"),
         (grounding({"name": "mine", "path": "/no/such/file.py"}), "no reward file /no/such/file.py"),
     ],
