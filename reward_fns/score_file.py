@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
@@ -25,9 +25,11 @@ SHOWN_FAILURES = 20
 
 
 class Row(NamedTuple):
+    """A line of the file; its size is in bytes."""
+
     line: int
     id: Any
-    content: Any  # a Rollout, or why there is none
+    content: Any  # a Rollout, or what is wrong with the line
     size: int
 
 
@@ -75,7 +77,8 @@ def score_file(file: Path, out: Path | None, spec: RewardSpec, box_format: str) 
     get_convention(box_format)
     nothing = dict.fromkeys(result_keys(spec))
     summary = _Summary()
-    with reading(file) as source, _writing(out) as target:
+    name = "standard output" if out is None else f"--out {out}"
+    with reading(file) as source, _opened(out, name) as target:
         size = os.fstat(source.fileno()).st_size
         bar = tqdm(total=size, unit="B", unit_scale=True, desc="score", disable=not sys.stderr.isatty())
         rows = read_rows(source, str(file), box_format)
@@ -95,7 +98,8 @@ def score_file(file: Path, out: Path | None, spec: RewardSpec, box_format: str) 
                 else:
                     record |= nothing | {"error": str(result)}
                     summary.failures.append(f"line {row.line}: {result}")
-                target(json.dumps(record) + "\n")
+                with writing_to(name):
+                    target.write(json.dumps(record) + "\n")
                 bar.update(row.size)
         bar.close()
     summary.write(sys.stderr)
@@ -103,6 +107,7 @@ def score_file(file: Path, out: Path | None, spec: RewardSpec, box_format: str) 
 
 
 def read_rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[Row]:
+    """The rows of a JSON-lines file; blank lines are left out, a bad line gives a row that says what is wrong."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -127,6 +132,7 @@ def read_rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
+    """Open --file. Raises UsageError."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -136,36 +142,26 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _writing(path: Path | None) -> Iterator[Callable[[str], None]]:
-    """Give a function that writes to standard output, or to a file that is there only once it is complete."""
+def _opened(path: Path | None, name: str) -> Iterator[TextIO]:
+    """Standard output, or a file that is there only once it is complete."""
     if path is None:
-
-        def write(text: str) -> None:
-            with writing_to("standard output"):
-                sys.stdout.write(text)
-
-        yield write
+        yield sys.stdout
         return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing_to(name):
+        # A device such as /dev/null is written to, not replaced by a file.
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            part = path
+        file = part.open("w", encoding="utf-8")
     try:
-        with contextlib.ExitStack() as stack:
-            with writing_to(f"--out {path}"):
-                # A device such as /dev/null is written to, not replaced by a file.
-                if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-                    part = path
-                file = part.open("w", encoding="utf-8")
-
-            def write_part(text: str) -> None:
-                with writing_to(f"--out {path}"):
-                    file.write(text)
-
-            stack.callback(_close_quietly, file)
-            yield write_part
-            with writing_to(f"--out {path}"):
-                file.close()
-                if part != path:
-                    part.replace(path)
+        yield file
+        with writing_to(name):
+            file.close()
+            if part != path:
+                part.replace(path)
     finally:
+        with contextlib.suppress(OSError):
+            file.close()
         if part != path:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -183,11 +179,6 @@ def writing_to(what: str) -> Iterator[None]:
             drop_output()
         hint = "; free some space or choose another disk" if error.errno == errno.ENOSPC else ""
         raise UsageError(f"cannot write {what}: {error.strerror}{hint}") from error
-
-
-def _close_quietly(file: TextIO) -> None:
-    with contextlib.suppress(OSError):
-        file.close()
 
 
 def drop_output() -> None:

@@ -50,8 +50,8 @@ async def compute_score(
         floats only, with the same keys for every sample of every task of the spec:
 
         - `score`: weighted sum of the task's rewards.
-        - `acc`: the same again. verl leaves rows whose scoring failed out of every validation metric but the one of
-          this name, in which they count 0; see `floor_result` for what they should count.
+        - `acc`: the same again. In validation, verl leaves rows whose scoring failed out of every metric but the one
+          of this name, in which each counts 0; the recipe's trainers count `RewardSpec.floor` instead.
         - one key per reward; NaN for those of other tasks, and for a reward of weight 0 whose scorer failed.
         - `format_ok`: 1 if there is an answer and, for grounding, a valid box in it or the statement that there is
           nothing.
@@ -135,20 +135,6 @@ async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Re
 def result_keys(spec: RewardSpec) -> list[str]:
     """Keys of every result under this spec, in order."""
     return ["score", "acc", *spec.reward_names, *DIAGNOSTICS]
-
-
-def floor_result(task: str, spec: RewardSpec) -> dict[str, float]:
-    """The result of a failed model: every reward of the task at its floor.
-
-    A validation row whose scoring failed for good has no result. To count it, use this `score` rather than 0, which
-    is better than the truth where rewards are negative (verl counts 0 in `acc`).
-
-    >>> floor_result("report", resolve(preset="paper_report"))["score"]
-    -3.0
-    """
-    floors = {part.reward.name: part.reward.floor for part in spec.tasks[task]}
-    rewards = {name: floors.get(name, math.nan) for name in spec.reward_names}
-    return _result(task, rewards, (0.0, 1.0, 0.0, 0.0, 0.0), spec)
 
 
 def _result(task: str, rewards: dict[str, float], diagnostics: Sequence[float], spec: RewardSpec) -> dict[str, float]:

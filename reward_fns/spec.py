@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,16 @@ class RewardSpec:
         """Names of all rewards, task by task, each once: the same keys for every sample."""
         every = (component.reward.name for components in self.tasks.values() for component in components)
         return list(dict.fromkeys(every))
+
+    def floor(self, task: str) -> float:
+        """The score of a failed model: what a row whose scoring failed counts in validation.
+
+        0 would be better than the truth where rewards are negative.
+
+        >>> resolve(preset="paper_report").floor("report")
+        -3.0
+        """
+        return math.fsum(part.weight * part.reward.floor for part in self.tasks[task])
 
 
 def preset_names() -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import reward_fns
 from reward_fns.errors import DataError, ScorerUnavailable, UsageError
 from reward_fns.registry import reward
-from reward_fns.scoring import Rollout, floor_result, score_batch
+from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import of_rewards, resolve
 
 TRUTH = {"boxes": [[0.1, 0.2, 0.5, 0.6]], "labels": ["nodule"]}
@@ -137,12 +137,10 @@ def test_ground_truth_with_arrays_from_parquet(score):
 
 
 def test_what_a_failed_row_counts(score, toy):
-    spec = resolve(preset="paper_report")
-    floor = floor_result("report", spec)
-    assert (floor["score"], floor["radcliq"], floor["gleu"], floor["model_failed"]) == (-3.0, -3.0, 0.0, 1.0)
+    assert resolve(preset="paper_report").floor("report") == -3.0
     toy(fail, floor=-0.5)
     spec = {"report": [{"name": "toy", "weight": 2}, {"name": "gleu"}], "grounding": [{"name": "box_iou"}]}
-    assert repr(floor_result("report", resolve(spec))) == repr(score("", {"report": "x"}, "a/report", spec=spec))
+    assert resolve(spec).floor("report") == score("", {"report": "x"}, "a/report", spec=spec)["score"] == -1.0
 
 
 def test_the_preset_of_the_paper_takes_the_first_end_of_thinking(score):
