@@ -14,9 +14,9 @@ def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -
     """The answer in a model's output, or None if it gave none.
 
     Args:
-        text: the whole output.
+        text: the output.
         thinking: whether the model was to think first; the answer is then what follows "</think>", and without that
-            tag there is no answer. Otherwise the whole text is the answer.
+            tag there is no answer. Otherwise all of the text is the answer.
         think_end: which "</think>" counts if there are several: the "last", as the released code of arXiv 2512.10691
             does for reports, or the "first", as it does for boxes, where upper case ("</THINK>") counts too.
 
@@ -32,6 +32,6 @@ def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -
         tag = _FIRST.search(text)
         text = text[tag.end() :] if tag else ""
     elif thinking:
-        _, found, after = text.rpartition(_LAST)
-        text = after if found else ""
+        _, tag_found, after = text.rpartition(_LAST)
+        text = after if tag_found else ""
     return text.strip() or None

@@ -41,7 +41,7 @@ _NESTING = 8  # objects around a box in which its label is looked for
 _RELEASED_NUMBER = r"\s*(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*"
 _RELEASED = re.compile(r"\[" + ",".join([_RELEASED_NUMBER] * 4) + r"\]")
 
-# Between a place and the next of the same name, and what names a place: from a line's or part's beginning to a colon.
+# Joins a box to the next one of the same name; and the name of a box: from the start of a line or part to a colon.
 _SAME_NAME = re.compile(r"\s{0,9}(?:,|,?\s{0,9}\band\b)\s{0,9}")
 _NAME = re.compile(r"[;\n]\s{0,9}[.,]?\s{0,9}([^\s\[\]:;.,][^\[\]:;\n]{0,79}):\s{0,9}\Z")
 _NAME_WINDOW = 120  # characters; bounds the time that a hostile text can take
@@ -160,7 +160,7 @@ def is_unreadable(text: str, nothing: Nothing = "any") -> bool:
 
 
 def _name(text: str, end: int, start: int, name: str) -> str:
-    """The name of a place that starts there, after one of that name which ends there."""
+    """The name of the box that starts at `start`; `name` is that of the box before it, which ends at `end`."""
     if end and _SAME_NAME.fullmatch(text, max(end, start - _NAME_WINDOW), start):
         return name
     between = text[start - _NAME_WINDOW : start] if start - end > _NAME_WINDOW else f";{text[end:start]}"

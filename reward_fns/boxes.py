@@ -108,8 +108,8 @@ def _area(low: Floats, high: Floats) -> Floats:
     return sides[0] * sides[1]
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+def _ratio(part: Floats, total: Floats) -> Floats:
+    return np.divide(part, total, out=np.zeros_like(part), where=total > 0)
 
 
 def assign(similarity: Floats) -> Floats:
@@ -184,7 +184,7 @@ def compare(
     Args:
         prediction: the valid boxes of an answer.
         reference: the boxes of the ground truth.
-        invalid_boxes: what the answer wrote that is no valid box: out of range, degenerate or not finite.
+        invalid_boxes: malformed boxes of the answer: out of range, degenerate or not finite.
         invalid: "count" them as predictions that match nothing, so that there is no free spam; "ignore" them; or
             take the finite ones "as_written", as the code released with arXiv 2512.10691 does.
         duplicates: "count" every copy of a predicted box, or "merge" exact copies (same corners and label).

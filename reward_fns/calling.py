@@ -1,4 +1,4 @@
-"""Calling a reward: inline, awaited or in a thread; under a time limit; again if it fails."""
+"""Call a reward: inline, awaited or in a thread; under a time limit; again if it fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ask_deployment_with(ask: Ask) -> None:
 def _by_deployment(reward: Reward, options: EngineOptions) -> bool:
     """Whether a deployment computes this reward: a batched built-in or installed one that needs models and texts only.
 
-    A deployment knows nothing of a user's file and accepts none.
+    A deployment does not know a user's file and accepts none.
     """
     local = reward.needs is None or not reward.batched or reward.context or reward.from_file
     return options.where != "inline" and not local

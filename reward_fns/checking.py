@@ -50,7 +50,7 @@ _ODD = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What one of the checks found."""
+    """The result of one check."""
 
     what: str
     status: Status
@@ -70,10 +70,10 @@ def rewards_of(file: Path | None, name: str | None) -> list[Reward]:
     if name is not None:
         return [get(name)]
     home = str(Path(str(file)).expanduser().resolve())
-    found = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == home]
-    if not found:
+    rewards = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == home]
+    if not rewards:
         raise UsageError(f"{file} registers no reward; put @reward(name, task=..., range=...) above its function")
-    return found
+    return rewards
 
 
 def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
@@ -84,7 +84,7 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
         options: its options.
 
     Yields:
-        one finding a check; "fail" for what would break a run, "warn" for what might be meant.
+        one finding per check; "fail" if it would break a run, "warn" if it may be intended.
 
     Raises:
         UsageError: the options are wrong, or the reward says that it is used wrongly.
@@ -102,7 +102,7 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
     swapped = [sample for task in reward.tasks for sample in _samples(task, shift=1)]
     yield _definition(reward)
     forget()
-    score_batch(gold[:1], spec)  # loads what it loads, so that this doesn't count as slow
+    score_batch(gold[:1], spec)  # loads its models, which does not count as slow
     start = time.perf_counter()
     results = score_batch(gold + swapped, spec)
     seconds = (time.perf_counter() - start) / len(results)
@@ -112,7 +112,7 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
     yield _ran(reward, "odd texts", score_batch(odd, spec), [sample.solution_str for sample in odd])
     values = _values(results, reward)
     if len(values) < len(results):
-        return  # what that means is said above
+        return  # the findings above say why
     yield _best(reward, values[: len(gold)])
     yield _ordered(reward, values[: len(gold)], values[len(gold) :])
     yield _steady(reward, spec, gold + swapped)
@@ -139,7 +139,9 @@ def _values(results: Sequence[Result], reward: Reward) -> list[float]:
 def _definition(reward: Reward) -> Finding:
     what = f"{reward.where}; options {', '.join(reward.options) or 'none'}"
     if not reward.summary:
-        return Finding("signature", "warn", f"{what}; no docstring: say what it is, its range and how it can be gamed")
+        return Finding(
+            "signature", "warn", f"{what}; no docstring: say what it rewards, in which range, and how to game it"
+        )
     return Finding("signature", "pass", what)
 
 

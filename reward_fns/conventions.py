@@ -1,6 +1,6 @@
 """The ways models write boxes, each under a name, in both directions: rendering for a prompt, parsing an answer.
 
-Coordinates of different conventions cannot be told apart by looking at them, so nothing here guesses.
+The numbers alone do not show which convention they follow, so nothing here guesses.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class ParsedBoxes:
         boxes: the valid ones, in text order.
         invalid: the others as they were written: not finite, out of range, x2 <= x1 or y2 <= y1, or beyond the first
             `MAX_BOXES`.
-        unreadable: there is no box to read, though the text tries to give one, or (if asked for) it doesn't say either
-            that there is nothing to find.
+        unreadable: no box can be read, though the text tries to give one or, with nothing="stated", doesn't say that
+            there is nothing to find.
     """
 
     boxes: tuple[Box, ...]
@@ -80,7 +80,7 @@ class Convention:
         return smart_resize(width, height, **{key: value for key, value in bounds.items() if value is not None})
 
     def describe(self, *, named: bool = False) -> str:
-        """The hint, with how to name the places if the answer is to (see `render`)."""
+        """The hint; with named, also how to write the name of each finding (see `render`)."""
         if self.as_json or not named:
             return self.hint
         return f"{self.hint} Write the name of each finding before its places, as in name: [...] and [...]; name: [...]"

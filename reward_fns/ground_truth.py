@@ -129,7 +129,7 @@ def _report_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
 def _grounding_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
     boxes, labels = truth.get("boxes"), truth.get("labels")
     if not _is_list(boxes):
-        hint = "; an empty list means that nothing is to be found" if boxes is None else ""
+        hint = "; an empty list means that there is nothing to find" if boxes is None else ""
         yield Defect("bad ground truth", f"ground_truth needs boxes, [[x1, y1, x2, y2], ...], got {boxes!r}{hint}")
         return
     if labels is not None and (not _is_list(labels) or len(labels) != len(boxes)):

@@ -34,7 +34,7 @@ DIAGNOSTICS = ("format_ok", "model_failed", "answer_chars", "n_boxes", "n_invali
 _OTHERS = {"score", "acc", "acc_success_only", "reward", "pred", "input", "output", "gts", "step", "uid"}
 _RESERVED = _OTHERS | set(DIAGNOSTICS)
 
-_FILE_PREFIX = "cxr_grpo_rewards_"  # of the names of modules made of users' files
+_FILE_PREFIX = "cxr_grpo_rewards_"  # of the modules that users' files become
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -110,7 +110,7 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
 
 
 def _thinking(info: Mapping[str, Any]) -> bool:
-    """Whether the model was to think; a text such as "false" would be true for Python, and floor a whole set."""
+    """Whether the model was to think. Text is refused: "false" is true for Python, and would fail every answer."""
     value: Any = info.get("thinking")
     value = value.item() if hasattr(value, "item") else value  # numpy's, from parquet
     if not isinstance(value, bool | None):

@@ -1,4 +1,4 @@
-"""From what a model wrote to its reward: `compute_score` for verl, `score_batch` for everything else."""
+"""Score what a model wrote: `compute_score` for verl, `score_batch` for everything else."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def _complaint(name: str, value: Any, hint: Any, error: ValidationError) -> str:
         return unknown(name, value, map(str, get_args(plain)))
     if plain not in _NAMES:
         first = error.errors()[0]
-        place = "".join(f"[{part!r}]" for part in first["loc"] if isinstance(part, int))
-        return f"{name}{place}: {first['msg'].lower()}, got {first['input']!r}"
+        index = "".join(f"[{part!r}]" for part in first["loc"] if isinstance(part, int))
+        return f"{name}{index}: {first['msg'].lower()}, got {first['input']!r}"
     bounds = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Between)]
     span = "".join(f" from {extra.low} to {extra.high}" for extra in bounds)
     return f"{name} must be {_NAMES[plain]}{span}, got {value!r}"

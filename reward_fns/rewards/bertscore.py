@@ -48,7 +48,7 @@ def bertscore(
         up to 1; below 0 for texts less alike than unrelated ones, down to -2.0 (distilbert-base-uncased) or -5.55
         (distilroberta-base) for a text without any token; 0 to 1 without `rescale`. Cost: a pass of five
         layers per distinct text, in batches. Gaming: negation is nearly free ("no effusion" for "effusion"), normal
-        boilerplate pays, and the places of words hardly count.
+        boilerplate pays, and word order hardly counts.
 
     Source: arXiv 1904.09675, with bert-score 0.3.13's layers and baselines (parity is tested); arXiv 2512.10691,
     table 3.

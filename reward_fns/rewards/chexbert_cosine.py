@@ -42,6 +42,6 @@ def chexbert_cosine(
     0.8889
     """
     checkpoint, folder = sources(repo, revision, base)
-    found = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
-    sides = found[: len(predictions)], found[len(predictions) :]
+    findings = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
+    sides = findings[: len(predictions)], findings[len(predictions) :]
     return [cosine(a.embedding, b.embedding) for a, b in zip(*sides, strict=True)]

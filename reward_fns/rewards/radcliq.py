@@ -69,8 +69,8 @@ def radcliq(
     Args:
         predictions: the generated reports.
         references: the true reports.
-        clip: raise what is below -3 to -3. BERTScore can be negative, and a garbled report then scores less than none;
-            arXiv 2512.10691 lets it.
+        clip: raise what is below -3 to -3. BERTScore can be negative, and a garbled report then scores less than none,
+            as in arXiv 2512.10691.
         lower_text, max_chars: cut both texts and lower-case them first, as that paper does; 0 for no limit.
         min_chars: if either text is then shorter, the value is -3, as for a failure of the model.
         radgraph_model: "radgraph-xl", as that paper, or "radgraph", as RadCliQ's authors; values differ.
