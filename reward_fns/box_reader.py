@@ -126,13 +126,13 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
                 boxes.append((corners, name))
             else:
                 boxes.append((corners, owner))
-        elif kind == "label":
+        elif kind == "label" and owner.parent is not None:
             owner.label = owner.label or _unquoted(match["label"])
         elif kind == "at":
             owner.edges[match["edge"][0] + ("1" if match["edge"].endswith(("1", "min")) else "2")] = float(match["at"])
         elif kind == "open":
             owner = _Object(owner)
-        elif owner.parent is not None:
+        elif kind == "close" and owner.parent is not None:
             if len(owner.edges) == 4 and not owner.has_box:
                 boxes.append((tuple(owner.edges[edge] for edge in ("x1", "y1", "x2", "y2")), owner))
             owner = owner.parent

@@ -55,8 +55,8 @@ def radgraph_f1(
     Returns:
         0 to 1 each. Cost: a pass of a BERT-base per distinct text, in batches, plus work that grows with the square of
         its words. Gaming: it counts what RadGraph finds, not what is true: short reports of the commonest findings
-        pay (in table 3 of the paper, reports trained on this reward alone shrink to 93 characters), wording in which RadGraph
-        sees no entity costs nothing, and a wrong side or size costs one fact however grave it is.
+        pay (in table 3 of the paper, reports trained on this reward alone shrink to 93 characters), wording in which
+        RadGraph sees no entity costs nothing, and a wrong side or size costs one fact however grave it is.
 
     Raises:
         UsageError: weights can't be had or a package is missing.

@@ -172,6 +172,7 @@ def test_every_form_without_doubt_is_read(name, text):
         ("{'label': 'nodule', 'bbox_2d': [120, 300, 450, 800]}", "nodule"),
         ('{"label": "all", "boxes": [{"bbox_2d": [120, 300, 450, 800], "label": "nodule"}]}', "nodule"),
         ('{"label": "all"}, {"bbox_2d": [120, 300, 450, 800]}', ""),
+        ('"label": "all", [120, 300, 450, 800]', ""),
     ],
 )
 def test_labels_of_nested_json(text, label):
