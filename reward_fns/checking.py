@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from reward_fns.calling import waits
 from reward_fns.errors import UsageError
-from reward_fns.failures import counts, forget
+from reward_fns.failures import Counts, counts, forget
 from reward_fns.registry import TASKS, Reward, get, load_file, names
 from reward_fns.rollout import Rollout
 from reward_fns.scoring import Result, result_keys, score_batch
@@ -139,15 +139,13 @@ def _values(results: Sequence[Result], reward: Reward) -> list[float]:
 def _definition(reward: Reward) -> Finding:
     what = f"{reward.where}; options {', '.join(reward.options) or 'none'}"
     if not reward.summary:
-        return Finding(
-            "signature", "warn", f"{what}; no docstring: say what it rewards, in which range, and how to game it"
-        )
+        return Finding("signature", "warn", f"{what}; no docstring: say what it rewards, its range and its weak spots")
     return Finding("signature", "pass", what)
 
 
 def _ran(reward: Reward, what: str, results: Sequence[Result], texts: Sequence[str] = ()) -> Finding:
     failures = [(i, result) for i, result in enumerate(results) if isinstance(result, Exception)]
-    retries = counts()[reward.name].retries
+    retries = counts().get(reward.name, Counts()).retries
     forget()
     if not failures and retries:
         return Finding(what, "warn", f"{len(results)} scored, of which {retries} failed at the first try")
@@ -163,9 +161,7 @@ def _best(reward: Reward, truth: Sequence[float]) -> Finding:
     worst = max(truth, key=lambda value: abs(value - end))
     if math.isclose(worst, end, abs_tol=1e-6):
         return Finding("gold against gold", "pass", f"the true answer earns {end:g}, the best there is")
-    return Finding(
-        "gold against gold", "warn", f"a true answer earns {worst:g}, while the best of the range is {end:g}"
-    )
+    return Finding("gold against gold", "warn", f"a true answer earns {worst:g}, the best of the range is {end:g}")
 
 
 def _ordered(reward: Reward, truth: Sequence[float], wrong: Sequence[float]) -> Finding:
@@ -201,7 +197,7 @@ def _speed(reward: Reward, seconds: float) -> Finding:
 
 
 def report(reward: Reward, findings: Iterator[Finding]) -> bool:
-    """Print the findings as they come; say whether none of them failed."""
+    """Print the findings as they come; return whether none of them failed."""
     low, high = reward.range
     tasks = ", ".join(TASKS) if len(reward.tasks) > 1 else reward.task
     print(f"{reward.name}: {tasks}, {low:g} to {high:g}, {'higher' if reward.higher_is_better else 'lower'} is better")

@@ -140,7 +140,7 @@ def test_a_file_that_imports_its_neighbor_and_takes_keywords(check, tmp_path, mo
 @pytest.mark.parametrize(
     ("body", "arguments", "what", "detail"),
     [
-        ("return 0.5 * (prediction == reference)", {}, "gold against gold", "earns 0.5, while the best of"),
+        ("return 0.5 * (prediction == reference)", {}, "gold against gold", "earns 0.5, the best of"),
         ("return float(prediction == reference)", LOWER, "shuffled references", "is higher_is_better right?"),
         ("return float(prediction != reference)", {}, "gold against gold", "earns 0"),
         ("return 1.0 - random.random() / 10", {}, "alone as in a batch", "the same samples scored again differ"),
