@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reward_fns.box_reader import Nothing, Reader, is_unreadable, read_quads
+from reward_fns.answers import Nothing, Reader, is_unreadable, read_quads
 from reward_fns.boxes import Box, Quad
 from reward_fns.errors import UsageError, unknown
 
@@ -133,7 +133,7 @@ class Convention:
         return start, end
 
     def parse(self, text: str, frame: Frame, *, reader: Reader = "tolerant", nothing: Nothing = "any") -> ParsedBoxes:
-        """The boxes that a text gives, in the forms of `reward_fns.box_reader.read_quads`.
+        """The boxes that a text gives, in the forms of `reward_fns.answers.read_quads`.
 
         Args:
             text: an answer; any text, in linear time.

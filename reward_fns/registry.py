@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reward_fns.errors import UsageError, unknown
-from reward_fns.values import Between as Between  # for rewards, which import it from here
-from reward_fns.values import check_value, hints_of
+from reward_fns.settings import Between as Between  # for rewards, which import it from here
+from reward_fns.settings import check_value, hints_of
 
 TASKS = ("report", "grounding")
 ANY = "any"

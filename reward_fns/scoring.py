@@ -32,7 +32,7 @@ async def compute_score(
 
     A failure of the model earns every reward's floor (the worse end of its range, unless the reward names another) and
     sets `model_failed`: no answer, no "</think>" in thinking mode, an attempt at a box that cannot be read, or, for
-    grounding, neither a box nor a statement that there is nothing (see `reward_fns.box_reader.is_unreadable`). It is
+    grounding, neither a box nor a statement that there is nothing (see `reward_fns.answers.is_unreadable`). It is
     never mixed up with a failure of a scorer, which is raised, so that no gradient comes from it.
 
     Args:

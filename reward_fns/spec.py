@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reward_fns.answers import ThinkEnd
-from reward_fns.box_reader import Nothing, Reader
+from reward_fns.answers import Nothing, Reader, ThinkEnd
 from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import TASKS, Reward, get, load_file
-from reward_fns.settings import REMOVED, EngineOptions, FailureRules
-from reward_fns.values import check_fields, from_mapping
+from reward_fns.settings import REMOVED, EngineOptions, FailureRules, check_fields, from_mapping
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -33,7 +31,7 @@ class RewardSpec:
 
     Attributes:
         think_end: see `reward_fns.answers.extract_answer`.
-        boxes, nothing: see `reward_fns.box_reader`.
+        boxes, nothing: see `reward_fns.answers`.
     """
 
     tasks: Mapping[str, tuple[Component, ...]]
@@ -80,7 +78,7 @@ def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | No
             `{name, weight, options, path}`, of which only `name` is required (weight 1; `path` is a Python file that
             registers the reward, relative to the YAML file or else to the working folder), and optionally
             `answer: {think_end: last | first, boxes: tolerant | released, nothing: stated | any}`, see
-            `extract_answer` and `reward_fns.box_reader`, `failures: {retries: 2, ...}`, see `FailureRules`, and
+            `extract_answer` and `reward_fns.answers`, `failures: {retries: 2, ...}`, see `FailureRules`, and
             `engine: {where: inline | ray | http, ...}`, see `EngineOptions`.
         preset: name of a spec that comes with the package. Give exactly one of the two.
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward_fns.models import bertscore as scorer
+from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
 from reward_fns.models.weights import HubFolder
 from reward_fns.registry import reward
-from reward_fns.texts import MaxChars, MinChars, score_long_pairs, shortened
 
 
 def needs(options: Mapping[str, Any]) -> tuple[HubFolder]:

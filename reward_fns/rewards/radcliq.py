@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from reward_fns.models import bertscore, chexbert, radgraph
 from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
+from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-from reward_fns.texts import MaxChars, MinChars, score_long_pairs, shortened
 
 # radcliq-v1.pkl of github.com/rajpurkarlab/CXR-Report-Metric: a StandardScaler and a linear regression on RadGraph F1,
 # BERTScore, cosine of CheXbert and BLEU. The last is left out: its coefficient is 4.3e-12.

@@ -7,9 +7,9 @@ from typing import Any
 
 from reward_fns.models import radgraph
 from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
+from reward_fns.models.texts import MaxChars, shortened
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-from reward_fns.texts import MaxChars, shortened
 
 
 def needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:

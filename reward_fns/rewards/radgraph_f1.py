@@ -7,9 +7,9 @@ from typing import Any
 
 from reward_fns.models.radgraph import MAX_CHARS, REPO, Backend, ModelName, annotate, sources
 from reward_fns.models.radgraph_facts import CaseMode, Level, annotation_f1
+from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-from reward_fns.texts import MaxChars, MinChars, score_long_pairs, shortened
 
 
 def _needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from reward_fns.benchmark import workload
-from reward_fns.cli import main
+from reward_fns.commands.cli import main
 from reward_fns.engine import lanes as engine
 from reward_fns.errors import UsageError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reward_fns
-from reward_fns.cli import main
+from reward_fns.commands.cli import main
 
 TRUTH = {"boxes": [[0.38, 0.47, 0.76, 0.62]]}
 FIGURE = {"task": "grounding", "prediction": "[0.35, 0.51, 0.75, 0.64]", "ground_truth": TRUTH}
@@ -171,8 +171,8 @@ def test_an_os_error_is_not_always_about_the_output(rows, monkeypatch, capsys):
     def fail(*_):
         raise OSError(5, "Input/output error", "in.jsonl")
 
-    monkeypatch.setattr("reward_fns.score_file.score_batch", fail)
-    monkeypatch.setattr("reward_fns.cli.drop_output", lambda: None)
+    monkeypatch.setattr("reward_fns.commands.score.score_batch", fail)
+    monkeypatch.setattr("reward_fns.commands.cli.drop_output", lambda: None)
     for out in ([], ["--out", "out.jsonl"]):
         assert main(["score", "--rewards", "box_iou", "--file", str(rows(FIGURE)), *out]) == 2
         assert capsys.readouterr().err == "error: [Errno 5] Input/output error: 'in.jsonl'\n"
@@ -232,7 +232,8 @@ def test_help_has_an_example(capsys, arguments):
 
 
 def test_light_commands_import_nothing_heavy():
-    code = "import sys; from reward_fns.cli import main; main(['list']); print(sorted(sys.modules), file=sys.stderr)"
+    code = "import sys; from reward_fns.commands.cli import main; main(['list'])"
+    code += "; print(sorted(sys.modules), file=sys.stderr)"
     env = os.environ | {"PYTHONPATH": str(Path(reward_fns.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     loaded = eval(done.stderr)

@@ -2,7 +2,7 @@ import textwrap
 
 import pytest
 
-from reward_fns.cli import main
+from reward_fns.commands.cli import main
 from reward_fns.registry import load_file, names
 
 pytestmark = pytest.mark.usefixtures("scratch_registry")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
-from reward_fns.values import Between
+from reward_fns.settings import Between
 
 MaxChars = Annotated[int, Between(0, 1_000_000_000)]
 """Option: characters at which a text is cut; 0 for no limit."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from reward_fns.benchmark import bench
+from reward_fns.commands.score import CHUNK, SHOWN_FAILURES, drop_output, read_rows, reading, score_file, writing_to
 from reward_fns.engine import fill
 from reward_fns.errors import UsageError
-from reward_fns.score_file import CHUNK, SHOWN_FAILURES, drop_output, read_rows, reading, score_file, writing_to
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,8 +159,8 @@ def _settings(options: Any) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from reward_fns import checking
-    from reward_fns.values import read_pairs
+    from reward_fns.commands import check as checking
+    from reward_fns.settings import read_pairs
 
     given = read_pairs("--options", options.options)
     rewards = checking.rewards_of(options.file, options.name)
