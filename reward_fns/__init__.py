@@ -1,7 +1,7 @@
 """Rewards for chest X-ray reports and grounding.
 
-verl loads `compute_score` from here (`reward.custom_reward_function.path=pkg://reward_fns`); a file with a reward of
-one's own imports `reward` and, for grounding, `Box`.
+verl loads `compute_score` from here (`reward.custom_reward_function.path=pkg://reward_fns`); a file with your own
+reward imports `reward` and, for grounding, `Box`.
 """
 
 from __future__ import annotations

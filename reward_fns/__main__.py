@@ -2,7 +2,7 @@
 
 import sys
 
-from reward_fns.cli import main
+from reward_fns.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -69,8 +69,7 @@ def iou_matrix(predictions: Floats, references: Floats) -> Floats:
     >>> iou_matrix(np.array([[0.35, 0.51, 0.75, 0.64]]), np.array([[0.38, 0.47, 0.76, 0.62]])).round(3)
     array([[0.596]])
     """
-    overlap, union, _, _ = _areas(predictions, references)
-    return _ratio(overlap, union)
+    return _ratio(*_areas(*_columns(predictions, references)))
 
 
 def giou_matrix(predictions: Floats, references: Floats) -> Floats:
@@ -86,27 +85,31 @@ def giou_matrix(predictions: Floats, references: Floats) -> Floats:
     >>> giou_matrix(np.array([[0.0, 0.0, 0.5, 1.0]]), np.array([[0.5, 0.0, 1.0, 1.0], [0.75, 0.0, 1.0, 1.0]]))
     array([[ 0.  , -0.25]])
     """
-    overlap, union, predictions, references = _areas(predictions, references)
-    low = np.minimum(predictions[:, None, :2], references[None, :, :2])
-    high = np.maximum(predictions[:, None, 2:], references[None, :, 2:])
-    sides = np.maximum(high - low, 0.0)
-    enclosing = sides[..., 0] * sides[..., 1]
+    first, second = _columns(predictions, references)
+    overlap, union = _areas(first, second)
+    enclosing = _area(np.minimum(first[:2], second[:2]), np.maximum(first[2:], second[2:]))
     return np.clip(_ratio(overlap, union) - _ratio(enclosing - union, enclosing), -1.0, 1.0)
 
 
-def _areas(predictions: Floats, references: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    predictions, references = (np.clip(boxes, -_FAR, _FAR) for boxes in (predictions, references))
-    low = np.maximum(predictions[:, None, :2], references[None, :, :2])
-    high = np.minimum(predictions[:, None, 2:], references[None, :, 2:])
-    sides = np.maximum(high - low, 0.0)
-    overlap = sides[..., 0] * sides[..., 1]
-    own = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0) for boxes in (predictions, references)]
-    first, second = (extent[:, 0] * extent[:, 1] for extent in own)
-    return overlap, first[:, None] + second - overlap, predictions, references
+def _columns(predictions: Floats, references: Floats) -> tuple[Floats, Floats]:
+    """Corners first, (4, n, 1) and (4, 1, m), so that every step below is one call for all pairs."""
+    first, second = (np.minimum(np.maximum(boxes.T, -_FAR), _FAR) for boxes in (predictions, references))
+    return first[:, :, None], second[:, None, :]
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+def _areas(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    """Overlap and union of every pair."""
+    overlap = _area(np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:]))
+    return overlap, _area(first[:2], first[2:]) + _area(second[:2], second[2:]) - overlap
+
+
+def _area(low: Floats, high: Floats) -> Floats:
+    sides: Floats = np.maximum(high - low, 0.0)
+    return sides[0] * sides[1]
+
+
+def _ratio(part: Floats, total: Floats) -> Floats:
+    return np.divide(part, total, out=np.zeros_like(part), where=total > 0)
 
 
 def assign(similarity: Floats) -> Floats:
@@ -181,7 +184,7 @@ def compare(
     Args:
         prediction: the valid boxes of an answer.
         reference: the boxes of the ground truth.
-        invalid_boxes: what the answer wrote that is no valid box: out of range, degenerate or not finite.
+        invalid_boxes: malformed boxes of the answer: out of range, degenerate or not finite.
         invalid: "count" them as predictions that match nothing, so that there is no free spam; "ignore" them; or
             take the finite ones "as_written", as the code released with arXiv 2512.10691 does.
         duplicates: "count" every copy of a predicted box, or "merge" exact copies (same corners and label).

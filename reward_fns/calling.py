@@ -1,4 +1,4 @@
-"""Calling a reward: inline, awaited or in a thread; under a time limit; again if it fails."""
+"""Call a reward: inline, awaited or in a thread; under a time limit; again if it fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import failed, given_up, succeeded
+from reward_fns.failures import failed, given_up, in_a_row, succeeded
 from reward_fns.registry import Reward
 from reward_fns.rollout import ParsedRollout
 from reward_fns.settings import EngineOptions, using
@@ -36,77 +36,80 @@ def ask_deployment_with(ask: Ask) -> None:
 def _by_deployment(reward: Reward, options: EngineOptions) -> bool:
     """Whether a deployment computes this reward: a batched built-in or installed one that needs models and texts only.
 
-    A deployment knows nothing of a user's file and accepts none.
+    A deployment does not know a user's file and accepts none.
     """
     local = reward.needs is None or not reward.batched or reward.context or reward.from_file
     return options.where != "inline" and not local
 
 
 async def outcomes(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpec) -> list[Outcome]:
-    """What a reward says about samples, each tried again if it fails.
+    """Score rollouts with one reward; those that fail are tried again.
 
-    A batched reward is called with up to 32 at a time. Samples that failed are tried again alone, so that one that a
+    A batched reward is called with up to 32 at a time. Rollouts that failed are tried again alone, so that one that a
     scorer can't digest doesn't take the others along.
 
     Args:
         component: the reward and its options.
-        parsed: samples of a task that it applies to.
+        parsed: rollouts of a task that it applies to.
         spec: for its rules for failures, and where its neural rewards are computed.
 
     Returns:
-        per sample, in order, a number in the reward's range or the last failure.
+        per rollout, in order, a number in the reward's range or the last failure.
 
     Raises:
-        UsageError: the reward said that it is used wrongly, or it is batched and returned too few or too many values.
+        UsageError: a reward whose weight is not 0 is used wrongly: it says so, or it is batched and returned too few
+            or too many values.
     """
     reward = component.reward
     size = _BATCH if reward.batched else 1
     calls = [_attempt(component, parsed[i : i + size], spec) for i in range(0, len(parsed), size)]
     # Batches of a model would only queue for it, each at the cost of its own time limit.
-    in_turn = not _waits(reward) or (reward.blocking and reward.batched and not _by_deployment(reward, spec.engine))
+    in_turn = not waits(reward) or (reward.blocking and reward.batched and not _by_deployment(reward, spec.engine))
     first = [await call for call in calls] if in_turn else await asyncio.gather(*calls)
-    found = [outcome for group in first for outcome in group]
-    missing = {i: outcome for i, outcome in enumerate(found) if isinstance(outcome, ScorerUnavailable)}
-    for _ in range(len(found) - len(missing)):
+    results = [outcome for group in first for outcome in group]
+    missing = {i: outcome for i, outcome in enumerate(results) if isinstance(outcome, ScorerUnavailable)}
+    for _ in range(len(results) - len(missing)):
         succeeded(reward.name)
     again = [_again(component, parsed[i], failure, spec) for i, failure in missing.items()]
     for i, outcome in zip(missing, await asyncio.gather(*again), strict=True):
-        found[i] = outcome
-    return found
+        results[i] = outcome
+    return results
 
 
 async def _again(component: Component, rollout: ParsedRollout, outcome: Outcome, spec: RewardSpec) -> Outcome:
-    """The outcome of a sample that failed, after its retries."""
+    """The outcome of a rollout that failed, after its retries."""
     name, retry, rules = component.reward.name, 0, spec.failures
     while isinstance(outcome, ScorerUnavailable) and retry < rules.retries and given_up(name) is None:
+        # A reward of weight 0 is never given up: a dead one must not cost the pauses of every sample either.
+        if isinstance(outcome.__cause__, UsageError) or (not component.weight and in_a_row(name) >= rules.stop_after):
+            break
         await asyncio.sleep(rules.pause(retry))
         (outcome,) = await _attempt(component, [rollout], spec)
         retry += 1
     if isinstance(outcome, ScorerUnavailable):
-        failed(outcome, retry, rules.stop_after)
+        failed(outcome, retry, rules.stop_after if component.weight else None)
     else:
         succeeded(name, retry)
     return outcome
 
 
 async def _attempt(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpec) -> list[Outcome]:
-    """One call of the reward, for one sample or, if it is batched, for several."""
+    """Call the reward once, for one rollout or, if it is batched, for several."""
     reward, rules = component.reward, spec.failures
     try:
-        async with _place(reward, rules.concurrency):
+        async with _slot(reward, rules.concurrency):
             if cause := given_up(reward.name):
                 return [ScorerUnavailable(reward.name, rollout.id, cause) for rollout in parsed]
             raw = await _answer(reward, _call(component, parsed, spec), rules.timeout)
         if not reward.batched:
             raw = [raw]
-        elif len(raw := list(raw)) != len(parsed):
-            # A bug that trying again, alone, would hide.
+        elif len(raw) != len(parsed):
             raise UsageError(
                 f"{reward.where}: batched reward {reward.name!r} returned {len(raw)} values for {len(parsed)} samples"
             )
-    except UsageError:
-        raise
     except Exception as error:
+        if isinstance(error, UsageError) and component.weight:
+            raise
         return [_unavailable(reward, rollout.id, error) for rollout in parsed]
     return [_number(reward, rollout.id, value) for rollout, value in zip(parsed, raw, strict=True)]
 
@@ -173,19 +176,19 @@ async def _in_thread(call: Callable[[], Any], name: str) -> Any:
 
 
 # Per event loop, since asyncio's semaphores belong to one, then per reward and limit.
-_places: WeakKeyDictionary[Any, dict[tuple[str, int], asyncio.Semaphore]] = WeakKeyDictionary()
+_slots: WeakKeyDictionary[Any, dict[tuple[str, int], asyncio.Semaphore]] = WeakKeyDictionary()
 
 
-def _place(reward: Reward, limit: int) -> contextlib.AbstractAsyncContextManager[Any]:
-    """A place among the calls under way; plain functions need none, they come one after the other."""
-    if not _waits(reward):
+def _slot(reward: Reward, limit: int) -> contextlib.AbstractAsyncContextManager[Any]:
+    """A slot among the calls under way; plain functions need none, as they run one after the other."""
+    if not waits(reward):
         return contextlib.nullcontext()
-    of_loop = _places.setdefault(asyncio.get_running_loop(), {})
+    of_loop = _slots.setdefault(asyncio.get_running_loop(), {})
     return of_loop.setdefault((reward.name, limit), asyncio.Semaphore(limit))
 
 
-def _waits(reward: Reward) -> bool:
-    """Whether other samples can be scored while this reward is at work on one."""
+def waits(reward: Reward) -> bool:
+    """Whether other rollouts can be scored while this reward works on one: it has a thread, or is async."""
     return reward.blocking or inspect.iscoroutinefunction(reward.function)
 
 
@@ -194,7 +197,7 @@ def _number(reward: Reward, sample_id: str, raw: Any) -> Outcome:
     try:
         value = float(raw)
     except (TypeError, ValueError, OverflowError):
-        return ScorerUnavailable(reward.name, sample_id, f"returned {raw!r}, which is no number")
+        return ScorerUnavailable(reward.name, sample_id, f"returned {raw!r}, which is not a number")
     if math.isnan(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
         return ScorerUnavailable(reward.name, sample_id, f"returned {value}, outside its range {low} to {high}")
     return min(max(value, low), high)

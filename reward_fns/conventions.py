@@ -1,6 +1,6 @@
 """The ways models write boxes, each under a name, in both directions: rendering for a prompt, parsing an answer.
 
-Coordinates of different conventions cannot be told apart by looking at them, so nothing here guesses.
+The numbers alone do not show which convention they follow, so nothing here guesses.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from reward_fns.answers import Nothing, Reader, is_unreadable, read_quads
 from reward_fns.boxes import Box, Quad
 from reward_fns.errors import UsageError, unknown
 
@@ -23,17 +24,7 @@ TOLERANCE = 1e-6
 
 Frame = tuple[int, int]
 
-# Every repetition is bounded or ends at a character it cannot match, so 100 kB of hostile text takes linear time.
-_NUMBER = r"[-+]?(?:[0-9]{1,50}(?:\.[0-9]{0,50})?|\.[0-9]{1,50}|(?i:nan|inf(?:inity)?))(?:[eE][-+]?[0-9]{1,9})?"
-_QUAD = re.compile(r"\[" + ",".join([rf"\s*({_NUMBER})\s*"] * 4) + r"\]")
-_OBJECT_OR_QUAD = re.compile(r"\{[^{}]*\}|" + _QUAD.pattern)
-_LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
-# Between a place and the next of the same name, and what names a place: from a line's or part's beginning to a colon.
-_SAME_NAME = re.compile(r"\s{0,9}(?:,|,?\s{0,9}\band\b)\s{0,9}")
-_NAME = re.compile(r"[;\n]\s{0,9}[.,]?\s{0,9}([^\s\[\]:;.,][^\[\]:;\n]{0,79}):\s{0,9}\Z")
-_NAME_WINDOW = 120  # characters; bounds the time that a hostile text can take
 _NOT_IN_NAME = re.compile(r"[\[\]:;\s]+")
-_ATTEMPT = re.compile(r"bbox_2d|\[\s*[-+]?\.?[0-9]|(?:(?<![0-9.])[0-9.]{1,50}[^0-9.A-Za-z]{1,9}){3}[0-9.]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +35,8 @@ class ParsedBoxes:
         boxes: the valid ones, in text order.
         invalid: the others as they were written: not finite, out of range, x2 <= x1 or y2 <= y1, or beyond the first
             `MAX_BOXES`.
-        unreadable: the text tries to give a box, but there is none to read; False for an answer in words.
+        unreadable: no box can be read, though the text tries to give one or, with nothing="stated", doesn't say that
+            there is nothing to find.
     """
 
     boxes: tuple[Box, ...]
@@ -88,7 +80,7 @@ class Convention:
         return smart_resize(width, height, **{key: value for key, value in bounds.items() if value is not None})
 
     def describe(self, *, named: bool = False) -> str:
-        """The hint, with how to name the places if the answer is to (see `render`)."""
+        """The hint; with named, also how to write the name of each finding (see `render`)."""
         if self.as_json or not named:
             return self.hint
         return f"{self.hint} Write the name of each finding before its places, as in name: [...] and [...]; name: [...]"
@@ -140,18 +132,13 @@ class Convention:
             start, end = (start, round(end + unit, digits)) if end < size else (round(start - unit, digits), end)
         return start, end
 
-    def parse(self, text: str, frame: Frame) -> ParsedBoxes:
-        """The boxes that a text gives.
-
-        Every `[a, b, c, d]` of four numbers is a box, alone in the text or inside JSON; code fences and anything
-        else around them don't matter, and JSON that breaks off keeps the boxes that are complete. A label is taken
-        from the JSON object the box is in; in text conventions it is what stands before a colon before the box, from
-        the last semicolon or the line's beginning on, and holds for the boxes that "," or "and" joins to it. Numbers
-        may have a sign, decimals and an exponent, or be nan or inf.
+    def parse(self, text: str, frame: Frame, *, reader: Reader = "tolerant", nothing: Nothing = "any") -> ParsedBoxes:
+        """The boxes that a text gives, in the forms of `reward_fns.answers.read_quads`.
 
         Args:
             text: an answer; any text, in linear time.
             frame: see `frame`; only conventions in pixels depend on it.
+            reader, nothing: see `read_quads` and `is_unreadable`.
 
         >>> get_convention("radvlm").parse("Seen at [0.1, 0.2, 0.3, 0.4] and [0.9, 0.1, 0.2, 0.3].", (640, 480))
         ... # doctest: +NORMALIZE_WHITESPACE
@@ -164,50 +151,19 @@ class Convention:
         boxes: list[Box] = []
         invalid: list[Quad] = []
         width, height = self._scale(frame)
-        for numbers, label in _quads(text, names=not self.as_json):
-            x1, y1, x2, y2 = (float(number) for number in numbers)
+        for (x1, y1, x2, y2), label in read_quads(text, reader, names=not self.as_json):
             quad = (x1 / width, y1 / height, x2 / width, y2 / height)
             box = _valid(quad, label) if len(boxes) < MAX_BOXES else None
             if box is None:
                 invalid.append(quad)
             else:
                 boxes.append(box)
-        unreadable = not boxes and not invalid and _ATTEMPT.search(text) is not None
+        unreadable = not boxes and not invalid and is_unreadable(text, nothing)
         return ParsedBoxes(tuple(boxes), tuple(invalid), unreadable)
 
 
 def _listed(texts: Sequence[str]) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
-
-
-def _quads(text: str, names: bool) -> Iterator[tuple[tuple[str, ...], str]]:
-    end, name = 0, ""
-    for match in _OBJECT_OR_QUAD.finditer(text):
-        if match[1] is not None:
-            if names:
-                name = _name(text, end, match.start(), name)
-                end = match.end()
-            yield match.groups(), name
-        else:
-            label = _label(match[0])
-            yield from ((quad.groups(), label) for quad in _QUAD.finditer(match[0]))
-
-
-def _name(text: str, end: int, start: int, name: str) -> str:
-    """The name of a place that starts there, after one of that name which ends there."""
-    if end and _SAME_NAME.fullmatch(text, max(end, start - _NAME_WINDOW), start):
-        return name
-    between = text[start - _NAME_WINDOW : start] if start - end > _NAME_WINDOW else f";{text[end:start]}"
-    found = _NAME.search(between)
-    return found[1].strip() if found else ""
-
-
-def _label(json_object: str) -> str:
-    match = _LABEL.search(json_object)
-    try:
-        return str(json.loads(match[1], strict=False)) if match else ""
-    except json.JSONDecodeError:  # an escape that JSON does not know: the box still counts
-        return ""
 
 
 def _valid(quad: Quad, label: str) -> Box | None:

@@ -1,4 +1,4 @@
-"""The three ways scoring can go wrong that are not the model's fault."""
+"""The errors of scoring that are not the model's fault."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from reward_fns.boxes import Box
 
@@ -73,7 +73,10 @@ def parse_ground_truth(stored: Any, task: str) -> tuple[GroundTruth | None, list
     if task == "report":
         return GroundTruth(task, truth["report"], (), _size(frame), truth), []
     labels = truth.get("labels") or [""] * len(truth["boxes"])
-    boxes = tuple(Box(*box, str(label)) for box, label in zip(truth["boxes"], labels, strict=True))
+    boxes = tuple(
+        Box(float(x1), float(y1), float(x2), float(y2), str(label))
+        for (x1, y1, x2, y2), label in zip(truth["boxes"], labels, strict=True)
+    )
     return GroundTruth(task, "", boxes, _size(frame), truth), []
 
 
@@ -103,7 +106,7 @@ def is_quad(box: Any) -> bool:
 
 def _object(stored: Any) -> Mapping[str, Any]:
     if isinstance(stored, Mapping):
-        return stored
+        return {key: _as_lists(value) for key, value in stored.items()}
 
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is not a JSON number")
@@ -126,7 +129,7 @@ def _report_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
 def _grounding_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
     boxes, labels = truth.get("boxes"), truth.get("labels")
     if not _is_list(boxes):
-        hint = "; an empty list means that nothing is to be found" if boxes is None else ""
+        hint = "; an empty list means that there is nothing to find" if boxes is None else ""
         yield Defect("bad ground truth", f"ground_truth needs boxes, [[x1, y1, x2, y2], ...], got {boxes!r}{hint}")
         return
     if labels is not None and (not _is_list(labels) or len(labels) != len(boxes)):
@@ -135,11 +138,18 @@ def _grounding_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
         yield from box_defects(box)
 
 
+def _as_lists(value: Any) -> Any:
+    """A value read from parquet, with numpy's arrays and numbers turned into Python's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return [_as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 

@@ -1,4 +1,4 @@
-"""Where rewards register: built-ins, installed packages and users' files, all with the same decorator."""
+"""Register rewards and look them up: built-ins, installed packages and users' files, with the same decorator."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from reward_fns.errors import UsageError, unknown
+from reward_fns.settings import Between as Between  # for rewards, which import it from here
+from reward_fns.settings import check_value, hints_of
 
 TASKS = ("report", "grounding")
 ANY = "any"
@@ -29,30 +31,12 @@ CONTEXT = ("invalid_boxes", "extra_info", "output", "thinking", *FROM_VERL)
 
 DIAGNOSTICS = ("format_ok", "model_failed", "answer_chars", "n_boxes", "n_invalid_boxes")
 # Names that the result, verl's aggregation or verl's dump use for something else.
-_RESERVED = {
-    *DIAGNOSTICS,
-    "score",
-    "acc",
-    "acc_success_only",
-    "reward",
-    "pred",
-    "input",
-    "output",
-    "gts",
-    "step",
-    "uid",
-}
+_OTHERS = {"score", "acc", "acc_success_only", "reward", "pred", "input", "output", "gts", "step", "uid"}
+_RESERVED = _OTHERS | set(DIAGNOSTICS)
 
-_FILE_PREFIX = "cxr_grpo_rewards_"  # of the names of modules made of users' files
+_FILE_PREFIX = "cxr_grpo_rewards_"  # of the modules that users' files become
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class Between(NamedTuple):
-    """Bounds of a numeric option, for an annotation such as `Annotated[float, Between(0, 1)]`."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -108,19 +92,20 @@ class Reward:
         offered = {key: context[key] for key in self.context}
         return self.function(prediction, reference, **self.bound, **options, **offered)
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Refuse options that the function does not have, or values that its annotations rule out.
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, checked against the function's signature and annotations.
 
         Raises:
-            UsageError: says which, with the nearest valid one.
+            UsageError: says which is wrong, with the nearest valid one.
         """
-        hints = _hints(self.function)
-        for name, value in options.items():
+        hints = hints_of(self.function)
+        for name in options:
             if name not in self.options:
                 raise UsageError(unknown(f"option of reward {self.name}:", name, self.options))
-            complaint = _complaint(value, hints.get(name), f"{name} of reward {self.name}")
-            if complaint:
-                raise UsageError(complaint)
+        return {
+            name: check_value(f"{name} of reward {self.name}", value, hints.get(name, Any))
+            for name, value in options.items()
+        }
 
 
 def reward(
@@ -142,9 +127,10 @@ def reward(
     for task "report", tuples of `Box` for "grounding"; for "any" they are the answer's text and the true report, ""
     where the sample has none. Its further parameters are options, each with a default, that a reward spec can set,
     but for these, which are filled in where the signature has them: `extra_info` (of the sample), `invalid_boxes` (the
-    prediction's boxes that are none, as written), `output` (all that the model wrote), `thinking` (whether it was to
-    think first), and `reward_router_address` and `reward_model_tokenizer` (of a judge inside verl, else None). A
-    plain annotation, a `Literal` or a `Between` on an option is checked before anything runs.
+    prediction's malformed boxes, as written), `output` (all that the model wrote), `thinking` (whether it was to
+    think first), and `reward_router_address` and `reward_model_tokenizer` (of a judge inside verl, else None); a
+    function with **kwargs gets them all. Options are checked against their annotations before anything runs
+    (`Literal`, `Optional`, lists and others that pydantic knows, and `Annotated[float, Between(0, 1)]`).
 
     A plain function is called in verl's event loop, where nothing can end it: one that takes more than milliseconds or
     waits for anything must be batched, blocking or async.
@@ -156,7 +142,9 @@ def reward(
             of the model earns the worse end, or the floor.
         higher_is_better: which end is the worse.
         batched: the function takes and returns lists of up to 32 entries, one per sample (context keywords become
-            lists too); in verl there is one sample to a call. Unless async it runs in a thread, as a blocking one.
+            lists too). Longer lists come from `score_batch` and the command line only: verl scores each rollout by
+            itself, so a training run never batches, and many calls with one entry run at the same time. Unless async
+            it runs in a thread, as a blocking one.
         blocking: run the function in a thread and give it up at the time limit; several threads may be in it.
         version: raise it when values change.
         parameter: option that can be set in the name, after an "@".
@@ -183,7 +171,7 @@ def reward(
             worse if floor is None else floor, function, *_keywords(name, function), needs=needs,
         )  # fmt: skip
         _check(entry)
-        # The same lines loaded again, say by verl under another module name, are no second reward.
+        # The same lines loaded again, say by verl under another module name, are not a second reward.
         if name in _registered and _registered[name].where != entry.where:
             raise UsageError(f"two rewards are called {name!r}: {_registered[name].where} and {entry.where}")
         _registered[name] = entry
@@ -197,10 +185,13 @@ _registered: dict[str, Reward] = {}
 
 def _keywords(name: str, function: Callable[..., Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     parameters = list(inspect.signature(function).parameters.values())
-    if len(parameters) < 2:
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) < 2 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise UsageError(f"reward {name!r}: the function must take a prediction and a reference")
-    context = tuple(p.name for p in parameters[2:] if p.name in CONTEXT)
-    options = {p.name: p.default for p in parameters[2:] if p.name not in CONTEXT}
+    keywords = [p for p in parameters if p not in positional[:2] and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    context = CONTEXT if takes_all else tuple(p.name for p in keywords if p.name in CONTEXT)
+    options = {p.name: p.default for p in keywords if p.name not in CONTEXT}
     bad = [option for option, default in options.items() if default is inspect.Parameter.empty]
     if bad:
         raise UsageError(f"reward {name!r}: option {bad[0]!r} needs a default")
@@ -227,30 +218,6 @@ def _check(entry: Reward) -> None:
 
 
 @functools.cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # annotations that only a type checker can resolve
-        return {}
-
-
-def _complaint(value: Any, hint: Any, what: str) -> str | None:
-    bounds = Between(-math.inf, math.inf)
-    if get_origin(hint) is Annotated:
-        bounds = next((extra for extra in hint.__metadata__ if isinstance(extra, Between)), bounds)
-        hint = hint.__origin__
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        return None if value in choices else unknown(f"value of {what}:", value, map(str, choices))
-    if (type(value), hint) in ((int, int), (int, float), (float, float)):
-        inside = math.isfinite(value) and bounds.low <= value <= bounds.high
-        return None if inside else f"{what} must be a finite number from {bounds.low} to {bounds.high}, got {value}"
-    if hint in (bool, int, float, str) and type(value) is not hint:
-        return f"{what} must be of type {hint.__name__}, got {value!r}"
-    return None
-
-
-@functools.cache
 def _discover() -> None:
     """Import the built-ins, one module of `reward_fns.rewards` each, and what installed packages announce."""
     package = importlib.import_module("reward_fns.rewards")
@@ -262,13 +229,13 @@ def _discover() -> None:
         except Exception as error:
             raise UsageError(
                 f"entry point {point.name} = {point.value} of group {ENTRY_POINTS} can't be loaded: {error!r}; "
-                "mend or uninstall the package that brings it"
+                "fix or uninstall the package that brings it"
             ) from error
 
 
 @functools.cache
 def load_file(path: Path) -> None:
-    """Import a user's Python file, which registers its rewards; once per process.
+    """Import a user's Python file, which registers its rewards; once per process. It may import files beside it.
 
     Args:
         path: of the file.
@@ -283,12 +250,18 @@ def load_file(path: Path) -> None:
         raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
+    folder = str(path.parent)
+    sys.path.insert(0, folder)  # as for a script
     try:
         module_spec.loader.exec_module(module)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"reward file {path} can't be loaded: {error!r}") from error
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what the reward imports when it is called
 
 
 def names() -> list[str]:
@@ -319,9 +292,8 @@ def get(name: str) -> Reward:
     if entry.parameter is None:
         raise UsageError(f"reward {base} takes no value after its name, got {name!r}")
     try:
-        bound = {entry.parameter: type(entry.options[entry.parameter])(text)}
+        bound = entry.check_options({entry.parameter: type(entry.options[entry.parameter])(text)})
     except ValueError as error:
-        raise UsageError(f"{name!r}: {text!r} is no value for option {entry.parameter} of {base}") from error
-    entry.check_options(bound)
+        raise UsageError(f"{name!r}: {text!r} is not a value for option {entry.parameter} of {base}") from error
     rest = {option: default for option, default in entry.options.items() if option != entry.parameter}
     return replace(entry, name=name, options=rest, bound=bound)

@@ -1,17 +1,16 @@
-"""A sample as rewards see it: its texts and boxes parsed once, at the edge."""
+"""A rollout as rewards see it: its texts and boxes parsed once, before any reward is called."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from reward_fns.answers import extract_answer
-from reward_fns.boxes import Box
 from reward_fns.conventions import Convention, Frame, ParsedBoxes, get_convention
 from reward_fns.errors import DataError, UsageError, unknown
+from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 from reward_fns.registry import ANY, FROM_VERL, TASKS, Reward
 from reward_fns.spec import RewardSpec
 
@@ -35,7 +34,7 @@ class Rollout(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParsedRollout:
-    """A sample with its texts and boxes parsed.
+    """A rollout with its texts and boxes parsed.
 
     Attributes:
         prediction, reference: texts or tuples of boxes, as the task has it.
@@ -55,111 +54,86 @@ class ParsedRollout:
     diagnostics: tuple[float, ...]
 
     def sides(self, reward: Reward) -> tuple[Any, Any]:
-        """Prediction and reference for this reward: texts for one of task "any", whatever the sample's task."""
+        """Prediction and reference for this reward: texts for one of task "any", whatever the rollout's task."""
         if reward.task == ANY:
             return self.answer, self.reference if self.task == "report" else ""
         return self.prediction, self.reference
 
 
-def parse_rollout(sample: Rollout, spec: RewardSpec) -> ParsedRollout | DataError:
-    """Parse a sample's output and ground truth.
+def parse_rollout(rollout: Rollout, spec: RewardSpec) -> ParsedRollout | DataError:
+    """What rewards are called with, or every defect of the row.
 
     Args:
-        sample: see `reward_fns.compute_score`.
-        spec: says which tasks there are, and where an answer begins.
-
-    Returns:
-        what rewards are called with, or what is wrong with the row.
+        rollout: see `reward_fns.compute_score`.
+        spec: says which tasks there are, where an answer begins and how boxes are read.
     """
-    sample_id = str(sample.extra_info.get("id", ""))
+    row_id = str(rollout.extra_info.get("id", ""))
     try:
-        return _read(sample, sample_id, spec)
+        return _parse(rollout, row_id, spec)
     except (ValueError, TypeError, UsageError) as error:
-        row = f"{sample.data_source!r}, id {sample_id!r}"
-        return DataError(f"data source {row}: {error}; mend this row, or make the data again with python -m data_prep")
+        row = f"{rollout.data_source!r}, id {row_id!r}"
+        return DataError(f"data source {row}: {error}; correct this row, or prepare the data again (data_prep)")
 
 
-def _read(sample: Rollout, sample_id: str, spec: RewardSpec) -> ParsedRollout:
-    info = sample.extra_info
-    task = info.get("task") or str(sample.data_source).rpartition("/")[2]
+def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
+    info = rollout.extra_info
+    task = info.get("task") or str(rollout.data_source).rpartition("/")[2]
     if task not in TASKS:
         raise ValueError(unknown("task", task, TASKS))
     if task not in spec.tasks:
         raise ValueError(f"the reward spec has no rewards for task {task}, only for {', '.join(spec.tasks)}")
-    if not isinstance(sample.solution_str, str):
-        raise ValueError(f"the model's answer must be a text, got {sample.solution_str!r}")
-    truth = _truth(sample.ground_truth)
-    thinking = bool(info.get("thinking"))
-    answer = extract_answer(sample.solution_str, thinking=thinking, think_end=spec.think_end)
-    failed = answer is None
-    prediction: Any = answer
+    if not isinstance(rollout.solution_str, str):
+        raise ValueError(f"the model's answer must be a text, got {rollout.solution_str!r}")
+    thinking = _thinking(info)
+    truth, defects = parse_ground_truth(rollout.ground_truth, task)
+    if truth is None:
+        raise ValueError("; ".join(defect.detail for defect in defects))
+    answer = extract_answer(rollout.solution_str, thinking=thinking, think_end=spec.think_end)
     boxes = ParsedBoxes((), (), unreadable=False)
-    if task == "report":
-        reference: Any = _report(truth)
-    else:
-        reference = _boxes(truth)
+    if task == "grounding":
         convention = get_convention(info.get("box_format") or DEFAULT_BOX_FORMAT)
-        boxes = convention.parse(answer or "", _frame(convention, truth, info))
-        prediction = boxes.boxes
-        failed = failed or boxes.unreadable
+        frame = _frame(convention, truth, info)
+        boxes = convention.parse(answer or "", frame, reader=spec.boxes, nothing=spec.nothing)
+    failed = answer is None or boxes.unreadable
     well_formed = not failed and bool(boxes.boxes or not boxes.invalid)
     diagnostics = (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid))
     context = {
         "extra_info": info,
         "invalid_boxes": boxes.invalid,
-        "output": sample.solution_str,
+        "output": rollout.solution_str,
         "thinking": thinking,
-        **{key: sample.from_verl.get(key) for key in FROM_VERL},
+        **{key: rollout.from_verl.get(key) for key in FROM_VERL},
     }
+    prediction = answer if task == "report" else boxes.boxes
     numbers = tuple(map(float, diagnostics))
-    return ParsedRollout(sample_id, task, prediction, reference, answer or "", context, failed, numbers)
+    return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, numbers)
 
 
-def _truth(ground_truth: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    truth: Any = ground_truth
-    if isinstance(ground_truth, str):
-        try:
-            truth = json.loads(ground_truth)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"ground_truth is not JSON ({error}): {ground_truth[:200]!r}") from error
-    if not isinstance(truth, Mapping):
-        raise ValueError(f"ground_truth must be an object, got {truth!r}")
-    return truth
+def _thinking(info: Mapping[str, Any]) -> bool:
+    """Whether the model was to think. Text is refused: "false" is true for Python, and would fail every answer."""
+    value: Any = info.get("thinking")
+    value = value.item() if hasattr(value, "item") else value  # numpy's, from parquet
+    if not isinstance(value, bool | None):
+        raise ValueError(f"thinking must be true or false, got {value!r}")
+    return bool(value)
 
 
-def _report(truth: Mapping[str, Any]) -> str:
-    report = truth.get("report")
-    if not isinstance(report, str) or not report.strip():
-        raise ValueError(f"ground_truth needs a report that is not empty, got {report!r}")
-    return report
-
-
-def _boxes(truth: Mapping[str, Any]) -> tuple[Box, ...]:
-    if "boxes" not in truth:
-        raise ValueError("ground_truth has no boxes; an empty list means that there are none")
-    boxes = list(truth["boxes"])
-    labels = [""] * len(boxes) if truth.get("labels") is None else list(truth["labels"])
-    if len(labels) != len(boxes):
-        raise ValueError(f"ground_truth has {len(boxes)} boxes, but {len(labels)} labels")
-    found = []
-    for quad, label in zip(boxes, labels, strict=True):
-        try:
-            x1, y1, x2, y2 = quad
-            found.append(Box(x1, y1, x2, y2, str(label)))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"ground_truth box {quad!r}: {error}") from error
-    return tuple(found)
-
-
-def _frame(convention: Convention, truth: Mapping[str, Any], info: Mapping[str, Any]) -> Frame:
+def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) -> Frame:
+    """Width and height of the image that coordinates refer to; any for conventions relative to it."""
     if convention.unit in ("share", "thousandth"):
-        return 1, 1  # relative to the image, whatever its size
-    resized = truth.get("frame") if convention.unit == "resized pixel" else None
-    size: Any = resized or (info.get("width"), info.get("height"))
+        return 1, 1
+    if convention.unit == "resized pixel":
+        if truth.frame is None:
+            raise ValueError(
+                f"box format {convention.name} needs frame in ground_truth: [width, height] in pixels of the image as "
+                "the model's processor resizes it, which depends on its min_pixels and max_pixels"
+            )
+        return truth.frame
+    size = (info.get("width"), info.get("height"))
     try:
-        width, height = (int(side) for side in size)
+        width, height = (int(side) for side in size)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         width = height = 0
     if min(width, height) < 1:
         raise ValueError(f"box format {convention.name} needs width and height of the image in pixels, got {size!r}")
-    return (width, height) if resized else convention.frame(width, height)
+    return width, height

@@ -1,4 +1,4 @@
-"""From what a model wrote to its reward: `compute_score` for verl, `score_batch` for everything else."""
+"""Score what a model wrote: `compute_score` for verl, `score_batch` for everything else."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ async def compute_score(
 ) -> dict[str, float]:
     """Score one rollout, as verl's custom reward function.
 
-    A failure of the model (no answer, no "</think>" in thinking mode, an attempt at a box that cannot be read) earns
-    the worse end of every reward's range and sets `model_failed`; it is never mixed up with a failure of a scorer,
-    which is raised, so that no gradient comes from it.
+    A failure of the model earns every reward's floor (the worse end of its range, unless the reward names another) and
+    sets `model_failed`: no answer, no "</think>" in thinking mode, an attempt at a box that cannot be read, or, for
+    grounding, neither a box nor a statement that there is nothing (see `reward_fns.answers.is_unreadable`). It is
+    never mixed up with a failure of a scorer, which is raised, so that no gradient comes from it.
 
     Args:
         data_source: `<set>/<task>`.
         solution_str: what the model wrote.
         ground_truth: JSON or mapping; `{"report": text}`, or `{"boxes": [[x1, y1, x2, y2], ...], "labels": [...]}` in
-            shares of the image, labels optional. Further keys are allowed; `frame`, (width, height) of the resized
-            image in pixels, is used for box format qwen25vl.
-        extra_info: of it are used `task` (else the end of `data_source`), `id`, `thinking`, `box_format` (default
-            radvlm), and `width` and `height` in pixels for box formats in pixels.
+            shares of the image, labels optional. Further keys are allowed; box format qwen25vl needs `frame`,
+            [width, height] in pixels of the image as the model's processor resizes it.
+        extra_info: used are `task` (else the end of `data_source`), `id`, `thinking` (true or false), `box_format`
+            (default radvlm), and `width` and `height` in pixels for box format pixel.
         spec, preset: the rewards; exactly one, see `reward_fns.spec.resolve`.
         from_verl: `reward_router_address` and `reward_model_tokenizer` reach rewards that take them.
 
@@ -49,20 +50,21 @@ async def compute_score(
         floats only, with the same keys for every sample of every task of the spec:
 
         - `score`: weighted sum of the task's rewards.
-        - `acc`: the same again. verl leaves rows whose scoring failed out of every validation metric but the one of
-          this name, in which they count 0.
-        - one key per reward; NaN for those of other tasks. verl averages per data source, and a data source has one
-          task, so a NaN never meets a number there (a 0 would look like a bad score).
-        - `format_ok`: 1 if there is an answer and, for grounding, a valid box in it or none on purpose.
-        - `model_failed`: 1 if the answer is missing or not readable.
+        - `acc`: the same again. In validation, verl leaves rows whose scoring failed out of every metric but the one
+          of this name, in which each counts 0; the recipe's trainers count `RewardSpec.floor` instead.
+        - one key per reward; NaN for those of other tasks, and for a reward of weight 0 whose scorer failed.
+        - `format_ok`: 1 if there is an answer and, for grounding, a valid box in it or the statement that there is
+          nothing.
+        - `model_failed`: 1 if the model failed, as above.
         - `answer_chars`: length of the answer in characters.
         - `n_boxes`, `n_invalid_boxes`: valid and other boxes of the answer; 0 for reports.
 
     Raises:
         UsageError: the spec is wrong.
-        DataError: the row is: the message names it.
-        ScorerUnavailable: after its retries a reward still raised an exception, took too long or returned what is no
-            number in its range; or it has been given up in this process. See `reward_fns.failures.FailureRules`.
+        DataError: the row is wrong; the message names it and every defect.
+        ScorerUnavailable: after its retries, a reward whose weight is not 0 still raised an exception, took too long or
+            returned anything but a number in its range; or it has been given up in this process. See
+            `reward_fns.settings.FailureRules`.
 
     >>> import asyncio
     >>> truth = {"boxes": [[0.38, 0.47, 0.76, 0.62]]}
@@ -105,9 +107,7 @@ async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Re
         UsageError: a reward said that it is used wrongly.
     """
     parsed = [parse_rollout(sample, spec) for sample in samples]
-    failures: dict[int, DataError | ScorerUnavailable] = {
-        i: rollout for i, rollout in enumerate(parsed) if isinstance(rollout, DataError)
-    }
+    failures: list[ScorerUnavailable | None] = [None] * len(parsed)
     values: list[dict[str, float]] = [dict.fromkeys(spec.reward_names, math.nan) for _ in samples]
     for task, components in spec.tasks.items():
         of_task = [(i, r) for i, r in enumerate(parsed) if isinstance(r, ParsedRollout) and r.task == task]
@@ -116,17 +116,19 @@ async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Re
             for i, rollout in of_task:
                 if rollout.failed:
                     values[i][component.reward.name] = component.reward.floor
-                elif i not in failures:
+                elif failures[i] is None:
                     todo.append((i, rollout))
             scores = await outcomes(component, [rollout for _, rollout in todo], spec)
             for (i, _), score in zip(todo, scores, strict=True):
-                if isinstance(score, ScorerUnavailable):
-                    failures[i] = score
-                else:
+                if not isinstance(score, ScorerUnavailable):
                     values[i][component.reward.name] = score
+                elif component.weight:  # else it only watches: NaN in this row, counted and logged
+                    failures[i] = score
     return [
-        failures[i] if i in failures else _result(rollout, rewards, spec)
-        for i, (rollout, rewards) in enumerate(zip(parsed, values, strict=True))
+        rollout
+        if isinstance(rollout, DataError)
+        else failure or _result(rollout.task, rewards, rollout.diagnostics, spec)
+        for rollout, rewards, failure in zip(parsed, values, failures, strict=True)
     ]
 
 
@@ -135,6 +137,7 @@ def result_keys(spec: RewardSpec) -> list[str]:
     return ["score", "acc", *spec.reward_names, *DIAGNOSTICS]
 
 
-def _result(rollout: Any, rewards: dict[str, float], spec: RewardSpec) -> dict[str, float]:
-    score = math.fsum(part.weight * rewards[part.reward.name] for part in spec.tasks[rollout.task])
-    return dict(zip(result_keys(spec), (score, score, *rewards.values(), *rollout.diagnostics), strict=True))
+def _result(task: str, rewards: dict[str, float], diagnostics: Sequence[float], spec: RewardSpec) -> dict[str, float]:
+    # A reward of weight 0 may be NaN.
+    score = math.fsum(part.weight * rewards[part.reward.name] for part in spec.tasks[task] if part.weight)
+    return dict(zip(result_keys(spec), (score, score, *rewards.values(), *diagnostics), strict=True))

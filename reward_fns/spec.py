@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
-from reward_fns.answers import ThinkEnd
+from reward_fns.answers import Nothing, Reader, ThinkEnd
 from reward_fns.errors import UsageError, unknown
-from reward_fns.failures import FailureRules
 from reward_fns.registry import TASKS, Reward, get, load_file
-from reward_fns.settings import EngineOptions
-
-Settings = TypeVar("Settings", FailureRules, EngineOptions)
+from reward_fns.settings import REMOVED, EngineOptions, FailureRules, check_fields, from_mapping
 
 _PRESETS = Path(__file__).parent / "presets"
 
 
 @dataclass(frozen=True)
 class Component:
-    """One reward of a spec with its weight (0: logged only) and the options that differ from the defaults."""
+    """A reward of a spec with its weight (0: it is logged only) and the options that differ from the defaults."""
 
     reward: Reward
     weight: float
@@ -30,19 +27,35 @@ class Component:
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """The rewards of every task, how an answer is found in a model's output, the rules for failing scorers, and where
-    neural rewards are computed."""
+    """The rewards of every task, and how a run finds answers, treats failing scorers and computes neural rewards.
+
+    Attributes:
+        think_end: see `reward_fns.answers.extract_answer`.
+        boxes, nothing: see `reward_fns.answers`.
+    """
 
     tasks: Mapping[str, tuple[Component, ...]]
     think_end: ThinkEnd = "last"
     failures: FailureRules = field(default_factory=FailureRules)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    boxes: Reader = "tolerant"
+    nothing: Nothing = "stated"
 
     @property
     def reward_names(self) -> list[str]:
         """Names of all rewards, task by task, each once: the same keys for every sample."""
         every = (component.reward.name for components in self.tasks.values() for component in components)
         return list(dict.fromkeys(every))
+
+    def floor(self, task: str) -> float:
+        """The score of a failed model: what a row whose scoring failed counts in validation.
+
+        0 would be better than the truth where rewards are negative.
+
+        >>> resolve(preset="paper_report").floor("report")
+        -3.0
+        """
+        return math.fsum(part.weight * part.reward.floor for part in self.tasks[task])
 
 
 def preset_names() -> list[str]:
@@ -58,14 +71,15 @@ _resolved: dict[str, RewardSpec] = {}
 
 
 def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | None = None) -> RewardSpec:
-    """The reward spec that a run names, checked; read once per process.
+    """The reward spec that a run names, checked; each is read once per process.
 
     Args:
         spec: path of a YAML file, or its content as a mapping (also OmegaConf's): from each task to a list of
-            `{name, weight, options, path}`, of which only `name` is a must (weight 1; `path` is a Python file that
+            `{name, weight, options, path}`, of which only `name` is required (weight 1; `path` is a Python file that
             registers the reward, relative to the YAML file or else to the working folder), and optionally
-            `answer: {think_end: first | last}`, see `extract_answer`, `failures: {retries: 2, ...}`, see
-            `FailureRules`, and `engine: {where: inline | ray | http, ...}`, see `EngineOptions`.
+            `answer: {think_end: last | first, boxes: tolerant | released, nothing: stated | any}`, see
+            `extract_answer` and `reward_fns.answers`, `failures: {retries: 2, ...}`, see `FailureRules`, and
+            `engine: {where: inline | ray | http, ...}`, see `EngineOptions`.
         preset: name of a spec that comes with the package. Give exactly one of the two.
 
     Raises:
@@ -118,61 +132,74 @@ def _read(path: Path) -> Any:
         raise UsageError(f"reward spec {path} is not valid YAML: {error}") from error
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """The entry `answer` of a spec."""
+
+    think_end: ThinkEnd = "last"
+    boxes: Reader = "tolerant"
+    nothing: Nothing = "stated"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A reward in the list of a task."""
+
+    name: str = ""
+    weight: float = 1.0
+    options: dict[str, Any] | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise UsageError(f"every reward needs a name, got {self}")
+        check_fields(self)
+
+
 def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
-    entries = _mapping(raw, where, [*TASKS, "answer", "failures", "engine"], "task or key")
-    think_end = _mapping(entries.pop("answer", {}), f"{where}, answer", ["think_end"], "key").get("think_end", "last")
-    if think_end not in get_args(ThinkEnd):
-        raise UsageError(f"{where}, answer: {unknown('think_end', think_end, get_args(ThinkEnd))}")
-    failures = _settings(FailureRules, entries.pop("failures", {}), f"{where}, failures")
-    engine = _settings(EngineOptions, entries.pop("engine", {}), f"{where}, engine")
+    entries = _plain(raw)
+    if not isinstance(entries, dict):
+        raise UsageError(f"{where}: need a mapping, got {raw!r}")
+    for key in entries:
+        if key not in (*TASKS, "answer", "failures", "engine"):
+            raise UsageError(f"{where}: {unknown('task or key', key, [*TASKS, 'answer', 'failures', 'engine'])}")
+    answer = from_mapping(_Answer, entries.pop("answer", {}), f"{where}, answer")
+    failures = from_mapping(FailureRules, entries.pop("failures", {}), f"{where}, failures")
+    engine = from_mapping(EngineOptions, entries.pop("engine", {}), f"{where}, engine", REMOVED)
     if not entries:
         raise UsageError(f"{where}: has no task; give one of {', '.join(TASKS)} a list of rewards")
     tasks = {}
     for task, items in entries.items():
-        if not isinstance(items, Sequence) or isinstance(items, str) or not items:
-            raise UsageError(f"{where}, {task}: need a list of rewards that is not empty, got {items!r}")
+        if not isinstance(items, list) or not items:
+            raise UsageError(f"{where}, {task}: need a non-empty list of rewards, got {items!r}")
         tasks[task] = tuple(_component(item, task, f"{where}, {task}", folder) for item in items)
         names = [component.reward.name for component in tasks[task]]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise UsageError(f"{where}, {task}: reward {twice[0]!r} is there twice")
-    return RewardSpec(tasks, think_end, failures, engine)
-
-
-def _settings(kind: type[Settings], raw: Any, where: str) -> Settings:
-    given = _mapping(raw, where, [key.name for key in fields(kind)], "key")
-    try:
-        return kind(**given)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+    return RewardSpec(tasks, answer.think_end, failures, engine, answer.boxes, answer.nothing)
 
 
 def _component(raw: Any, task: str, where: str, folder: Path) -> Component:
-    item = _mapping(raw, where, ["name", "weight", "options", "path"], "key")
-    if not isinstance(item.get("name"), str):
-        raise UsageError(f"{where}: every reward needs a name, got {item}")
-    if item.get("path") is not None:
-        load_file((folder / Path(str(item["path"])).expanduser()).resolve())
-    weight = item.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise UsageError(f"{where}: weight of {item['name']} must be a finite number, got {weight!r}")
+    named = isinstance(raw, dict) and isinstance(raw.get("name"), str)
+    item = from_mapping(_Item, raw, f"{where}, {raw['name']}" if named else where)
+    if item.path is not None:
+        load_file((folder / Path(item.path).expanduser()).resolve())
     try:
-        reward = get(item["name"])
-        options = item.get("options") or {}
-        if not isinstance(options, Mapping):
-            raise UsageError(f"options of {reward.name}: need a mapping, got {options!r}")
-        reward.check_options(options)
+        reward = get(item.name)
+        options = reward.check_options(item.options or {})
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     if task not in reward.tasks:
         raise UsageError(f"{where}: reward {reward.name} is for task {reward.task}; put it there")
-    return Component(reward, float(weight), dict(options))
+    return Component(reward, float(item.weight), options)
 
 
-def _mapping(raw: Any, where: str, valid: Iterable[str], kind: str) -> dict[str, Any]:
-    if not isinstance(raw, Mapping):
-        raise UsageError(f"{where}: need a mapping, got {raw!r}")
-    for key in raw:
-        if key not in valid:
-            raise UsageError(f"{where}: {unknown(kind, key, valid)}")
-    return dict(raw)
+def _plain(raw: Any) -> Any:
+    """The same as dicts and lists, whatever mapping or sequence it is (OmegaConf's, say)."""
+    if isinstance(raw, Mapping):
+        return {key: _plain(value) for key, value in raw.items()}
+    return [_plain(item) for item in raw] if isinstance(raw, Sequence) and not isinstance(raw, str | bytes) else raw

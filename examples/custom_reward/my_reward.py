@@ -1,4 +1,4 @@
-"""A reward of one's own: does the report name the same sides as the reference?"""
+"""A custom reward: does the report name the same sides as the reference?"""
 
 import re
 from collections import Counter

@@ -1,1 +1,1 @@
-"""The built-in rewards, one file each; a file added here is found by itself."""
+"""The built-in rewards, one file each; a file added here is found without being listed."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from reward_fns.models import bertscore as scorer
+from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
 from reward_fns.models.weights import HubFolder
-from reward_fns.registry import Between, reward
-
-MaxChars = Annotated[int, Between(0, 1_000_000_000)]
-MinChars = Annotated[int, Between(0, 1_000_000)]
-_FLOOR = 0.0
+from reward_fns.registry import reward
 
 
 def needs(options: Mapping[str, Any]) -> tuple[HubFolder]:
@@ -19,17 +16,7 @@ def needs(options: Mapping[str, Any]) -> tuple[HubFolder]:
     return (scorer.source(options["model"], options["repo"], options["revision"]),)
 
 
-def shortened(texts: Sequence[str], lower: bool, max_chars: int) -> list[str]:
-    """Texts as arXiv 2512.10691's code gives them to its scorers: cut (0: not at all), then in lower case.
-
-    >>> shortened(["No mass."], lower=True, max_chars=4)
-    ['no m']
-    """
-    cut = (text[: max_chars or None] for text in texts)
-    return [text.lower() if lower else text for text in cut]
-
-
-@reward("bertscore", task="report", range=(-5.56, 1.0), batched=True, floor=_FLOOR, needs=needs)
+@reward("bertscore", task="report", range=(-5.56, 1.0), batched=True, floor=0.0, needs=needs)
 def bertscore(
     predictions: Sequence[str],
     references: Sequence[str],
@@ -61,7 +48,7 @@ def bertscore(
         up to 1; below 0 for texts less alike than unrelated ones, down to -2.0 (distilbert-base-uncased) or -5.55
         (distilroberta-base) for a text without any token; 0 to 1 without `rescale`. Cost: a pass of five
         layers per distinct text, in batches. Gaming: negation is nearly free ("no effusion" for "effusion"), normal
-        boilerplate pays, and the places of words hardly count.
+        boilerplate pays, and word order hardly counts.
 
     Source: arXiv 1904.09675, with bert-score 0.3.13's layers and baselines (parity is tested); arXiv 2512.10691,
     table 3.
@@ -70,13 +57,10 @@ def bertscore(
     >>> round(rescaled.f1, 4)
     0.7004
     """
-    ours, theirs = (shortened(texts, lower_text, max_chars) for texts in (predictions, references))
-    long = [min(len(a), len(b)) >= min_chars for a, b in zip(ours, theirs, strict=True)]
-    scores = iter(
-        scorer.bertscore(
-            [text for text, enough in zip(ours, long, strict=True) if enough],
-            [text for text, enough in zip(theirs, long, strict=True) if enough],
-            model=model, rescale=rescale, folder=scorer.source(model, repo, revision),
-        )
-    )  # fmt: skip
-    return [next(scores).f1 if enough else _FLOOR for enough in long]
+    folder = scorer.source(model, repo, revision)
+
+    def score(long: list[str], true: list[str]) -> list[float]:
+        return [pair.f1 for pair in scorer.bertscore(long, true, model=model, rescale=rescale, folder=folder)]
+
+    ours, theirs = (shortened(side, lower_text, max_chars) for side in (predictions, references))
+    return score_long_pairs(score, ours, theirs, min_chars, floor=0.0)

@@ -26,12 +26,12 @@ def bleu(prediction: str, reference: str, smoothing: Smoothing = "exp") -> float
     Args:
         prediction: the generated report.
         reference: the true report.
-        smoothing: what stands for an order without a match, as in sacrebleu: "exp" halves it from order to order,
-            "floor" counts 0.1 matches, "add-k" adds 1 to matches and n-grams of the orders above 1, "none" makes it 0.
+        smoothing: how an order without a match counts, as in sacrebleu: "exp" halves it from order to order, "floor"
+            counts 0.1 matches, "add-k" adds 1 to matches and n-grams of the orders above 1, "none" makes it 0.
 
     Returns:
         0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth, and a long text is hardly punished
-        for what it adds; `gleu` was made to be the better reward of the two.
+        for its additions; `gleu` was designed to be the better reward of the two.
 
     Source: Papineni 2002 (aclanthology.org/P02-1040); sentence_bleu of sacrebleu (aclanthology.org/W18-6319) / 100.
 

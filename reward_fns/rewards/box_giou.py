@@ -31,8 +31,9 @@ def box_giou(
         invalid, duplicates, labels, invalid_boxes: see `reward_fns.boxes.compare`.
 
     Returns:
-        0 to 1, in microseconds. Gaming: any box near the middle of the image earns something, so use it to help a
-        model that misses altogether, beside an IoU reward.
+        0 to 1, in microseconds. Gaming: any box near the middle of the image earns something, and where one of two
+        places is right with even chance, one box around both (IoU 0.4) earns 0.7 and either one 0.62 on average. Use
+        it to help a model that misses altogether, beside an IoU reward.
 
     Source: GIoU from arXiv 1902.09630; the mean over sets is our own.
 

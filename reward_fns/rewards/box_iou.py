@@ -30,7 +30,8 @@ def box_iou(
         invalid, duplicates, labels, invalid_boxes: see `reward_fns.boxes.compare`.
 
     Returns:
-        0 to 1, in microseconds. Gaming: none known beyond large boxes where position is unsure.
+        0 to 1, in microseconds. Gaming: where one of two places is right with even chance (IoU 0.78 if right), both
+        boxes earn 0.39, as either one does on average; one box around both (IoU 0.4) earns a little more, 0.4.
 
     Source: own; for one box a side it is the mIoU of phrase grounding (MS-CXR, arXiv 2204.09817).
 

@@ -14,6 +14,7 @@ def box_soft_f1(
     reference: tuple[Box, ...],
     variant: Literal["symmetric", "released"] = "symmetric",
     both_empty: Annotated[float, Between(0, 1)] = 1.0,
+    beta: Annotated[float, Between(0.1, 10)] = 1.0,
     invalid: Invalid = "count",
     duplicates: Duplicates = "count",
     labels: Labels = "ignore",
@@ -31,10 +32,14 @@ def box_soft_f1(
         variant: "symmetric", which agrees with the figure of the paper, or "released", the formula of its code.
             They differ: in the released one a single overlapping box has precision 1, however badly it fits.
         both_empty: value if neither side has a box, 0 to 1; the released code gives 0.
+        beta: how many times recall weighs as much as precision (F-beta): below 1, surplus boxes cost more.
         invalid, duplicates, labels, invalid_boxes: see `reward_fns.boxes.compare`.
 
     Returns:
-        0 to 1, in microseconds. Gaming: "released" forgives bad fit, so large boxes pay; "symmetric" charges for it.
+        0 to 1, in microseconds. Gaming: hedging pays, as under every F1. Where one box is right with an even chance of
+        two places (IoU 0.78 if right), both boxes earn 0.52 and either one 0.39 on average; with beta=0.5 both earn
+        0.43, and a second box pays only from odds of 44 % on instead of 33 %. "released" forgives bad fit, so large
+        boxes pay: one box around both places (IoU 0.4) earns 0.57 there, 0.4 under "symmetric".
 
     Source: arXiv 2512.10691, section 3, figure 1 and released code.
 
@@ -48,6 +53,7 @@ def box_soft_f1(
     matched = assign(sides.ious())
     total = float(matched.sum())
     charged: float = sides.n_predictions
-    if variant == "released":  # S + FP; the harmonic mean of precision and recall is then 2 S / (S + FP + n_ref)
+    if variant == "released":  # S + FP; with it, precision is S / charged in both variants
         charged = total + (sides.n_predictions - len(matched))
-    return 2.0 * total / (charged + sides.n_references)
+    weight = beta * beta
+    return (1.0 + weight) * total / (charged + weight * sides.n_references)

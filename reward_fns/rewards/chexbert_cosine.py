@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from reward_fns.models.chexbert import BASE, CHECKPOINT, Backend, classify, cosine, sources
+from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-from reward_fns.rewards.chexbert_f1 import needs
+
+
+def needs(options: Mapping[str, Any]) -> tuple[HubFile, HubFolder]:
+    """The weight files of this reward."""
+    return sources(options["repo"], options["revision"], options["base"])
 
 
 @reward("chexbert_cosine", task="report", range=(-1.0, 1.0), batched=True, needs=needs)
@@ -36,6 +42,6 @@ def chexbert_cosine(
     0.8889
     """
     checkpoint, folder = sources(repo, revision, base)
-    found = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
-    sides = found[: len(predictions)], found[len(predictions) :]
+    findings = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
+    sides = findings[: len(predictions)], findings[len(predictions) :]
     return [cosine(a.embedding, b.embedding) for a, b in zip(*sides, strict=True)]

@@ -1,4 +1,4 @@
-"""Agreement of the findings that CheXbert reads off two reports."""
+"""Agreement of the findings that CheXbert reads in two reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INDICES: dict[Labels, list[int]] = {
 
 
 def needs(options: Mapping[str, Any]) -> tuple[HubFile, HubFolder]:
-    """The weight files of the rewards that use CheXbert."""
+    """The weight files of this reward."""
     return sources(options["repo"], options["revision"], options["base"])
 
 
@@ -42,7 +42,7 @@ def chexbert_f1(
 
     2 TP / (2 TP + FP + FN) over the observations that are marked in either report; see `agreement` for the other
     definitions. Of one report, sample F1 and micro F1 are the same; the micro and macro F1 of tables are over all
-    reports and are no means of this.
+    reports and are not means of this.
 
     Args:
         predictions: the generated reports.
@@ -55,7 +55,7 @@ def chexbert_f1(
 
     Returns:
         0 to 1. Cost: a pass of a BERT-base per distinct text, in batches. Gaming: severity,
-        place and everything outside the 14 observations are free, and so is the wording; values are few, so that a
+        location and everything outside the 14 observations are free, and so is the wording; values are few, so that a
         group of rollouts often gets the same one. A report that only lists frequent findings scores well.
 
     Source: arXiv 2004.09167 (CheXbert); labels as in the package f1chexbert 0.0.2 (parity is tested), whose mode "rrg"
@@ -67,8 +67,8 @@ def chexbert_f1(
     0.6667
     """
     checkpoint, folder = sources(repo, revision, base)
-    found = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
-    sides = found[: len(predictions)], found[len(predictions) :]
+    findings = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
+    sides = findings[: len(predictions)], findings[len(predictions) :]
     return [
         agreement(
             a.classes, b.classes, labels=labels, uncertain=uncertain, definition=definition, both_empty=both_empty
@@ -119,7 +119,7 @@ def agreement(
 
 
 def _mark(label: int, uncertain: Uncertain) -> int:
-    """The class, with those that count as the same made one; 0 if not marked."""
+    """The class that a label counts as; 0 if the observation is not marked."""
     if label == UNCERTAIN and uncertain == "positive":
         return POSITIVE
     return label if label in (POSITIVE, UNCERTAIN) else 0

@@ -1,4 +1,4 @@
-"""A leash on the length of reports."""
+"""Whether a report has about the length of the reference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def length_window(
         low, high: ends of the window, low <= high.
 
     Returns:
-        0 to 1, in microseconds. Gaming: any words of the right number earn all of it; it is only worth having
+        0 to 1, in microseconds. Gaming: any words of the right number earn all of it; it is only useful
         beside a reward for content, with a small weight or 0 to watch.
 
     Raises:

@@ -28,13 +28,13 @@ def overlong(
 
     Returns:
         -1 to 0, in less than a microsecond; also -1, its floor, if there is no answer, as when thoughts were cut off.
-        Gaming: none, but it says nothing about content; the weight is what a full-length output costs.
+        Gaming: silence about content, so any short output earns 0; the weight is what a full-length output costs.
 
     Raises:
         UsageError: the buffer is larger than the limit.
 
-    Source: arXiv 2503.14476, section 3.4, equation 13, with characters in place of tokens, which a reward function
-    of verl isn't told. (verl's own reward manager `dapo` counts tokens.)
+    Source: arXiv 2503.14476, section 3.4, equation 13, with characters in place of tokens, which verl does not
+    pass to a reward function. (verl's own reward manager `dapo` counts tokens.)
 
     >>> [overlong("", "", limit=400, buffer=100, output="x" * n) for n in (300, 350, 400, 9000)]
     [0.0, -0.5, -1.0, -1.0]

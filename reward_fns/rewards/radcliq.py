@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from reward_fns.models import bertscore, chexbert, radgraph
+from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
+from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-from reward_fns.rewards.bertscore import MaxChars, MinChars, shortened
-from reward_fns.rewards.radgraph_combined import RadGraphModel, combined_f1
 
 # radcliq-v1.pkl of github.com/rajpurkarlab/CXR-Report-Metric: a StandardScaler and a linear regression on RadGraph F1,
 # BERTScore, cosine of CheXbert and BLEU. The last is left out: its coefficient is 4.3e-12.
@@ -38,36 +37,6 @@ def radcliq_v1(radgraph_f1: float, bert_f1: float, semb: float) -> float:
     """
     parts = zip((radgraph_f1, bert_f1, semb), _MEAN, _SCALE, _COEFFICIENT, strict=True)
     return math.fsum(weight * (value - mean) / scale for value, mean, scale, weight in parts) + _INTERCEPT
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """Where the three models come from; see `radcliq`."""
-
-    radgraph_model: RadGraphModel
-    repo: str
-    revision: str
-    encoder: str
-    base: str
-    bert: str
-
-    def values(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """-RadCliQ of pairs of prediction and reference."""
-        texts = [text for pair in pairs for text in pair]
-        graphs = radgraph.annotate(
-            texts, model=self.radgraph_model, revision=self.revision, max_chars=0, repo=self.repo, encoder=self.encoder
-        )
-        checkpoint, base = chexbert.sources(self.repo, self.revision, self.base)
-        findings = chexbert.classify(texts, checkpoint=checkpoint, base=base)
-        berts = bertscore.bertscore(texts[::2], texts[1::2], model=_BERT, folder=bertscore.source(_BERT, self.bert))
-        return [
-            -radcliq_v1(
-                combined_f1(graphs[i], graphs[i + 1]),
-                bert.f1,
-                chexbert.cosine(findings[i].embedding, findings[i + 1].embedding),
-            )
-            for i, bert in zip(range(0, len(texts), 2), berts, strict=True)
-        ]
 
 
 def needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:
@@ -100,8 +69,8 @@ def radcliq(
     Args:
         predictions: the generated reports.
         references: the true reports.
-        clip: raise what is below -3 to -3. BERTScore can be negative, and a garbled report then scores less than none;
-            arXiv 2512.10691 lets it.
+        clip: raise what is below -3 to -3. BERTScore can be negative, and a garbled report then scores less than none,
+            as in arXiv 2512.10691.
         lower_text, max_chars: cut both texts and lower-case them first, as that paper does; 0 for no limit.
         min_chars: if either text is then shorter, the value is -3, as for a failure of the model.
         radgraph_model: "radgraph-xl", as that paper, or "radgraph", as RadCliQ's authors; values differ.
@@ -123,8 +92,26 @@ def radcliq(
     >>> round(-radcliq_v1(radgraph_f1=0.5, bert_f1=0.6, semb=0.9), 4)
     0.0583
     """
-    sources = _Sources(radgraph_model, repo, revision, encoder, base, bert)
-    values = _values(sources, predictions, references, lower_text, max_chars, min_chars)
+
+    def score(ours: list[str], theirs: list[str]) -> list[float]:
+        n, texts = len(ours), [*ours, *theirs]
+        graphs = radgraph.annotate(
+            texts, model=radgraph_model, revision=revision, max_chars=0, repo=repo, encoder=encoder
+        )
+        checkpoint, folder = chexbert.sources(repo, revision, base)
+        findings = chexbert.classify(texts, checkpoint=checkpoint, base=folder)
+        berts = bertscore.bertscore(ours, theirs, model=_BERT, folder=bertscore.source(_BERT, bert))
+        return [
+            -radcliq_v1(
+                combined_f1(graphs[i], graphs[n + i]),
+                pair.f1,
+                chexbert.cosine(findings[i].embedding, findings[n + i].embedding),
+            )
+            for i, pair in enumerate(berts)
+        ]
+
+    ours, theirs = (shortened(side, lower_text, max_chars) for side in (predictions, references))
+    values = score_long_pairs(score, ours, theirs, min_chars, floor=_WORST)
     return [max(value, _WORST) for value in values] if clip else values
 
 
@@ -157,8 +144,8 @@ def radcliq_bounded(
     >>> round(bounded(1.4407, "sigmoid"), 4), bounded(1.4407, "linear"), bounded(-3.0, "linear")
     (0.8086, 1.0, 0.0)
     """
-    sources = _Sources(radgraph_model, repo, revision, encoder, base, bert)
-    values = _values(sources, predictions, references, lower_text=True, max_chars=2048, min_chars=6)
+    models = {"radgraph_model": radgraph_model, "repo": repo, "revision": revision, "encoder": encoder}
+    values = radcliq(predictions, references, base=base, bert=bert, **models)  # type: ignore[arg-type]
     return [bounded(value, transform) for value in values]
 
 
@@ -169,18 +156,3 @@ def bounded(value: float, transform: Literal["sigmoid", "linear"]) -> float:
     if transform == "sigmoid":
         return 1 / (1 + math.exp(-value))
     return min((value - _WORST) / (_PERFECT - _WORST), 1.0)
-
-
-def _values(
-    sources: _Sources,
-    predictions: Sequence[str],
-    references: Sequence[str],
-    lower_text: bool,
-    max_chars: int,
-    min_chars: int,
-) -> list[float]:
-    sides = (shortened(texts, lower_text, max_chars) for texts in (predictions, references))
-    pairs = list(zip(*sides, strict=True))
-    long = [min(map(len, pair)) >= min_chars for pair in pairs]
-    values = iter(sources.values([pair for pair, enough in zip(pairs, long, strict=True) if enough]))
-    return [next(values) if enough else _WORST for enough in long]

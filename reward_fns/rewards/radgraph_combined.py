@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from reward_fns.models import radgraph
+from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
+from reward_fns.models.texts import MaxChars, shortened
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-from reward_fns.rewards.bertscore import MaxChars, shortened
-
-RadGraphModel = Literal["radgraph-xl", "radgraph"]
 
 
 def needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:
     """The weight files of this reward."""
     return radgraph.sources(*(options[name] for name in ("model", "revision", "repo", "encoder")))
-
-
-def combined_f1(prediction: radgraph.Annotation, reference: radgraph.Annotation) -> float:
-    """Mean of the F1 of the sets of entities (tokens, label) and of the sets of relations between such entities.
-
-    An F1 is 0 if either set is empty, so that a perfect pair without any relation gets 0.5.
-
-    >>> heart = radgraph.Entity("heart", "ANAT-DP", 1, 1)
-    >>> enlarged = radgraph.Entity("enlarged", "OBS-DP", 3, 3, (("located_at", 0),))
-    >>> combined_f1((heart, enlarged), (heart, enlarged)), combined_f1((heart,), (heart,)), combined_f1((heart,), ())
-    (1.0, 0.5, 0.0)
-    """
-    sides = [(_entities(side), _relations(side)) for side in (prediction, reference)]
-    return sum(2 * len(a & b) / (len(a) + len(b)) for a, b in zip(*sides, strict=True) if a and b) / 2
-
-
-def _entities(annotation: radgraph.Annotation) -> set[Hashable]:
-    return {(entity.tokens, entity.label) for entity in annotation}
-
-
-def _relations(annotation: radgraph.Annotation) -> set[Hashable]:
-    return {
-        (entity.tokens, entity.label, annotation[target].tokens, annotation[target].label, relation)
-        for entity in annotation
-        for relation, target in entity.relations
-    }
 
 
 @reward("radgraph_combined", task="report", range=(0.0, 1.0), batched=True, needs=needs)

@@ -3,52 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from reward_fns.models.radgraph import MAX_CHARS, REPO, Annotation, Backend, ModelName, annotate, sources
+from reward_fns.models.radgraph import MAX_CHARS, REPO, Backend, ModelName, annotate, sources
+from reward_fns.models.radgraph_facts import CaseMode, Level, annotation_f1
+from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
-
-Level = Literal["simple", "partial", "complete"]
-CaseMode = Literal["pypi", "git"]
-
-
-def annotation_f1(prediction: Annotation, reference: Annotation, level: Level, case_mode: CaseMode) -> float:
-    """F1 of two sets of facts, see `radgraph_f1`; 0 if a side has no entity.
-
-    "Small left effusion" against "left effusion", where in the one both adjectives and in the other the one there is
-    relate to the effusion:
-
-    >>> from reward_fns.models.radgraph import Entity
-    >>> small = Entity("Small", "OBS-DP", 0, 0, (("modify", 2),))
-    >>> left = Entity("left", "ANAT-DP", 1, 1)
-    >>> prediction = small, left, Entity("effusion", "OBS-DP", 2, 2, (("located_at", 1),))
-    >>> reference = Entity("left", "ANAT-DP", 0, 0), Entity("effusion", "OBS-DP", 1, 1)
-    >>> levels = "simple", "partial", "complete"
-    >>> [round(annotation_f1(prediction, reference, level, "pypi"), 4) for level in levels]
-    [0.8, 0.4, 0.4]
-    """
-    predicted, true = (_facts(side, level, case_mode) for side in (prediction, reference))
-    if not predicted or not true:
-        return 0.0
-    return 2.0 * len(predicted & true) / (len(predicted) + len(true))
-
-
-def _facts(annotation: Annotation, level: Level, case_mode: CaseMode) -> set[tuple[object, ...]]:
-    facts: set[tuple[object, ...]] = set()
-    for entity in annotation:
-        tokens = entity.tokens.lower() if case_mode == "git" else entity.tokens
-        if level == "simple" or not entity.relations:
-            facts.add((tokens, entity.label))
-        elif level == "partial":
-            facts.add((tokens, entity.label, True))
-        else:
-            # Relations are without case in either mode.
-            facts |= {
-                (entity.tokens.lower(), entity.label, kind, annotation[target].tokens.lower())
-                for kind, target in entity.relations
-            }
-    return facts
 
 
 def _needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:
@@ -63,8 +24,8 @@ def radgraph_f1(
     model: ModelName = "radgraph-xl",
     case_mode: CaseMode = "pypi",
     lower_text: bool = True,
-    max_chars: int = MAX_CHARS,
-    min_chars: int = 6,
+    max_chars: MaxChars = MAX_CHARS,
+    min_chars: MinChars = 6,
     revision: str = "main",
     repo: str = REPO,
     encoder: str = "",
@@ -93,9 +54,9 @@ def radgraph_f1(
 
     Returns:
         0 to 1 each. Cost: a pass of a BERT-base per distinct text, in batches, plus work that grows with the square of
-        its words. Gaming: it counts what is found, not what is true: short reports of the commonest findings pay (in
-        table 3 of the paper, reports trained on this reward alone shrink to 93 characters), wording in which RadGraph
-        sees no entity costs nothing, and a wrong side or size costs one fact however grave it is.
+        its words. Gaming: it counts what RadGraph finds, not what is true: short reports of the commonest findings
+        pay (in table 3 of the paper, reports trained on this reward alone shrink to 93 characters), wording in which
+        RadGraph sees no entity costs nothing, and a wrong side or size costs one fact however grave it is.
 
     Raises:
         UsageError: weights can't be had or a package is missing.
@@ -109,16 +70,13 @@ def radgraph_f1(
     >>> radgraph_f1(["None."], ["No pneumothorax."])
     [0.0]
     """
-    todo = [
-        i
-        for i, pair in enumerate(zip(predictions, references, strict=True))
-        if min(map(len, pair)) >= max(min_chars, 1)
-    ]
-    texts = [side[i][: max_chars or None] for side in (predictions, references) for i in todo]
-    if lower_text:
-        texts = [text.lower() for text in texts]
-    found = annotate(texts, model=model, revision=revision, max_chars=0, repo=repo, encoder=encoder, backend=backend)
-    scores = [0.0] * len(predictions)
-    for i, prediction, reference in zip(todo, found[: len(todo)], found[len(todo) :], strict=True):
-        scores[i] = annotation_f1(prediction, reference, level, case_mode)
-    return scores
+
+    def score(ours: list[str], theirs: list[str]) -> list[float]:
+        texts = shortened([*ours, *theirs], lower_text, max_chars)
+        graphs = annotate(
+            texts, model=model, revision=revision, max_chars=0, repo=repo, encoder=encoder, backend=backend
+        )
+        pairs = zip(graphs[: len(ours)], graphs[len(ours) :], strict=True)
+        return [annotation_f1(predicted, true, level, case_mode) for predicted, true in pairs]
+
+    return score_long_pairs(score, predictions, references, max(min_chars, 1), floor=0.0)

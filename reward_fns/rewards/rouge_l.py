@@ -41,12 +41,12 @@ def _common(words: Sequence[str], others: Sequence[str]) -> int:
     One row of the usual table is a number whose bit i is 0 where the row grows at i, so that a step takes one addition
     (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"): long texts take milliseconds.
     """
-    places: dict[str, int] = defaultdict(int)
+    positions: dict[str, int] = defaultdict(int)
     for i, word in enumerate(words):
-        places[word] |= 1 << i
+        positions[word] |= 1 << i
     full = (1 << len(words)) - 1
     row = full
     for word in others:
-        hits = row & places.get(word, 0)
+        hits = row & positions.get(word, 0)
         row = ((row + hits) | (row - hits)) & full
     return (full & ~row).bit_count()

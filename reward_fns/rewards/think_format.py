@@ -1,4 +1,4 @@
-"""Whether a thinking model kept to the form: thoughts in tags, then an answer."""
+"""Whether a thinking model followed the format: thoughts in tags, then an answer."""
 
 from __future__ import annotations
 

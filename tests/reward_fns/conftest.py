@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 
 import reward_fns
-from reward_fns import failures, registry
+from reward_fns import failures, registry, settings
 
 # The same examples on every machine, without a time limit that a busy one would miss or a folder of past failures.
 hypothesis.settings.register_profile("reward_fns", deadline=None, derandomize=True, database=None)
@@ -23,7 +23,7 @@ judge_server = fake_openai.judge_server
 def no_waiting(monkeypatch):
     """Failed samples are tried again at once, and no failure of one test counts in another."""
     failures.forget()
-    monkeypatch.setattr(failures.FailureRules, "pause", lambda self, retry: 0.0)
+    monkeypatch.setattr(settings.FailureRules, "pause", lambda self, retry: 0.0)
     yield
     failures.forget()
 

@@ -154,7 +154,7 @@ def test_a_scorer_that_fails_once_too_often(trouble):
 
 
 def test_the_pause_before_a_retry_does_not_hold_up_other_samples(monkeypatch):
-    monkeypatch.setattr("reward_fns.failures.FailureRules.pause", lambda self, retry: 3.0)
+    monkeypatch.setattr("reward_fns.settings.FailureRules.pause", lambda self, retry: 3.0)
 
     def picky(prediction, reference):
         if prediction == "bad":
@@ -262,6 +262,57 @@ def test_one_given_up_reward_leaves_the_others_alone():
     good = toy(lambda p, r: 1.0, name="fine")
     assert isinstance(score_batch([report("a")], bad)[0], ScorerUnavailable)
     assert score_batch([report("a")], good)[0]["fine"] == 1.0
+
+
+def watched(function, rules=None, **arguments):
+    """A spec with a sound reward of weight 1 and one that only watches."""
+    reward("toy", task="report", range=(0.0, 1.0), **arguments)(function)
+    return resolve({"report": [{"name": "gleu"}, {"name": "toy", "weight": 0}], "failures": rules or {}})
+
+
+def broken(prediction, reference):
+    raise OSError("no server")
+
+
+def misused(prediction, reference):
+    raise UsageError("no address")
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (broken, {}),
+        (misused, {}),
+        (lambda prediction, reference: math.nan, {}),
+        (lambda prediction, reference: 7.0, {"blocking": True}),
+        (lambda predictions, references: [0.5], {"batched": True}),  # for two samples
+        (lambda prediction, reference: asyncio.sleep(60), {}),
+    ],
+)
+def test_a_reward_of_weight_zero_that_fails_costs_no_sample_and_no_run(function, arguments, caplog):
+    spec = watched(function, {"stop_after": 1, "retries": 0, "timeout": 0.1}, **arguments)
+    for rounds in range(1, 4):
+        results = score_batch([report("clear"), report("clear", "p8")], spec)
+        for result in results:
+            assert result["score"] == result["acc"] == result["gleu"] == 1.0 and math.isnan(result["toy"])
+            assert list(result) == list(score_batch([report("")], spec)[0])
+        assert counts()["toy"].failures == 2 * rounds and not counts()["toy"].stopped
+    assert "reward 'toy' failed on sample 'p7'" in caplog.text and "Its weight is 0" in caplog.text
+
+
+def test_a_reward_of_weight_zero_recovers():
+    moods = itertools.chain([OSError("down")] * 4, itertools.repeat(0.5))
+    spec = watched(flaky(moods), {"retries": 0, "stop_after": 2})
+    found = [value["toy"] for value in score_batch([report("a")] * 6, spec)]
+    assert [math.isnan(value) for value in found] == [True] * 4 + [False] * 2
+
+
+def test_a_dead_reward_of_weight_zero_does_not_cost_the_retries_of_every_sample():
+    asked = []
+    spec = watched(lambda p, r: asked.append(1) or math.nan, {"retries": 2, "stop_after": 2})
+    for _ in range(5):
+        score_batch([report("a")], spec)
+    assert len(asked) == 2 * 3 + 3
 
 
 def test_score_batch_inside_a_running_loop():

@@ -5,7 +5,8 @@ import pytest
 
 from reward_fns import failures
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import Counts, FailureRules, counts, failed, forget, given_up, succeeded
+from reward_fns.failures import Counts, counts, failed, forget, given_up, succeeded
+from reward_fns.settings import FailureRules
 
 real_pause = FailureRules.pause  # the fixture of this folder takes the waiting out
 
@@ -18,17 +19,17 @@ def fail(times, cause="no server", stop_after=3):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"retries": -1}, "retries must be an integer from 0, got -1"),
-        ({"retries": 1.5}, "retries must be an integer"),
-        ({"stop_after": 0}, "stop_after must be an integer from 1"),
-        ({"stop_after": True}, "stop_after must be an integer"),
-        ({"concurrency": 0}, "concurrency must be an integer from 1"),
-        ({"timeout": 0}, "timeout must be a number of seconds"),
-        ({"timeout": math.nan}, "timeout must be a number of seconds"),
-        ({"timeout": None}, "timeout must be a number of seconds"),
-        ({"timeout": math.inf}, "timeout must be a number of seconds"),
-        ({"backoff": -1}, "backoff must be a number of seconds from 0"),
-        ({"backoff": "1"}, "backoff must be a number of seconds"),
+        ({"retries": -1}, "retries must be a whole number from 0 to 1000, got -1"),
+        ({"retries": 1.5}, "retries must be a whole number"),
+        ({"stop_after": 0}, "stop_after must be a whole number from 1"),
+        ({"stop_after": True}, "stop_after must be a whole number"),
+        ({"concurrency": 0}, "concurrency must be a whole number from 1"),
+        ({"timeout": 0}, "timeout must be a finite number from 0.001"),
+        ({"timeout": math.nan}, "timeout must be a finite number from 0.001"),
+        ({"timeout": None}, "timeout must be a finite number from 0.001"),
+        ({"timeout": math.inf}, "timeout must be a finite number from 0.001"),
+        ({"backoff": -1}, "backoff must be a finite number from 0 to"),
+        ({"backoff": "1"}, "backoff must be a finite number"),
     ],
 )
 def test_rules_out_of_range(values, message):
@@ -60,7 +61,7 @@ def test_given_up_after_a_row_and_for_good():
     fail(1, cause="something else")
     message = given_up("judge")
     assert message.startswith("given up after 3 failures in a row, of which the first was: connection refused, on samp")
-    assert "mend" in message
+    assert "fix the cause" in message
     succeeded("judge")
     fail(4, cause="given up", stop_after=100)  # neither a straggler's success nor another spec reopens it
     assert given_up("judge") == message

@@ -29,6 +29,9 @@ PIECES = [
     "[0.1, 0.2, 0.3, 0.4]", "[0, 0, 1000, 1000]", "[0.1,0.2,", "[nan, 0, 1, 1]", "[0.9, 0.9, 0.1, 0.1]",
     "[-1e308, -1e308, 1e308, 1e308]", "[0,0,5e-324,1]", "zero point one", "(0.1,0.2),(0.3,0.4)",
     "No", "no ", "None", "The lungs are clear. ", "effusion", "a" * 600,
+    "[nane1, 0, 1, 1]", "infe5", "Infinitye-999999999", "(1, 2), ", "[[1, 2], ", "\\]", "\\(", "'", "'label': 'x",
+    "x1=", '{"x1": 1, "y1": 2,', '"x2": nan, "y2": 1e999}', "<loc0001>", "<box>", "01/02/2023 10:30 ", "\u0661.\u0665",
+    "can't ",
 ]  # fmt: skip
 REPORTS = ["The lungs are clear.", "Small left effusion. No pneumothorax.", "x", "\u202e \ud800", "word " * 300]
 TRUTHS = {
@@ -39,6 +42,8 @@ TRUTHS = {
         {"boxes": [[0, 0, 1, 1], [0.2, 0.2, 0.3, 0.3], [0.2, 0.2, 0.3, 0.3]]},
     ],
 }
+for truth in TRUTHS["grounding"]:
+    truth["frame"] = [644, 476]  # of the resized image, which box format qwen25vl needs
 FORMATS = ["radvlm", "qwen3vl", "qwen25vl", "pixel"]
 NAMES = names()  # while pytest collects: what other tests register is not meant
 NEEDY = [name for name in NAMES if get(name).needs or inspect.iscoroutinefunction(get(name).function)]

@@ -68,8 +68,8 @@ def test_name_with_a_value():
     [
         ("box_sft_f1", "did you mean 'box_soft_f1'"),
         ("box_f2@0.5", "did you mean 'box_f1'"),
-        ("box_f1@half", "'half' is no value for option threshold"),
-        ("box_f1@", "'' is no value"),
+        ("box_f1@half", "'half' is not a value for option threshold"),
+        ("box_f1@", "'' is not a value"),
         ("box_f1@1.5", "from 0 to 1, got 1.5"),
         ("box_f1@nan", "from 0 to 1, got nan"),
         ("gleu@4", "takes no value"),
@@ -113,13 +113,13 @@ def test_bad_definitions(change, message):
     ("options", "message"),
     [
         ({"limt": 1}, "unknown option of reward toy: 'limt'; did you mean 'limit'"),
-        ({"mode": "fats"}, "unknown value of mode of reward toy: 'fats'; did you mean 'fast'"),
-        ({"mode": ["fast"]}, "unknown value"),
-        ({"limit": "3"}, "limit of reward toy must be of type int, got '3'"),
-        ({"limit": True}, "must be of type int"),
-        ({"limit": 0}, "limit of reward toy must be a finite number from 1 to 9, got 0"),
+        ({"mode": "fats"}, "unknown mode of reward toy 'fats'; did you mean 'fast'"),
+        ({"mode": ["fast"]}, "unknown mode"),
+        ({"limit": "3"}, "limit of reward toy must be a whole number from 1 to 9, got '3'"),
+        ({"limit": True}, "must be a whole number"),
+        ({"limit": 0}, "limit of reward toy must be a whole number from 1 to 9, got 0"),
         ({"share": 1.5}, "share of reward toy must be a finite number from 0 to 1"),
-        ({"share": "half"}, "must be of type float"),
+        ({"share": "half"}, "must be a finite number"),
         ({"weight": float("nan")}, "must be a finite number"),
     ],
 )
@@ -139,6 +139,41 @@ def test_options_are_checked_by_their_annotations(options, message):
     get("toy").check_options({"limit": 2, "mode": "slow", "share": 1, "weight": -3.0, "anything": object()})
     with pytest.raises(UsageError, match=message):
         get("toy").check_options(options)
+
+
+def test_optional_and_list_options():
+    @reward("toy", task="report", range=(0, 1))
+    def toy(
+        prediction: str,
+        reference: str,
+        limit: Annotated[int, Between(1, 9)] | None = None,
+        words: list[str] | None = None,
+        ends: tuple[int, ...] = (),
+    ) -> float:
+        return 0.0
+
+    checked = get("toy").check_options({"limit": None, "words": ["a"], "ends": [1, 2]})
+    assert checked == {"limit": None, "words": ["a"], "ends": (1, 2)}
+    mistakes = [
+        ({"limit": "3"}, "limit of reward toy: .*integer, got '3'"),
+        ({"limit": 10}, "less than or equal to 9, got 10"),
+        ({"words": "a"}, "words of reward toy: .*list, got 'a'"),
+        ({"words": ["a", 1]}, r"words of reward toy\[1\]: .*string, got 1"),
+        ({"ends": ["a"]}, "ends of reward toy"),
+    ]
+    for options, message in mistakes:
+        with pytest.raises(UsageError, match=message):
+            get("toy").check_options(options)
+
+
+def test_a_signature_that_takes_everything():
+    @reward("toy", task="report", range=(0, 1))
+    def toy(prediction, reference, scale: float = 1.0, **context):
+        return context
+
+    entry = get("toy")
+    assert (entry.options, entry.context) == ({"scale": 1.0}, registry.CONTEXT)
+    assert entry("", "", {}, dict.fromkeys(registry.CONTEXT, 1)) == dict.fromkeys(registry.CONTEXT, 1)
 
 
 def test_annotations_that_cannot_be_resolved_are_not_checked():
@@ -219,7 +254,9 @@ def test_a_floor_of_its_own():
             reward("toy", task="report", range=(0.0, 1.0), floor=floor)(lambda prediction, reference: 0.0)
 
 
-@pytest.mark.parametrize(("value", "message"), [(-1, "from 0 to 9, got -1"), (10, "from 0 to 9"), (1.5, "type int")])
+@pytest.mark.parametrize(
+    ("value", "message"), [(-1, "from 0 to 9, got -1"), (10, "from 0 to 9"), (1.5, "a whole number")]
+)
 def test_whole_numbers_have_bounds_too(value, message):
     @reward("toy", task="report", range=(0.0, 1.0))
     def toy(prediction, reference, count: Annotated[int, Between(0, 9)] = 3):

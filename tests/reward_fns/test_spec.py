@@ -6,8 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from reward_fns.errors import UsageError
-from reward_fns.failures import FailureRules
-from reward_fns.settings import EngineOptions
+from reward_fns.settings import EngineOptions, FailureRules
 from reward_fns.spec import of_rewards, preset_names, resolve
 
 ITEM = {"name": "box_soft_f1", "weight": 0.5, "options": {"variant": "released"}}
@@ -61,21 +60,24 @@ def test_rewards_by_name_go_under_their_own_task():
         ({}, "has no task"),
         ({"answer": {}}, "has no task"),
         ([ITEM], "need a mapping"),
-        ({"grounding": []}, "a list of rewards that is not empty"),
-        ({"grounding": "box_iou"}, "a list of rewards"),
-        ({"grounding": {"name": "box_iou"}}, "a list of rewards"),
+        ({"grounding": []}, "a non-empty list of rewards"),
+        ({"grounding": "box_iou"}, "a non-empty list of rewards"),
+        ({"grounding": {"name": "box_iou"}}, "a non-empty list"),
         (grounding("box_iou"), "need a mapping, got 'box_iou'"),
         (grounding({"weight": 1}), "every reward needs a name"),
         (grounding({"name": "box_sof_f1"}), "did you mean 'box_soft_f1'"),
         (grounding({"name": "box_iou", "wieght": 1}), "did you mean 'weight'"),
-        (grounding({"name": "box_iou", "weight": math.nan}), "weight of box_iou must be a finite number, got nan"),
+        (
+            grounding({"name": "box_iou", "weight": math.nan}),
+            "grounding, box_iou: weight must be a finite number, got nan",
+        ),
         (grounding({"name": "box_iou", "weight": math.inf}), "must be a finite number"),
         (grounding({"name": "box_iou", "weight": "1"}), "must be a finite number"),
         (grounding({"name": "box_iou", "weight": True}), "must be a finite number"),
         (grounding({"name": "box_iou", "weight": None}), "must be a finite number"),
         (grounding({"name": "box_iou", "options": {"lables": "match"}}), "did you mean 'labels'"),
         (grounding({"name": "box_iou", "options": {"labels": "same"}}), "valid: ignore, match"),
-        (grounding({"name": "box_iou", "options": ["labels"]}), "options of box_iou: need a mapping"),
+        (grounding({"name": "box_iou", "options": ["labels"]}), "box_iou: options.* a valid dictionary, got"),
         (grounding({"name": "box_f1@0.5", "options": {"threshold": 0.7}}), "unknown option of reward box_f1@0.5"),
         (grounding(ITEM, ITEM), "'box_soft_f1' is there twice"),
         (grounding({"name": "gleu"}), "reward gleu is for task report"),
@@ -83,21 +85,26 @@ def test_rewards_by_name_go_under_their_own_task():
         (grounding(ITEM, answer={"think": "first"}), "did you mean 'think_end'"),
         (grounding(ITEM, answer="first"), "need a mapping"),
         (grounding(ITEM, failures={"retry": 3}), "reward spec, failures: unknown key 'retry'; did you mean 'retries'"),
-        (grounding(ITEM, failures={"retries": -1}), "reward spec, failures: retries must be an integer from 0"),
-        (grounding(ITEM, failures={"timeout": "1 min"}), "failures: timeout must be a number of seconds"),
+        (grounding(ITEM, failures={"retries": -1}), "reward spec, failures: retries must be a whole number from 0"),
+        (grounding(ITEM, failures={"timeout": "1 min"}), "failures: timeout must be a finite number"),
         (grounding(ITEM, failures=3), "need a mapping"),
         (grounding(ITEM, engine={"were": "ray"}), "reward spec, engine: unknown key 'were'; did you mean 'where'"),
         (grounding(ITEM, engine={"where": "rya"}), "engine: unknown where 'rya'; did you mean 'ray'"),
         (grounding(ITEM, engine={"dtype": "fp16"}), "engine: unknown dtype 'fp16'; did you mean 'float16'"),
         (grounding(ITEM, engine={"where": "http"}), "engine: where: http needs the address"),
         (grounding(ITEM, engine={"where": "http", "address": "node7:8000"}), "as http://host:8000, got 'node7:8000'"),
-        (grounding(ITEM, engine={"where": "http", "address": "http://a", "dtype": "float16"}), "dtype: are the deploy"),
+        (
+            grounding(ITEM, engine={"where": "http", "address": "http://a", "dtype": "float16"}),
+            "dtype: set this where the deployment is started",
+        ),
         (grounding(ITEM, engine={"address": "http://a"}), "address goes with where: http; where is inline"),
-        (grounding(ITEM, engine={"replicas": 2}), "replicas: go with where: ray"),
+        (grounding(ITEM, engine={"replicas": 2}), "replicas: needs where: ray"),
         (grounding(ITEM, engine={"where": "ray", "replicas": 4, "max_replicas": 2}), "at least replicas, 4, got 2"),
-        (grounding(ITEM, engine={"queue": 0}), "queue must be a number of type int from 1"),
-        (grounding(ITEM, engine={"wait_ms": math.nan}), "wait_ms must be a number of type float from 0"),
-        (grounding(ITEM, engine={"compile": "yes"}), "compile must be of type bool"),
+        (grounding(ITEM, engine={"queue": 0}), "queue must be a whole number from 1 to 16777216"),
+        (grounding(ITEM, engine={"wait_ms": math.nan}), "wait_ms must be a finite number from 0"),
+        (grounding(ITEM, engine={"cache_dir": "/x"}), "engine: cache_dir was removed: results are kept in memory"),
+        (grounding(ITEM, answer={"boxes": "strict"}), "answer: unknown boxes 'strict'"),
+        (grounding(ITEM, engine={"compile": "yes"}), "compile must be true or false"),
         (grounding({"name": "mine", "path": "/no/such/file.py"}), "no reward file /no/such/file.py"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_model_failure_earns_0():
     [
         ({"model": "distilbert"}, "distilbert-base-uncased"),
         ({"max_chars": -1}, "from 0"),
-        ({"min_chars": 2.5}, "type int"),
+        ({"min_chars": 2.5}, "a whole number from 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from reward_fns.boxes import Box, iou_matrix
+from reward_fns.boxes import Box, assign, iou_matrix
 from reward_fns.conventions import get_convention
 from reward_fns.registry import get
 from reward_fns.rewards.box_f1 import box_f1
@@ -128,7 +128,7 @@ def test_giou_rises_as_a_box_comes_nearer_without_overlap():
 
 def released_soft_f1(text, references):
     """The formula of the code released with arXiv 2512.10691, written down from its description, without numpy."""
-    number = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
+    number = r"\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*"
     found = [[float(n) for n in m.groups()] for m in re.finditer(r"\[" + ",".join([number] * 4) + r"\]", text)]
     predictions = [quad for quad in found if all(map(math.isfinite, quad))]
     if not predictions or not references:
@@ -152,26 +152,67 @@ def released_soft_f1(text, references):
 
 def test_the_paper_preset_equals_the_released_formula():
     rng = random.Random(0)
-    (component,) = resolve(preset="paper_grounding").tasks["grounding"]
+    spec = resolve(preset="paper_grounding")
+    (component,) = spec.tasks["grounding"]
     kinds = set()
     for _ in range(2000):
         low, high = rng.choice([(0, 1), (-0.3, 1.3), (-5, 5), (-1e12, 1e12)])
         quads = [[rng.uniform(low, high) for _ in range(4)] for _ in range(rng.randrange(6))]
         quads = [sorted(q[::2]) + sorted(q[1::2]) if rng.random() < 0.8 else q for q in quads]
         quads = [[q[0], q[2], q[1], q[3]] for q in quads]
-        more = rng.choice(["", " [1e999, 0, 1, 1]", " [0.5, 0.5, 0.5, 0.5]", "[0.2, 0.1"])
+        more = rng.choice(
+            ["", " [+0.1, 0, 1, 1]", "[.1, 0, 1, 1] [1., 0, 1, 1]", "(0, 0, 1, 1)", " [1e999, 0, 1, 1]",
+             " [0.5, 0.5, 0.5, 0.5]", "[0.2, 0.1"]
+        )  # fmt: skip
         text = " and ".join(map(str, quads)) + more
         references = [
             (rng.uniform(0, 0.4), rng.uniform(0, 0.4), rng.uniform(0.5, 1), rng.uniform(0.5, 1))
             for _ in range(rng.randrange(4))
         ]
-        parsed = get_convention("radvlm").parse(text, (1, 1))
+        parsed = get_convention("radvlm").parse(text, (1, 1), reader=spec.boxes)
         kinds.add((bool(parsed.boxes), bool(parsed.invalid), bool(references)))
         value = component.reward(
             parsed.boxes, tuple(Box(*r) for r in references), component.options, {"invalid_boxes": parsed.invalid}
         )
         assert value == pytest.approx(released_soft_f1(text, references), abs=1e-9)
     assert len(kinds) == 8
+
+
+# One of two places is right with an even chance; a box there has IoU 0.78 with it, one around both has 0.4.
+PLACES = (Box(0.1, 0.2, 0.3, 0.8), Box(0.4, 0.2, 0.6, 0.8))
+GUESSES = tuple(Box(place.x1, 0.2, place.x1 + 0.156, 0.8) for place in PLACES)
+AROUND = (Box(0.1, 0.2, 0.6, 0.8),)
+
+
+@pytest.mark.parametrize(
+    ("reward", "options", "one", "both", "around"),
+    [
+        (box_soft_f1, {}, 0.39, 0.52, 0.4),
+        (box_soft_f1, {"beta": 0.5}, 0.39, 0.433, 0.4),
+        (box_soft_f1, {"variant": "released"}, 0.438, 0.561, 0.571),
+        (box_f1, {}, 0.5, 0.667, 0.0),
+        (box_f1, {"beta": 0.5}, 0.5, 0.556, 0.0),
+        (box_iou, {}, 0.39, 0.39, 0.4),
+        (box_giou, {}, 0.623, 0.445, 0.7),
+    ],
+)
+def test_what_hedging_earns(reward, options, one, both, around):
+    def expected(answer):
+        return sum(reward(answer, (place,), **options) for place in PLACES) / 2
+
+    assert iou_matrix(np.array([GUESSES[0].quad]), np.array([PLACES[0].quad])) == pytest.approx(0.78)
+    found = [expected(GUESSES[:1]), expected(GUESSES), expected(AROUND)]
+    assert found == pytest.approx([one, both, around], abs=6e-4)
+
+
+@given(box_sets.filter(len), box_sets.filter(len), st.floats(0.1, 10))
+def test_beta_weighs_precision_and_recall(predictions, references, beta):
+    soft = sum(assign(iou_matrix(*(np.array([b.quad for b in side]) for side in (predictions, references)))))
+    precision, recall = soft / len(predictions), soft / len(references)
+    value = (1 + beta**2) * precision * recall / (beta**2 * precision + recall) if soft else 0.0
+    assert box_soft_f1(predictions, references, beta=beta) == pytest.approx(value)
+    assert box_soft_f1(predictions, references) == 2 * soft / (len(predictions) + len(references))
+    assert box_soft_f1(references, references, beta=beta) == pytest.approx(1.0)
 
 
 def test_every_box_reward_documents_its_shared_options():

@@ -74,8 +74,8 @@ def test_overlong(length, value):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("overlong", {"limit": 0}, "limit of reward overlong must be a finite number from 1"),
-        ("overlong", {"limit": 10.5}, "must be of type int"),
+        ("overlong", {"limit": 0}, "limit of reward overlong must be a whole number from 1"),
+        ("overlong", {"limit": 10.5}, "must be a whole number"),
         ("length_window", {"low": 0}, "low of reward length_window must be a finite number from 0.01"),
     ],
 )

@@ -6,9 +6,10 @@ import pytest
 from reward_fns import registry
 from reward_fns.models import bertscore, chexbert, radgraph
 from reward_fns.models.radgraph import Entity
+from reward_fns.models.radgraph_facts import combined_f1
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.rewards.radcliq import bounded, needs, radcliq, radcliq_bounded, radcliq_v1
-from reward_fns.rewards.radgraph_combined import combined_f1, radgraph_combined
+from reward_fns.rewards.radgraph_combined import radgraph_combined
 
 PERFECT, NOTHING = 1.4407, -2.4501
 REPORT = "the heart is enlarged ."

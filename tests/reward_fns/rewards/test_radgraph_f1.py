@@ -5,8 +5,9 @@ import tiny_checkpoints as tiny
 
 from reward_fns import registry
 from reward_fns.models.radgraph import Entity
+from reward_fns.models.radgraph_facts import annotation_f1
 from reward_fns.models.weights import HubFile, HubFolder
-from reward_fns.rewards.radgraph_f1 import annotation_f1, radgraph_f1
+from reward_fns.rewards.radgraph_f1 import radgraph_f1
 
 EFFUSION = Entity("effusion", "OBS-DP", 1, 1, (("located_at", 0),))
 LEFT = (Entity("left", "ANAT-DP", 0, 0), EFFUSION)

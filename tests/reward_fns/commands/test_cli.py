@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reward_fns
-from reward_fns.cli import main
+from reward_fns.commands.cli import main
 
 TRUTH = {"boxes": [[0.38, 0.47, 0.76, 0.62]]}
 FIGURE = {"task": "grounding", "prediction": "[0.35, 0.51, 0.75, 0.64]", "ground_truth": TRUTH}
@@ -79,7 +79,7 @@ BAD_ROWS = [
     (FIGURE | {"prediction": None}, "must be a text"),
     (FIGURE | {"task": "vqa"}, "unknown task 'vqa'"),
     (FIGURE | {"task": []}, "unknown task"),
-    (FIGURE | {"ground_truth": {"boxes": [[1, 2, 3, 4]]}}, "need 0 <= x1"),
+    (FIGURE | {"ground_truth": {"boxes": [[1, 2, 3, 4]]}}, "leaves the image"),
     (FIGURE | {"box_format": "pixel"}, "needs width and height"),
     (FIGURE | {"box_format": "yolo"}, "unknown box format 'yolo'"),
 ]
@@ -155,6 +155,44 @@ def test_a_file_in_the_way_is_replaced_only_on_success(rows, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_failing_reward_of_weight_zero_is_counted(rows, tmp_path, capsys):
+    source = "from reward_fns import reward\n@reward('watch', task='report', range=(0, 1))\n"
+    source += "def watch(prediction, reference):\n    raise OSError\n"
+    (tmp_path / "mine.py").write_text(source)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("report: [{name: gleu}, {name: watch, path: mine.py, weight: 0}]\nfailures: {retries: 0}\n")
+    assert main(["score", "--spec", str(spec), "--file", str(rows(REPORT, REPORT))]) == 1
+    out, err = capsys.readouterr()
+    assert [(row["score"], row["watch"]) for row in read(out)] == [(1.0, None)] * 2
+    assert "2 rows have no watch" in err and "could not be scored" not in err
+
+
+def test_an_os_error_is_not_always_about_the_output(rows, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(5, "Input/output error", "in.jsonl")
+
+    monkeypatch.setattr("reward_fns.commands.score.score_batch", fail)
+    monkeypatch.setattr("reward_fns.commands.cli.drop_output", lambda: None)
+    for out in ([], ["--out", "out.jsonl"]):
+        assert main(["score", "--rewards", "box_iou", "--file", str(rows(FIGURE)), *out]) == 2
+        assert capsys.readouterr().err == "error: [Errno 5] Input/output error: 'in.jsonl'\n"
+
+
+def test_a_value_that_is_not_yaml(rows, capsys):
+    arguments = ["precision", "--rewards", "bertscore", "--file", str(rows(REPORT)), "--engine"]
+    mistakes = {"dtype=[": "--engine: '[' is not a value in YAML", "cache_dir=/x": "cache_dir was removed: "}
+    for given, message in (mistakes | {"dtpye=float16": "did you mean 'dtype'", "dtype": "takes name=value"}).items():
+        assert main([*arguments, given]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["radgraph_f1", "radgraph_combined", "radcliq", "bertscore"])
+def test_texts_are_not_cut_at_negative_lengths(name, tmp_path, rows, capsys):
+    (tmp_path / "spec.yaml").write_text(f"report: [{{name: {name}, options: {{max_chars: -5}}}}]")
+    assert main(["score", "--spec", str(tmp_path / "spec.yaml"), "--file", str(rows(REPORT))]) == 2
+    assert f"max_chars of reward {name} must be a whole number from 0" in capsys.readouterr().err
+
+
 def test_a_reader_who_leaves_early(rows):
     path = rows(*[FIGURE] * 3000)
     env = os.environ | {"PYTHONPATH": str(Path(reward_fns.__file__).parents[1])}
@@ -194,7 +232,8 @@ def test_help_has_an_example(capsys, arguments):
 
 
 def test_light_commands_import_nothing_heavy():
-    code = "import sys; from reward_fns.cli import main; main(['list']); print(sorted(sys.modules), file=sys.stderr)"
+    code = "import sys; from reward_fns.commands.cli import main; main(['list'])"
+    code += "; print(sorted(sys.modules), file=sys.stderr)"
     env = os.environ | {"PYTHONPATH": str(Path(reward_fns.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     loaded = eval(done.stderr)

@@ -2,7 +2,7 @@ import textwrap
 
 import pytest
 
-from reward_fns.cli import main
+from reward_fns.commands.cli import main
 from reward_fns.registry import load_file, names
 
 pytestmark = pytest.mark.usefixtures("scratch_registry")
@@ -81,7 +81,7 @@ def test_grounding_and_any_task(check):
     [
         ("return len(prediction) / 1000", "odd texts", "outside its range 0.0 to 1.0, on '[0.1, "),
         ("return math.nan", "answers", "returned nan"),
-        ("return prediction", "answers", "which is no number"),
+        ("return prediction", "answers", "which is not a number"),
         ("return 1 / (len(prediction) - 1)", "odd texts", "ZeroDivisionError('division by zero'), on 'x'"),
         ("prediction.encode(); return 1.0", "odd texts", "UnicodeEncodeError"),
         ("raise OSError('no server')", "answers", "16 of 16 failed; the first: reward 'toy' failed on sample 'repo"),
@@ -97,20 +97,54 @@ def test_a_value_that_depends_on_the_batch_fails(check):
     assert status == 1 and "values differ by up to" in found["toy", "alone as in a batch"][1]
 
 
-def test_a_reward_that_fails_now_and_then_fails(check):
-    source = "count = itertools.count()\n" + define("return 1 / min(1, 60 - next(count))")
+def test_a_reward_that_fails_now_and_then_is_a_warning(check):
+    source = "count = itertools.count()\n" + define("return 1 / min(1, abs(10 - next(count)))")
+    status, found, _ = check(source)
+    assert status == 0 and found["toy", "answers"] == ("warn", "16 scored, of which 1 failed at the first try")
+
+
+def test_a_reward_that_fails_for_a_while_fails(check):
+    source = "count = itertools.count()\n" + define("return math.nan if 67 <= next(count) < 99 else 1.0")
     status, found, _ = check(source)
     assert status == 1 and "sometimes" in found["toy", "alone as in a batch"][1]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_sample_that_is_to_blame_is_named(check, batched):
+    one = "if '</think>' == {0}: raise ValueError('a tag')"
+    if batched:
+        body = f"for text in prediction:\n        {one.format('text')}\n    return [1.0] * len(prediction)"
+    else:
+        body = f"{one.format('prediction')}\n    return 1.0"
+    status, found, _ = check(define(body, batched=batched))
+    assert status == 1 and found["toy", "answers"][0] == "pass"
+    assert "2 of 34 failed" in found["toy", "odd texts"][1] and found["toy", "odd texts"][1].endswith("on '</think>'")
+
+
+def test_a_slow_async_reward_is_not_told_to_be_async(check):
+    source = "@reward('toy', task='report', range=(0, 1))\nasync def toy(p, r):\n    'A toy.'\n    time.sleep(0.05)\n"
+    source += "    return 1.0\n"
+    _, found, _ = check(source)
+    assert "async" not in found["toy", "speed"][1]
+
+
+def test_a_file_that_imports_its_neighbor_and_takes_keywords(check, tmp_path, monkeypatch):
+    (tmp_path / "neighbor_of_mine.py").write_text("SCALE = 1.0\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    body = "import neighbor_of_mine as late; return late.SCALE * (prediction == reference) * (not context['thinking'])"
+    status, found, _ = check("from neighbor_of_mine import SCALE\n" + define(body, "prediction, reference, **context"))
+    assert status == 0 and found["toy", "gold against gold"][0] == "pass"
 
 
 @pytest.mark.parametrize(
     ("body", "arguments", "what", "detail"),
     [
-        ("return 0.5 * (prediction == reference)", {}, "gold against gold", "earns 0.5, while the best of"),
+        ("return 0.5 * (prediction == reference)", {}, "gold against gold", "earns 0.5, the best of"),
         ("return float(prediction == reference)", LOWER, "shuffled references", "is higher_is_better right?"),
         ("return float(prediction != reference)", {}, "gold against gold", "earns 0"),
         ("return 1.0 - random.random() / 10", {}, "alone as in a batch", "the same samples scored again differ"),
-        ("time.sleep(0.03); return 1.0", {}, "speed", "batched=True or blocking=True"),
+        ("time.sleep(0.03); return 1.0", {}, "speed", "make it async, or register it with"),
     ],
 )  # fmt: skip
 def test_what_might_be_meant_is_a_warning(check, body, arguments, what, detail):
@@ -127,7 +161,7 @@ def test_a_missing_docstring_is_a_warning(check):
 def test_options(check):
     source = define("return float(prediction == reference) * scale", "prediction, reference, scale: float = 1.0")
     assert check(source, "--options", "scale=0.5")[1]["toy", "gold against gold"][0] == "warn"
-    mistakes = {"scale=x": "must be of type float", "scal=1": "did you mean 'scale'", "scale": "takes name=value"}
+    mistakes = {"scale=x": "must be a finite number", "scal=1": "did you mean 'scale'", "scale": "takes name=value"}
     for given, message in (mistakes | {"scale=[": "not a value in YAML"}).items():
         status, _, err = check(source, "--options", given)
         assert status == 2 and message in err

@@ -1,4 +1,4 @@
-"""`check`: try a reward on good, wrong and odd answers before a run depends on it."""
+"""Try a reward on good, wrong and odd answers before a run depends on it: the command `check`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
+from reward_fns.calling import waits
 from reward_fns.errors import UsageError
-from reward_fns.failures import FailureRules
+from reward_fns.failures import Counts, counts, forget
 from reward_fns.registry import TASKS, Reward, get, load_file, names
 from reward_fns.rollout import Rollout
 from reward_fns.scoring import Result, result_keys, score_batch
+from reward_fns.settings import FailureRules
 from reward_fns.spec import Component, RewardSpec
 
 Status = Literal["pass", "warn", "fail"]
@@ -48,7 +50,7 @@ _ODD = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What one of the checks found."""
+    """The result of one check."""
 
     what: str
     status: Status
@@ -68,10 +70,10 @@ def rewards_of(file: Path | None, name: str | None) -> list[Reward]:
     if name is not None:
         return [get(name)]
     home = str(Path(str(file)).expanduser().resolve())
-    found = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == home]
-    if not found:
+    rewards = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == home]
+    if not rewards:
         raise UsageError(f"{file} registers no reward; put @reward(name, task=..., range=...) above its function")
-    return found
+    return rewards
 
 
 def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
@@ -82,7 +84,7 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
         options: its options.
 
     Yields:
-        one finding a check; "fail" for what would break a run, "warn" for what might be meant.
+        one finding per check; "fail" if it would break a run, "warn" if it may be intended.
 
     Raises:
         UsageError: the options are wrong, or the reward says that it is used wrongly.
@@ -90,25 +92,27 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
     >>> [finding.status for finding in check(get("gleu"), {})]
     ['pass', 'pass', 'pass', 'pass', 'pass', 'pass', 'pass', 'pass']
     """
-    reward.check_options(options)
+    options = reward.check_options(options)
     spec = RewardSpec(
         {task: (Component(reward, 1.0, options),) for task in reward.tasks},
-        failures=FailureRules(retries=0, stop_after=1_000_000),
+        # One retry, alone: a batch that fails does not hide which of its samples is to blame.
+        failures=FailureRules(retries=1, backoff=0.0, stop_after=1_000_000),
     )
     gold = [sample for task in reward.tasks for sample in _samples(task, shift=0)]
     swapped = [sample for task in reward.tasks for sample in _samples(task, shift=1)]
     yield _definition(reward)
-    score_batch(gold[:1], spec)  # loads what it loads, so that this doesn't count as slow
+    forget()
+    score_batch(gold[:1], spec)  # loads its models, which does not count as slow
     start = time.perf_counter()
     results = score_batch(gold + swapped, spec)
     seconds = (time.perf_counter() - start) / len(results)
-    yield _ran("answers", results)
+    yield _ran(reward, "answers", results)
     yield Finding("keys", "pass", ", ".join(result_keys(spec)))
     odd = [sample._replace(solution_str=text) for sample in (gold[0], gold[-1]) for text in _ODD]
-    yield _ran("odd texts", score_batch(odd, spec), [sample.solution_str for sample in odd])
+    yield _ran(reward, "odd texts", score_batch(odd, spec), [sample.solution_str for sample in odd])
     values = _values(results, reward)
     if len(values) < len(results):
-        return  # what that means is said above
+        return  # the findings above say why
     yield _best(reward, values[: len(gold)])
     yield _ordered(reward, values[: len(gold)], values[len(gold) :])
     yield _steady(reward, spec, gold + swapped)
@@ -135,12 +139,16 @@ def _values(results: Sequence[Result], reward: Reward) -> list[float]:
 def _definition(reward: Reward) -> Finding:
     what = f"{reward.where}; options {', '.join(reward.options) or 'none'}"
     if not reward.summary:
-        return Finding("signature", "warn", f"{what}; no docstring: say what it is, its range and how it can be gamed")
+        return Finding("signature", "warn", f"{what}; no docstring: say what it rewards, its range and its weak spots")
     return Finding("signature", "pass", what)
 
 
-def _ran(what: str, results: Sequence[Result], texts: Sequence[str] = ()) -> Finding:
+def _ran(reward: Reward, what: str, results: Sequence[Result], texts: Sequence[str] = ()) -> Finding:
     failures = [(i, result) for i, result in enumerate(results) if isinstance(result, Exception)]
+    retries = counts().get(reward.name, Counts()).retries
+    forget()
+    if not failures and retries:
+        return Finding(what, "warn", f"{len(results)} scored, of which {retries} failed at the first try")
     if not failures:
         return Finding(what, "pass", f"{len(results)} scored, all finite and in range")
     first, error = failures[0]
@@ -153,9 +161,7 @@ def _best(reward: Reward, truth: Sequence[float]) -> Finding:
     worst = max(truth, key=lambda value: abs(value - end))
     if math.isclose(worst, end, abs_tol=1e-6):
         return Finding("gold against gold", "pass", f"the true answer earns {end:g}, the best there is")
-    return Finding(
-        "gold against gold", "warn", f"a true answer earns {worst:g}, while the best of the range is {end:g}"
-    )
+    return Finding("gold against gold", "warn", f"a true answer earns {worst:g}, the best of the range is {end:g}")
 
 
 def _ordered(reward: Reward, truth: Sequence[float], wrong: Sequence[float]) -> Finding:
@@ -182,8 +188,8 @@ def _steady(reward: Reward, spec: RewardSpec, samples: Sequence[Rollout]) -> Fin
 
 def _speed(reward: Reward, seconds: float) -> Finding:
     took, step = f"{seconds * 1000:.3g} ms a sample", f"{seconds * 4096 / 60:.0f} minutes"
-    if seconds > _SLOW_INLINE and not reward.blocking:
-        hint = "; unless it is async, it holds up everything else: register it with batched=True or blocking=True"
+    if seconds > _SLOW_INLINE and not waits(reward):
+        hint = ": it holds up everything else; make it async, or register it with blocking=True or batched=True"
         return Finding("speed", "warn", took + hint)
     if seconds > _SLOW:
         return Finding("speed", "warn", f"{took}: the 4096 rollouts of a step of the paper take one process {step}")
@@ -191,7 +197,7 @@ def _speed(reward: Reward, seconds: float) -> Finding:
 
 
 def report(reward: Reward, findings: Iterator[Finding]) -> bool:
-    """Print the findings as they come; say whether none of them failed."""
+    """Print the findings as they come; return whether none of them failed."""
     low, high = reward.range
     tasks = ", ".join(TASKS) if len(reward.tasks) > 1 else reward.task
     print(f"{reward.name}: {tasks}, {low:g} to {high:g}, {'higher' if reward.higher_is_better else 'lower'} is better")

@@ -1,0 +1,1 @@
+"""What `python -m reward_fns` does: the command line, and the commands `check` and `score`."""
