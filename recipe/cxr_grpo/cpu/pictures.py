@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from recipe.cxr_grpo.plugin.after import after
+from recipe.cxr_grpo.plugin.after import after_import
 
 _KEPT = 64  # of each kind: more than a batch of prompts has
 
@@ -34,9 +34,9 @@ def register() -> None:
 
         Processor.__call__ = remembering(Processor.__call__)  # type: ignore[method-assign]
 
-    after("qwen_vl_utils.vision_process", reading)
-    after("transformers.models.qwen2_vl.image_processing_qwen2_vl", preparing)
-    after("transformers.models.qwen3_vl.processing_qwen3_vl", asking)
+    after_import("qwen_vl_utils.vision_process", reading)
+    after_import("transformers.models.qwen2_vl.image_processing_qwen2_vl", preparing)
+    after_import("transformers.models.qwen3_vl.processing_qwen3_vl", asking)
 
 
 def remembering(function: Callable[..., Any], most: int = _KEPT) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from recipe.cxr_grpo.plugin.after import after
+from recipe.cxr_grpo.plugin.after import after_import
 
 
 def register() -> None:
@@ -24,7 +24,7 @@ def register() -> None:
         ):
             model.forward = change(model.forward)  # type: ignore[method-assign]
 
-    after("transformers.models.qwen3_vl.modeling_qwen3_vl", seeing)
+    after_import("transformers.models.qwen3_vl.modeling_qwen3_vl", seeing)
 
 
 def seeing_once(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
-"""The page that a user opens after a run: numbers, curves, and validation films before and after GRPO.
+"""The page of a run: numbers, curves, and validation films before and after GRPO.
 
-One self-contained HTML file: styles, curves (SVG) and films (PNG) are inside, nothing is fetched.
+One self-contained HTML file: styles, curves (SVG) and films (PNG) are embedded, nothing is fetched.
 """
 
 import base64
@@ -15,12 +15,13 @@ from string import Template
 import numpy as np
 
 from recipe.cxr_grpo.results.validation import Row
+from reward_fns.conventions import get_convention
 
 FILMS = 12
 TRUTH, BEFORE, AFTER = "#2e9e5b", "#d9822b", "#2b6cd9"
 
 
-def write(
+def write_page(
     path: Path,
     summary: dict,
     components: Mapping[str, Mapping[int, float]],
@@ -32,14 +33,18 @@ def write(
 
     Args:
         path: HTML file to write.
-        summary: what ``summary.json`` holds.
+        summary: the content of ``summary.json``.
         components: task and name of a reward -> GRPO step -> its mean over that step's rollouts.
         before, after: sample id -> row of the validation before and after GRPO.
         images: sample id -> image file.
     """
     grounding = sorted(i for i, row in before.items() if row.task == "grounding")
     reports = sorted(i for i, row in before.items() if row.task == "report")
+<<<<<<< HEAD
     page = Template((resources.files("recipe.cxr_grpo.results") / "report.html").read_text())
+=======
+    page = Template((resources.files(__package__) / "report.html").read_text())
+>>>>>>> 202eb08 (Validation counts failed rollouts at the floor and reports them, mixed data sources have finite metrics, watching rewards never end a run; launch is a command over running/; the journal of rewriting is an SQLite file)
     path.write_text(
         page.substitute(
             table=_table(summary),
@@ -56,7 +61,7 @@ def write(
 
 
 def _spread(ids: list[str], count: int) -> list[str]:
-    """``count`` ids at even distances: a choice that nobody made by looking at the results."""
+    """``count`` ids at even distances: a choice that does not depend on the results."""
     if len(ids) <= count:
         return ids
     return [ids[i] for i in np.linspace(0, len(ids) - 1, count).round().astype(int)]
@@ -110,37 +115,34 @@ def _png(image: Path) -> str:
     return base64.b64encode(image.read_bytes()).decode()
 
 
-def _boxes(boxes: Iterable[Iterable[float]], colour: str) -> str:
-    shapes = []
-    for x1, y1, x2, y2 in boxes:
-        place = f'x="{x1 * 100:.2f}" y="{y1 * 100:.2f}" width="{(x2 - x1) * 100:.2f}" height="{(y2 - y1) * 100:.2f}"'
-        shapes.append(f'<rect {place} fill="none" stroke="{colour}" stroke-width="1.2"/>')
-    return "".join(shapes)
+def _boxes(boxes: Iterable[Iterable[float]], color: str) -> str:
+    return "".join(
+        f'<rect x="{x1 * 100:.2f}" y="{y1 * 100:.2f}" width="{(x2 - x1) * 100:.2f}" height="{(y2 - y1) * 100:.2f}" '
+        f'fill="none" stroke="{color}" stroke-width="1.2"/>'
+        for x1, y1, x2, y2 in boxes
+    )
 
 
 def _predicted(row: Row) -> list[tuple[float, float, float, float]]:
-    from reward_fns.conventions import get_convention
-
     frame = row.truth.get("frame") or (1, 1)
-    parsed = get_convention(row.box_format).parse(row.answer, tuple(frame))
-    return [(box.x1, box.y1, box.x2, box.y2) for box in parsed.boxes]
+    return [box.quad for box in get_convention(row.box_format).parse(row.answer, tuple(frame)).boxes]
 
 
 def _film(before: Row, after: Row, image: Path) -> str:
     data, truth = _png(image), _boxes(before.truth["boxes"], TRUTH)
     pictures = "".join(
         f'<div><svg viewBox="0 0 100 100"><image href="data:image/png;base64,{data}" width="100" height="100" '
-        f'preserveAspectRatio="none"/>{truth}{_boxes(_predicted(row), colour)}</svg>'
+        f'preserveAspectRatio="none"/>{truth}{_boxes(_predicted(row), color)}</svg>'
         f"<span>{name} {row.score:.2f}</span></div>"
-        for name, row, colour in (("before", before, BEFORE), ("after", after, AFTER))
+        for name, row, color in (("before", before, BEFORE), ("after", after, AFTER))
     )
     return f'<figure><div class="pair">{pictures}</div><figcaption>{escape(_question(before))}</figcaption></figure>'
 
 
 def _report(before: Row, after: Row, image: Path) -> str:
     texts = "".join(
-        f'<dt style="color:{colour}">{name}</dt><dd>{escape(text)}</dd>'
-        for name, text, colour in (
+        f'<dt style="color:{color}">{name}</dt><dd>{escape(text)}</dd>'
+        for name, text, color in (
             ("reference", before.truth["report"], TRUTH),
             (f"before, {before.score:.2f}", before.answer, BEFORE),
             (f"after, {after.score:.2f}", after.answer, AFTER),

@@ -53,7 +53,7 @@ def end(mark: str, grace: float = 5.0) -> int:
 
 
 @contextlib.contextmanager
-def sole(name: str, why: str) -> Iterator[None]:
+def machine_lock(name: str, why: str) -> Iterator[None]:
     """Be the only one on this machine who is in here under ``name``; whoever dies in here makes room.
 
     Raises:
