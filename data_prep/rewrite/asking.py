@@ -36,13 +36,12 @@ REMINDER = (
     "Texts and images of credentialed data sets (MIMIC-CXR and what is made of it, CheXpert Plus, PadChest-GR, ...) "
     "may only go where their license allows: as a rule not to a public service."
 )
-_LOOPBACK: dict[int, Any] = {4: ipaddress.ip_network("127.0.0.0/8"), 6: ipaddress.ip_network("::1/128")}
 
 Message = str | Sequence[Mapping[str, Any]]
 
 
 class Unusable(Exception):
-    """An answer that can't be used; the message completes "the answer ..."."""
+    """An answer that can't be used; the message says why, as in "is empty"."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _is_loopback(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
-    return address in _LOOPBACK[address.version]
+    return address.is_loopback and not getattr(address, "ipv4_mapped", None)
 
 
 def template(name: str) -> str:
@@ -248,7 +247,7 @@ async def _ask_all(
                 failed_in_a_row = 0
             except Unusable as error:
                 failed_in_a_row = 0
-                problems.add("unusable answer", question.place, f"the answer {error}")
+                problems.add("unusable answer", question.place, str(error))
             except (JudgeFailure, RecursionError) as error:  # the latter from JSON nested too deeply
                 failed_in_a_row += 1
                 problems.add("no answer", question.place, str(error))
@@ -265,7 +264,7 @@ async def _ask_all(
 
 async def _ask(question: Question, model: Judge, journal: Journal, temperature: float, max_tokens: int) -> None:
     """Ask a question, up to three times while its answer is unusable, each time at a higher temperature."""
-    message = question.message()
+    message, failure = question.message(), Unusable()
     for step in _TEMPERATURE_STEPS:
         answer = await model.chat(message, max_tokens=max_tokens, temperature=round(temperature + step, 2))
         try:
@@ -274,12 +273,11 @@ async def _ask(question: Question, model: Judge, journal: Journal, temperature: 
             usable = question.check(answer.text)
             if not is_storable(usable):
                 raise Unusable(f"has half of a surrogate pair, which is not text: {usable[:100]!r}")
-        except Unusable:
-            if step == _TEMPERATURE_STEPS[-1]:
-                raise
-            continue
-        journal.add(question.key, usable, place=question.place, model=model.model)
-        return
+            journal.add(question.key, usable, place=question.place, model=model.model)
+            return
+        except Unusable as error:
+            failure = error
+    raise failure
 
 
 def is_storable(value: Any) -> bool:

@@ -128,10 +128,10 @@ def check(report: str, answer: str) -> str:
         if heading[1] is None or f"{heading[1]}:" not in report:
             raise asking.Unusable(f"has a heading or a list: {heading[0][:100]!r}")
     for pattern, what in ((_META, "talks about the task"), (MARK, "has the mark of a removed name")):
-        if (found := pattern.search(text)) and not (pattern is _META and found[0].lower() in report.lower()):
-            raise asking.Unusable(f"{what}: {found[0]!r}")
-    if found := COMPARISON.search(text):
-        raise asking.Unusable(f"still compares: {found[0]!r}")
+        if (match := pattern.search(text)) and not (pattern is _META and match[0].lower() in report.lower()):
+            raise asking.Unusable(f"{what}: {match[0]!r}")
+    if match := COMPARISON.search(text):
+        raise asking.Unusable(f"still compares: {match[0]!r}")
     return " ".join(text.split())
 
 

@@ -170,7 +170,7 @@ def _message(text: str, entry: dict[str, Any]) -> asking.Message:
         with row_images.opened(row_images.source(entry)) as image:
             film = image.convert("RGB")
     except (row_images.BadPicture, OSError, ValueError) as error:
-        raise asking.Unusable(f"needs an image: {error}") from error
+        raise asking.Unusable(f"no image to show: {error}") from error
     if (most := entry.get("max_pixels")) and film.width * film.height > most:
         scale = (most / (film.width * film.height)) ** 0.5
         size = max(1, int(film.width * scale)), max(1, int(film.height * scale))

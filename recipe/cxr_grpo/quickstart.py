@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from recipe.cxr_grpo import tiny_model
+from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import validation
 from recipe.cxr_grpo.results.metrics import component_curves, read_metrics
 from recipe.cxr_grpo.running import checks
 from recipe.cxr_grpo.running.environment import check_disk, check_platform, vllm_problem
-from recipe.cxr_grpo.running.reward import check_reward
 from recipe.cxr_grpo.running.status import exit_status
 from recipe.cxr_grpo.running.training import RunFailed, run_training, weights_lock
 from reward_fns.errors import UsageError

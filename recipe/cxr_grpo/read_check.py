@@ -27,7 +27,6 @@ from recipe.cxr_grpo.running.status import exit_status
 from reward_fns.errors import UsageError
 
 SHOWN = 20
-RowLength = Callable[[int], int]
 
 
 @dataclass
@@ -40,27 +39,27 @@ class Lengths:
     tokens: list[int] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
 
-    def read(self, open_data: Callable[[], tuple[int, RowLength]], first: int | None) -> None:
+    def read(self, open_data: Callable[[], Any], row_length: Callable[[Any, int], int], first: int | None) -> None:
         """Read the file's rows, or the first few of them.
 
         Args:
-            open_data: opens the file with one of verl's classes; returns its number of rows, and a function from the
-                number of a row to its tokens.
+            open_data: opens the file with one of verl's classes.
+            row_length: from what this returned and the number of a row to the row's tokens.
             first: number of rows to read; all if None.
         """
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                rows, row_length = open_data()
+                data = open_data()
         except Exception as error:  # whatever verl raises is the finding
             self.defects.append(f"verl cannot open it: {type(error).__name__}: {error}")
             return
-        stored = pq.read_metadata(self.path).num_rows
+        rows, stored = len(data), pq.read_metadata(self.path).num_rows
         if rows != stored:
             self.defects.append(f"verl sees {rows} rows, the file has {stored}")
         numbers = range(rows if first is None else min(rows, first))
         for number in tqdm(numbers, desc=self.path.name, unit="row", disable=not sys.stderr.isatty()):
             try:
-                self.tokens.append(row_length(number))
+                self.tokens.append(row_length(data, number))
             except Exception as error:  # verl catches any exception here and drops the row
                 self.defects.append(f"row {number}: {type(error).__name__}: {error}")
                 continue
@@ -105,22 +104,17 @@ def read_rl(path: Path, tokenizer: Any, processor: Any, limit: int, first: int |
 
     config = OmegaConf.create({"filter_overlong_prompts": False, "max_prompt_length": limit})
 
-    def open_data() -> tuple[int, RowLength]:
-        data = RLHFDataset([str(path)], tokenizer, config, processor)
-
-        def row_length(number: int) -> int:
-            row = data[number]
-            collate_fn([row])
-            messages = row["raw_prompt"]
-            text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            images, videos, _ = asyncio.run(data.process_multi_modal_info(messages, data.image_patch_size, config))
-            inputs = build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)
-            return len(inputs["input_ids"][0])
-
-        return len(data), row_length
+    def row_length(data: Any, number: int) -> int:
+        row = data[number]
+        collate_fn([row])
+        messages = row["raw_prompt"]
+        text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        images, videos, _ = asyncio.run(data.process_multi_modal_info(messages, data.image_patch_size, config))
+        inputs = build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)
+        return len(inputs["input_ids"][0])
 
     lengths = Lengths(path, "RL", limit)
-    lengths.read(open_data, first)
+    lengths.read(lambda: RLHFDataset([str(path)], tokenizer, config, processor), row_length, first)
     return lengths
 
 
@@ -130,13 +124,12 @@ def read_sft(path: Path, tokenizer: Any, processor: Any, limit: int, first: int 
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
     config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize})
-
-    def open_data() -> tuple[int, RowLength]:
-        data = MultiTurnSFTDataset([str(path)], tokenizer, config, processor)
-        return len(data), lambda number: len(data[number]["input_ids"])
-
     lengths = Lengths(path, "SFT", limit)
-    lengths.read(open_data, first)
+    lengths.read(
+        lambda: MultiTurnSFTDataset([str(path)], tokenizer, config, processor),
+        lambda data, number: len(data[number]["input_ids"]),
+        first,
+    )
     return lengths
 
 

@@ -18,8 +18,8 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.debug import marked_timer
 
 from recipe.cxr_grpo.plugin.components import ScoredRollout, scorer_counts, statistics
+from recipe.cxr_grpo.plugin.reward import check_reward, record_weights
 from recipe.cxr_grpo.plugin.validation import Columns, with_failures, without_nan
-from recipe.cxr_grpo.running.reward import check_reward, record_weights
 from reward_fns.engine import serving
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.failures import Counts

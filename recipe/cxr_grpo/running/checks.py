@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe.cxr_grpo import cpu
+from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.running.environment import check_disk, check_platform
-from recipe.cxr_grpo.running.reward import check_reward
 from reward_fns.errors import UsageError
 
 CONFIG_MODULE = "recipe.cxr_grpo.config"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipe.cxr_grpo.plugin.reward import record_weights
 from recipe.cxr_grpo.running import processes
 from recipe.cxr_grpo.running.checks import CONFIG_MODULE, check_run, compose
 from recipe.cxr_grpo.running.environment import own_ray, ray_overrides, run_environment
-from recipe.cxr_grpo.running.reward import record_weights
 
 TRAINERS = {"grpo": "verl.trainer.main_ppo", "sft": "verl.trainer.sft_trainer"}
 SHOWN_LINES = 25

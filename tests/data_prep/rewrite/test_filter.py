@@ -126,7 +126,7 @@ def test_reports_that_the_model_fails_on_are_not_dropped(
     judge_server.answer = lambda prompt: "Here is the edited report." if "___" in prompt else good(prompt)
     assert ask("--on-failure", handling) == status
     assert "unusable answer: 1" in capsys.readouterr().err
-    assert problems(tmp_path / "out")[0]["detail"] == "the answer talks about the task: 'Here is the'"
+    assert problems(tmp_path / "out")[0]["detail"] == "talks about the task: 'Here is the'"
     assert [request["temperature"] for request in judge_server.requests if "___" in str(request)] == [0.0, 0.3, 0.6]
     if left is None:
         assert not list((tmp_path / "out").glob("*.parquet"))

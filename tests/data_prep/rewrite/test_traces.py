@@ -98,7 +98,7 @@ def test_rows_that_the_teacher_fails_on_are_not_dropped(ask, rows, judge_server,
 def test_a_film_that_is_gone_is_told_of(ask, data, tmp_path, capsys):
     next((data / "images").iterdir()).unlink()
     assert ask("--direct-share", "0") == 1
-    assert "needs an image: " in capsys.readouterr().err
+    assert "no image to show: " in capsys.readouterr().err
 
 
 def test_the_cost_is_told_first(ask, judge_server, tmp_path, capsys):
