@@ -40,11 +40,7 @@ def write_page(
     """
     grounding = sorted(i for i, row in before.items() if row.task == "grounding")
     reports = sorted(i for i, row in before.items() if row.task == "report")
-<<<<<<< HEAD
-    page = Template((resources.files("recipe.cxr_grpo.results") / "report.html").read_text())
-=======
     page = Template((resources.files(__package__) / "report.html").read_text())
->>>>>>> 202eb08 (Validation counts failed rollouts at the floor and reports them, mixed data sources have finite metrics, watching rewards never end a run; launch is a command over running/; the journal of rewriting is an SQLite file)
     path.write_text(
         page.substitute(
             table=_table(summary),
@@ -80,20 +76,17 @@ def _table(summary: dict) -> str:
 
 def _curves(components: Mapping[str, Mapping[int, float]]) -> str:
     """One small plot per reward component, as SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+    from pandas import Series
 
     columns = min(3, max(1, len(components)))
     rows = max(1, -(-len(components) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.4 * rows), squeeze=False)
-    for axis in axes.flat[len(components) :]:
-        axis.remove()
-    for axis, (name, values) in zip(axes.flat, components.items(), strict=False):
-        steps, means = list(values), list(values.values())
-        axis.plot(steps, means, ".", color="#9bb8e8", markersize=4)
-        axis.plot(steps, _smoothed(means), color=AFTER)
+    figure = Figure(figsize=(3.6 * columns, 2.4 * rows))
+    for place, (name, values) in enumerate(components.items(), 1):
+        means = Series(values)
+        axis = figure.add_subplot(rows, columns, place)
+        axis.plot(means, ".", color="#9bb8e8", markersize=4)
+        axis.plot(means.rolling(5, center=True, min_periods=1).mean(), color=AFTER)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("GRPO step", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -101,14 +94,7 @@ def _curves(components: Mapping[str, Mapping[int, float]]) -> str:
     figure.tight_layout()
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
-    plt.close(figure)
     return out.getvalue()[out.getvalue().index("<svg") :]
-
-
-def _smoothed(values: list[float], width: int = 5) -> np.ndarray:
-    """Mean over the ``width`` steps around each step; fewer at the ends."""
-    window = np.ones(min(width, len(values)))  # convolve's "same" is as long as the longer of the two
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def _png(image: Path) -> str:
