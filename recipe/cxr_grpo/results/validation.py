@@ -33,16 +33,16 @@ def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"{path}: no such dump; did the run reach this step?")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            raw = json.loads(line)
-            truth = json.loads(raw["gts"])
-            keys = {key: truth[key] for key in ("id", "patient_id", "task", "box_format")}
-            rows.append(
-                Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=float(raw["score"]))
-            )
-        except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a row of one of verl's dumps ({error!r})") from error
+    with path.open(encoding="utf-8") as file:  # splitlines would also split at U+2028, which verl does not escape
+        for number, line in enumerate(file, 1):
+            try:
+                raw = json.loads(line)
+                truth = json.loads(raw["gts"])
+                keys = {key: truth[key] for key in ("id", "patient_id", "task", "box_format")}
+                score = float(raw["score"])
+                rows.append(Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=score))
+            except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: not a row of one of verl's dumps ({error!r})") from error
     return rows
 
 
