@@ -50,14 +50,14 @@ class Question:
 
     Attributes:
         key: the same for the same question to the same model; see `key_of`.
-        place: the row it is for.
+        where: the row it is for.
         input_tokens, output_tokens: estimates, for the cost.
         message: makes the message to send.
         check: gives the answer as it will be used, or raises `Unusable`.
     """
 
     key: str
-    place: str
+    where: str
     input_tokens: int
     output_tokens: int
     message: Callable[[], Message]
@@ -247,10 +247,10 @@ async def _ask_all(
                 failed_in_a_row = 0
             except Unusable as error:
                 failed_in_a_row = 0
-                problems.add("unusable answer", question.place, str(error))
+                problems.add("unusable answer", question.where, str(error))
             except (JudgeFailure, RecursionError) as error:  # the latter from JSON nested too deeply
                 failed_in_a_row += 1
-                problems.add("no answer", question.place, str(error))
+                problems.add("no answer", question.where, str(error))
             bar.update()
 
     with tqdm(total=requests, unit="answer", disable=not sys.stderr.isatty()) as bar:
@@ -273,7 +273,7 @@ async def _ask(question: Question, model: Judge, journal: Journal, temperature: 
             usable = question.check(answer.text)
             if not is_storable(usable):
                 raise Unusable(f"has half of a surrogate pair, which is not text: {usable[:100]!r}")
-            journal.add(question.key, usable, place=question.place, model=model.model)
+            journal.add(question.key, usable, where=question.where, model=model.model)
             return
         except Unusable as error:
             failure = error

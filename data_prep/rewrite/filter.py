@@ -80,11 +80,11 @@ def run(options: argparse.Namespace) -> int:
         return asking.key_of(model, prompt, report)
 
     def questions() -> Iterator[asking.Question]:
-        for place, report in source.reports():
+        for where, report in source.reports():
             tokens = len(report) // asking.CHARACTERS_PER_TOKEN
             yield asking.Question(
                 key(report),
-                place,
+                where,
                 len(prompt) // asking.CHARACTERS_PER_TOKEN + tokens,
                 tokens,
                 partial(asking.fill, prompt, report=report, nothing=NOTHING),
@@ -149,7 +149,7 @@ class _Source:
             raise UsageError("SFT files don't say which answers are reports; give the RL files of the same data, too")
 
     def reports(self) -> Iterator[tuple[str, str]]:
-        """The place of each report, and the report."""
+        """Where each report is, and the report."""
         for path in self.rl:
             for number, row in enumerate(parquet_rows(path)):
                 if truth := _report_truth(path, number, row):
@@ -204,12 +204,12 @@ def _write(
     counts: Counter[str] = Counter(reports=0, changed=0)
     reports: set[bytes] = set()
 
-    def new_report(report: str, place: str) -> str:
+    def new_report(report: str, where: str) -> str:
         new = rewritten(report)
         counts["reports"] += 1
         counts["changed"] += new != report
         if not new:
-            problems.add("nothing visible left", place, f"row left out; the report was {report!r}")
+            problems.add("nothing visible left", where, f"row left out; the report was {report!r}")
         return new
 
     def new_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any] | None:

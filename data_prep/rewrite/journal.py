@@ -31,7 +31,7 @@ class Journal(Closing):
             self._database.executescript(
                 # Without fsync: an answer is safe from a kill of the process, not from a power cut.
                 "PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; "
-                "CREATE TABLE IF NOT EXISTS answers (key PRIMARY KEY, answer TEXT NOT NULL, place, model); COMMIT"
+                "CREATE TABLE IF NOT EXISTS answers (key PRIMARY KEY, answer TEXT NOT NULL, source, model); COMMIT"
             )
         except sqlite3.DatabaseError as error:
             self.close()
@@ -50,9 +50,9 @@ class Journal(Closing):
         row = self._database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
-    def add(self, key: str, answer: str, *, place: str, model: str) -> None:
+    def add(self, key: str, answer: str, *, where: str, model: str) -> None:
         """Store an answer, with the row it is for and the model that gave it; from then on a kill does not lose it."""
         try:
-            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (key, answer, place, model))
+            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (key, answer, where, model))
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path}: {error}") from error

@@ -82,9 +82,9 @@ def _curves(components: Mapping[str, Mapping[int, float]]) -> str:
     columns = min(3, max(1, len(components)))
     rows = max(1, -(-len(components) // columns))
     figure = Figure(figsize=(3.6 * columns, 2.4 * rows))
-    for place, (name, values) in enumerate(components.items(), 1):
+    for number, (name, values) in enumerate(components.items(), 1):
         means = Series(values)
-        axis = figure.add_subplot(rows, columns, place)
+        axis = figure.add_subplot(rows, columns, number)
         axis.plot(means, ".", color="#9bb8e8", markersize=4)
         axis.plot(means.rolling(5, center=True, min_periods=1).mean(), color=AFTER)
         axis.set_title(name, fontsize=10)

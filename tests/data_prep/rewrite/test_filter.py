@@ -88,7 +88,7 @@ def test_nothing_is_asked_twice(ask, judge_server, tmp_path):
     assert ask() == ask() == 0
     assert len(judge_server.requests) == 3
     with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as journal:
-        journal.execute("DELETE FROM answers WHERE place LIKE '%row 1'")
+        journal.execute("DELETE FROM answers WHERE source LIKE '%row 1'")
     assert ask() == 0
     assert len(judge_server.requests) == 4
     assert ask("--model", "other") == 0  # the last --model counts: another one has answered nothing yet

@@ -7,7 +7,7 @@ import pytest
 from data_prep.rewrite.journal import Journal
 from reward_fns.errors import UsageError
 
-ROW = {"place": "a.jsonl line 1", "model": "m"}
+ROW = {"where": "a.jsonl line 1", "model": "m"}
 
 
 def test_answers_survive(tmp_path):
@@ -31,7 +31,7 @@ import os, pathlib, signal, sys
 from data_prep.rewrite.journal import Journal
 journal = Journal(pathlib.Path(sys.argv[1]))
 for name in "abc":
-    journal.add(name, name * 9, place="", model="m")
+    journal.add(name, name * 9, where="", model="m")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=120).returncode == -9
