@@ -33,7 +33,7 @@ KEY = "CXR_GRPO_LLM_KEY"
 _TEMPERATURE_STEPS = (0.0, 0.3, 0.6)  # added to the temperature, one attempt each
 CHARACTERS_PER_TOKEN = 4  # of English, roughly, in the tokenizers of today's models
 REMINDER = (
-    "Texts and images of credentialed data sets (MIMIC-CXR and what is made of it, CheXpert Plus, PadChest-GR, ...) "
+    "Texts and images of credentialed data sets (MIMIC-CXR and sets derived from it, CheXpert Plus, PadChest-GR, ...) "
     "may only go where their license allows: as a rule not to a public service."
 )
 
@@ -159,7 +159,7 @@ def answered(
     Gives None if the user declines or for --dry-run, which writes nothing.
 
     Raises:
-        UsageError: confirmation is needed, but nobody is there to give it.
+        UsageError: confirmation is needed, but there is no terminal.
         RefusedData: the server failed many times in a row, or a question failed under --on-failure stop.
     """
     path = options.journal or options.out / "journal.sqlite"

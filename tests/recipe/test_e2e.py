@@ -180,6 +180,21 @@ def test_every_component_is_in_the_logs_and_in_the_dump_of_each_step(finished):
     assert "reward/failed_groups:0" in (out / "grpo.log").read_text(errors="replace")  # the console's line
 
 
+def test_every_rollout_of_a_validation_is_counted_and_every_metric_of_it_is_finite(finished):
+    out = finished[0]
+    logged = read_metrics(out, "grpo")
+    for step in (0, 3):
+        rows = [json.loads(line) for line in (out / "validation" / f"{step}.jsonl").open()]
+        assert logged[step]["reward/validation/rollouts"] == len(rows) > 0
+        assert logged[step]["reward/validation/failed_rollouts"] == 0
+        assert logged[step]["reward/validation/scorers/gleu/failures"] == 0
+        for task, name, other in (("report", "gleu", "box_soft_f1"), ("grounding", "box_soft_f1", "gleu")):
+            values = [row[name] for row in rows if json.loads(row["gts"])["task"] == task]
+            assert logged[step][f"val-aux/demo/{task}/{name}/mean@1"] == pytest.approx(sum(values) / len(values))
+            assert not [key for key in logged[step] if key.startswith(f"val-aux/demo/{task}/{other}/")]
+        assert all(math.isfinite(value) for value in logged[step].values())
+
+
 # A scorer whose right answer can be told from the text, and that fails as the step says that it is in.
 FRAGILE = """
 import itertools
