@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from data_prep.options import positive
 from recipe.cxr_grpo import tiny_model
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import validation
@@ -216,13 +217,10 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data, model, training and rollouts (%(default)s)")
-    parser.add_argument("--steps", type=int, default=40, help="GRPO steps (%(default)s)")
-    parser.add_argument("--sft-steps", type=int, default=180, help="supervised steps before GRPO (%(default)s)")
-    parser.add_argument("--patients", type=int, default=900, help="demo patients (%(default)s)")
+    parser.add_argument("--steps", type=positive, default=40, help="GRPO steps (%(default)s)")
+    parser.add_argument("--sft-steps", type=positive, default=180, help="supervised steps before GRPO (%(default)s)")
+    parser.add_argument("--patients", type=positive, default=900, help="demo patients (%(default)s)")
     args, overrides = parser.parse_known_args(argv)
-    for name in ("steps", "sft_steps", "patients"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     wrong = [word for word in overrides if "=" not in word or word.startswith("--")]
     if wrong:
         parser.error(f"unknown argument {wrong[0]!r}; a Hydra override looks like key=value")
