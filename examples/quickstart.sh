@@ -17,17 +17,17 @@ usage: bash examples/quickstart.sh [options] [hydra overrides ...]
 Trains a tiny Qwen3-VL on generated chest films with verl's GRPO trainer and vLLM rollouts, on the CPU:
 demo data, a short SFT, evaluation, GRPO on grounding and reports, evaluation, summary.json and report.html.
 
-  --out DIR        output folder (runs/quickstart); the same command again resumes an interrupted run
+  --out DIR        output folder (runs/quickstart); the same command resumes an interrupted run
   --seed N         seed of data, model, training and rollouts (0)
-  --steps N        GRPO steps
-  --sft-steps N    supervised steps before GRPO
-  --patients N     demo patients
+  --steps N        GRPO steps (40)
+  --sft-steps N    supervised steps before GRPO (180)
+  --patients N     demo patients (900)
   --install-only   make the virtual environment and stop
   --help           this text
 
 Everything else goes to verl as Hydra overrides, for example
   bash examples/quickstart.sh --steps 5 actor_rollout_ref.actor.optim.lr=5e-5
-The environment variable VENV names another virtual environment than .venv.
+The environment variable VENV names a virtual environment other than .venv.
 HELP
       exit 0
       ;;

@@ -1,1 +1,1 @@
-"""Rewriting prepared data with a language model: `filter` and `traces`."""
+"""Prepared texts rewritten by a language model, or by rules."""

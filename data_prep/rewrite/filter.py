@@ -2,10 +2,10 @@
 no history, no recommendation, no mark of a removed name. As the paper does (arXiv 2512.10691), in a prompt of our own.
 
 A language model behind any OpenAI-compatible server does it, or --rules, which need no model, know phrases rather than
-meaning, and so are approximate. Every answer is checked: it may hold no number, heading, comment or comparison that
-does not belong, and may not be longer than the report. Answers go to a journal, so that the same command goes on where
-an earlier one ended. A report of which nothing remains takes its row with it, listed in problems.jsonl; one that the
-model failed on is never dropped: see --on-failure.
+meaning, and so are approximate. Every answer is checked: it may hold no new number, heading, comment or comparison, and
+may not be longer than the report. Answers go to a journal, so that the same command resumes an interrupted run. If
+nothing remains of a report, its row is left out and listed in problems.jsonl; a report that the model failed on is
+never dropped: see --on-failure.
 
 RL files (rows of task report), the SFT files of the same data, and JSON lines are rewritten into --out under the same
 names; images stay where they are. The journal holds report texts: keep it where the data may be.
@@ -20,22 +20,22 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.checks import row as checks
-from data_prep.checks.seen import Seen, digest
+from data_prep.checks.seen import digest
 from data_prep.checks.validate import parquet_files
 from data_prep.problems import Problems, RefusedData
 from data_prep.rewrite import asking
-from data_prep.rewrite.journal import Journal
 from data_prep.rewrite.rules import COMPARISON, MARK, visible_only
 from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged, write_problems
 from reward_fns.errors import UsageError
-from reward_fns.judge.client import Judge
+from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 
 NOTHING = "NOTHING VISIBLE"
-"""What the model writes when no statement remains."""
+"""The answer of the model when no statement remains."""
 
 _META = re.compile(
     r"\b(?:here(?:'s| is) the|(?:edited|rewritten|revised|original|provided|given) (?:report|text)|as an ai|"
@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-failure",
         choices=("stop", "rules", "keep"),
         default="stop",
-        help="what becomes of reports that the model failed on: write nothing and end with status 1 (default), "
-        "rewrite them by the rules, or keep them as they are",
+        help="reports that the model failed on: write nothing and end with status 1 (default), rewrite them by the "
+        "rules, or keep them as they are",
     )
     asking.add_arguments(parser, required=False, max_tokens=1024)
 
@@ -68,18 +68,12 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("give either --endpoint and --model, or --rules")
     model = None if options.rules else asking.server(options)
     source = _Source(options.paths, options.field)
-    if any(path.absolute().parent == options.out.absolute() for path in source.files):
-        raise UsageError(f"--out {options.out} is where the data are; choose another folder, they stay as they are")
+    asking.check_targets(source.files, options.out)
     if model is None:
         if options.dry_run:
-            print(f"{sum(1 for _ in source.reports()):,} reports; --rules ask nobody", file=sys.stderr)
+            print(f"{sum(1 for _ in source.reports()):,} reports; --rules needs no model", file=sys.stderr)
             return 0
-        return _write(source, options, visible_only, {"method": "rules"})
-    with asking.journal_of(options) as journal:
-        return _with_model(source, options, model, journal)
-
-
-def _with_model(source: _Source, options: argparse.Namespace, model: Judge, journal: Journal) -> int:
+        return _write(source, options, visible_only, {"method": "rules"}, Problems())
     prompt = asking.template("filter")
 
     def key(report: str) -> str:
@@ -87,53 +81,36 @@ def _with_model(source: _Source, options: argparse.Namespace, model: Judge, jour
 
     def questions() -> Iterator[asking.Question]:
         for where, report in source.reports():
+            tokens = len(report) // asking.CHARACTERS_PER_TOKEN
             yield asking.Question(
                 key(report),
                 where,
-                len(prompt) + len(report),
-                0,
-                lambda report=report: asking.fill(prompt, report=report, nothing=NOTHING),  # type: ignore[misc]
-                lambda answer, report=report: check(report, answer),  # type: ignore[misc]
+                len(prompt) // asking.CHARACTERS_PER_TOKEN + tokens,
+                tokens,
+                partial(asking.fill, prompt, report=report, nothing=NOTHING),
+                partial(check, report),
             )
 
-    cost = asking.estimate(questions(), journal, lambda question: (question.characters - len(prompt)) // 4)
-    if not asking.agreed(options, cost):
-        return 0
-    problems = Problems()
-    asking.ask_all(
-        questions(),
-        model,
-        journal,
-        problems,
-        requests=cost.requests,
-        temperature=0.0,
-        max_tokens=options.max_tokens,
-        concurrency=options.concurrency,
-    )
-    if problems.found:
-        print(problems.summary(), file=sys.stderr)
-        if options.on_failure == "stop":
-            write_problems(options.out, problems)
-            raise RefusedData(
-                f"{len(problems.found)} reports without a usable answer, listed in {options.out / 'problems.jsonl'}; "
-                "no data were written. The same command asks for these again; --on-failure rules or keep does without"
-            )
-    fallback = visible_only if options.on_failure == "rules" else str
+    with asking.answered(options, model, questions, temperature=0.0) as result:
+        if result is None:
+            return 0
+        journal, problems = result
+        fallback = visible_only if options.on_failure == "rules" else str
 
-    def rewritten(report: str) -> str:
-        answer = journal.answer(key(report))
-        return fallback(report) if answer is None else answer
+        def rewritten(report: str) -> str:
+            answer = journal.answer(key(report))
+            return fallback(report) if answer is None else answer
 
-    told = {"method": "model", "model": model.model, "endpoint": model.base_url}
-    told["prompt_sha256"] = hashlib.sha256(prompt.encode()).hexdigest()
-    return _write(source, options, rewritten, told, problems)
+        summary = {"method": "model", "model": model.model, "endpoint": model.base_url}
+        summary["prompt_sha256"] = hashlib.sha256(prompt.encode()).hexdigest()
+        return _write(source, options, rewritten, summary, problems)
 
 
 def check(report: str, answer: str) -> str:
     """A model's version of a report on one line, "" if the model found nothing to keep.
 
     Raises:
-        Unusable: it is empty, longer than the report, still compares, or has what the report doesn't.
+        Unusable: it is empty, longer than the report, still compares, or adds a number, a heading or a comment.
 
     >>> check("Heart size is unchanged. Small left effusion.", "Small left effusion.")
     'Small left effusion.'
@@ -146,15 +123,15 @@ def check(report: str, answer: str) -> str:
     if len(text) > 1.1 * len(report) + 20:
         raise asking.Unusable(f"has {len(text)} characters, the report only {len(report)}: {text[:100]!r}")
     if invented := sorted(set(_NUMBER.findall(text)) - set(_NUMBER.findall(report))):
-        raise asking.Unusable(f"has numbers that the report has not: {', '.join(invented)}")
+        raise asking.Unusable(f"has numbers that are not in the report: {', '.join(invented)}")
     for heading in _HEADING.finditer(text):
         if heading[1] is None or f"{heading[1]}:" not in report:
             raise asking.Unusable(f"has a heading or a list: {heading[0][:100]!r}")
-    for pattern, what in ((_META, "talks about the task"), (MARK, "has a mark of something removed")):
-        if (found := pattern.search(text)) and not (pattern is _META and found[0].lower() in report.lower()):
-            raise asking.Unusable(f"{what}: {found[0]!r}")
-    if found := COMPARISON.search(text):
-        raise asking.Unusable(f"still compares: {found[0]!r}")
+    for pattern, what in ((_META, "talks about the task"), (MARK, "has the mark of a removed name")):
+        if (match := pattern.search(text)) and not (pattern is _META and match[0].lower() in report.lower()):
+            raise asking.Unusable(f"{what}: {match[0]!r}")
+    if match := COMPARISON.search(text):
+        raise asking.Unusable(f"still compares: {match[0]!r}")
     return " ".join(text.split())
 
 
@@ -164,27 +141,23 @@ class _Source:
     def __init__(self, paths: list[Path], field: str) -> None:
         self.field = field
         self.json_lines = [path for path in paths if path.suffix == ".jsonl" and path.is_file()]
-        found = [file for path in paths if path not in self.json_lines for file in parquet_files(path)]
-        self.rl = [path for path in found if not _is_sft(path)]
-        self.sft = [path for path in found if _is_sft(path)]
-        self.files = [*self.json_lines, *found]
+        parquet = [file for path in paths if path not in self.json_lines for file in parquet_files(path)]
+        self.sft = [path for path in parquet if _is_sft(path)]
+        self.rl = [path for path in parquet if path not in self.sft]
+        self.files = [*self.json_lines, *parquet]
         if not (self.rl or self.json_lines):
-            raise UsageError("SFT files don't tell which answers are reports; give the RL files of the same data, too")
-        names = Counter(path.name for path in self.files)
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise UsageError(f"two of the files are called {twice[0]}; rewrite them into folders of their own")
+            raise UsageError("SFT files don't say which answers are reports; give the RL files of the same data, too")
 
     def reports(self) -> Iterator[tuple[str, str]]:
         """Where each report is, and the report."""
         for path in self.rl:
             for number, row in enumerate(parquet_rows(path)):
-                report = _truth(path, number, row).get("report")
-                if isinstance(report, str):
-                    yield f"{path} row {number}", report
+                if truth := _report_truth(path, number, row):
+                    yield f"{path} row {number}", truth.report
         for path in self.json_lines:
-            for number, row in enumerate(_json_rows(path)):
+            for number, row in _json_rows(path):
                 if isinstance(row.get(self.field), str):
-                    yield f"{path} line {number + 1}", row[self.field]
+                    yield f"{path} line {number}", row[self.field]
 
 
 def _is_sft(path: Path) -> bool:
@@ -194,35 +167,42 @@ def _is_sft(path: Path) -> bool:
     return checks.is_sft(schema)
 
 
-def _truth(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return dict(checks.truth_of(row["reward_model"]["ground_truth"]))
-    except (ValueError, TypeError) as error:
-        raise RefusedData(f"{path} row {number}: ground_truth {error}; make the data again") from error
+def _report_truth(path: Path, number: int, row: dict[str, Any]) -> GroundTruth | None:
+    """The ground truth of a report row, None for a row of another task."""
+    if row["extra_info"]["task"] != "report":
+        return None
+    truth, defects = parse_ground_truth(row["reward_model"]["ground_truth"], "report")
+    if truth is not None and asking.is_storable(dict(truth.stored)):
+        return truth
+    reason = defects[0].detail if defects else "ground_truth has half of a surrogate pair (or nests too deeply)"
+    raise RefusedData(f"{path} row {number}: {reason}; make the data again")
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The numbers and objects of a file's lines."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError("need a JSON object")
+                if not asking.is_storable(row):
+                    raise ValueError("it has half of a surrogate pair (or nests too deeply)")
             except (ValueError, RecursionError) as error:
-                raise RefusedData(f"{path} line {number}: {error}") from error
-            yield row
+                raise RefusedData(f"{path} line {number}: {error}; correct the line or remove it") from error
+            yield number, row
 
 
 def _write(
     source: _Source,
     options: argparse.Namespace,
     rewritten: Callable[[str], str],
-    told: dict[str, Any],
-    problems: Problems | None = None,
+    summary: dict[str, Any],
+    problems: Problems,
 ) -> int:
-    problems = problems or Problems()
     failed = len(problems.found)
     counts: Counter[str] = Counter(reports=0, changed=0)
+    reports: set[bytes] = set()
 
     def new_report(report: str, where: str) -> str:
         new = rewritten(report)
@@ -232,41 +212,38 @@ def _write(
             problems.add("nothing visible left", where, f"row left out; the report was {report!r}")
         return new
 
-    with Seen() as seen, staged(options.out) as place:
-        for path in source.rl:
+    def new_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any] | None:
+        truth = _report_truth(path, number, row)
+        if truth is None:
+            return row
+        reports.add(digest(truth.report))
+        report = new_report(truth.report, f"{path} row {number}")
+        row["reward_model"]["ground_truth"] = json.dumps({**truth.stored, "report": report}, ensure_ascii=False)
+        return row if report else None
 
-            def change(number: int, row: dict[str, Any], path: Path = path) -> dict[str, Any] | None:
-                truth = _truth(path, number, row)
-                if not isinstance(truth.get("report"), str):
-                    return row
-                seen.first("report", digest(truth["report"]), "")
-                truth["report"] = new_report(truth["report"], f"{path} row {number}")
-                row["reward_model"]["ground_truth"] = json.dumps(truth, ensure_ascii=False)
-                return row if truth["report"] else None
+    def new_sft_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any] | None:
+        turn = row["messages"][-1]
+        if digest(turn["content"]) in reports:
+            turn["content"] = new_report(turn["content"], f"{path} row {number}")
+        return row if turn["content"] else None
 
-            counts[path.name] = rewrite(path, place / path.name, change)
-        for path in source.sft:
-
-            def change_sft(number: int, row: dict[str, Any], path: Path = path) -> dict[str, Any] | None:
-                turn = row["messages"][-1]
-                if seen.note("report", digest(turn["content"])) is None:
-                    return row
-                turn["content"] = new_report(turn["content"], f"{path} row {number}")
-                return row if turn["content"] else None
-
-            counts[path.name] = rewrite(path, place / path.name, change_sft)
+    with staged(options.out) as folder:
+        # The RL files first: only they say which answers of the SFT files are reports.
+        for paths, change in ((source.rl, new_row), (source.sft, new_sft_row)):
+            for path in paths:
+                counts[path.name] = rewrite(path, folder / path.name, partial(change, path))
         for path in source.json_lines:
-            with (place / path.name).open("w", encoding="utf-8") as file:
-                for number, row in enumerate(_json_rows(path)):
+            with (folder / path.name).open("w", encoding="utf-8") as file:
+                for number, row in _json_rows(path):
                     if isinstance(row.get(source.field), str):
-                        row[source.field] = new_report(row[source.field], f"{path} line {number + 1}")
+                        row[source.field] = new_report(row[source.field], f"{path} line {number}")
                     if row.get(source.field) != "":
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
                         counts[path.name] += 1
         left_out = len(problems.found) - failed
-        told |= {"reports": counts["reports"], "changed": counts["changed"], "rows_left_out": left_out}
-        told |= {"failed": failed, "on_failure": options.on_failure}
-        (place / "filter.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        summary |= {"reports": counts["reports"], "changed": counts["changed"], "rows_left_out": left_out}
+        summary |= {"failed": failed, "on_failure": options.on_failure}
+        (folder / "filter.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     write_problems(options.out, problems)
     for path in source.files:
         print(f"{options.out / path.name}: {counts[path.name]} rows")

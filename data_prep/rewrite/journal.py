@@ -1,80 +1,58 @@
-"""What a model has answered so far, on disk, so that a run that ends early goes on where it was."""
+"""The answers of a model so far, on disk, so that an interrupted run resumes."""
 
 from __future__ import annotations
 
-import fcntl
-import json
+import sqlite3
 from pathlib import Path
 
-from data_prep.checks.seen import Seen, digest
 from data_prep.readers.closing import Closing
 from reward_fns.errors import UsageError
 
 
 class Journal(Closing):
-    """A file of JSON lines `{"key", "answer", ...}`, of which the last line for a key counts.
+    """A table of answers by key in an SQLite file, for one process at a time.
 
-    It holds texts of the data: keep it where they may be kept. A line that a kill has cut off is cut away, and its
-    question asked again; other lines that can't be read are left and counted in `unreadable`. Memory does not grow with
-    the file.
+    It holds texts of the data, so only its owner can read it. Memory does not grow with the file.
 
     Args:
-        path: of the file, made if need be.
+        path: the file, made if it does not exist; None for a table in memory.
 
     Raises:
-        UsageError: another process is writing to it, or it is no journal.
+        UsageError: another process uses the file, or it is not a journal.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.unreadable = path, 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
-        self._places = Seen()
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        self._database = sqlite3.connect(":memory:" if path is None else path, timeout=0, isolation_level=None)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._database.executescript(
+                # Without fsync: an answer is safe from a kill of the process, not from a power cut.
+                "PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; "
+                "CREATE TABLE IF NOT EXISTS answers (key PRIMARY KEY, answer TEXT NOT NULL, source, model); COMMIT"
+            )
+        except sqlite3.DatabaseError as error:
             self.close()
-            raise UsageError(
-                f"{path}: another process is writing to this journal; wait for it, or name another"
-            ) from error
-        self._read()
-
-    def _read(self) -> None:
-        self._file.seek(0)
-        start = readable = 0
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                self._file.truncate(start)
-                break
-            try:
-                record = json.loads(line)
-                self._places.set("answer", digest(str(record["key"])), str(start))
-                readable += 1
-            except (ValueError, TypeError, KeyError):
-                self.unreadable += 1
-            start += len(line)
-        if self.unreadable and not readable:
-            self.close()
-            raise UsageError(f"{self.path}: not a journal of python -m data_prep; name another file")
+            if "locked" in str(error):
+                reason = "another process uses this journal; wait for it"
+            else:
+                reason = f"not a journal of python -m data_prep ({error})"
+            raise UsageError(f"{path}: {reason}, or name another file with --journal") from error
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-        self._places.close()
+        """Close the file."""
+        self._database.close()
 
     def answer(self, key: str) -> str | None:
         """The answer to a question, None if there is none yet."""
-        place = self._places.note("answer", digest(key))
-        if place is None:
-            return None
-        self._file.seek(int(place))
-        return str(json.loads(self._file.readline())["answer"])
+        row = self._database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
 
-    def add(self, key: str, answer: str, **more: str) -> None:
-        """Keep an answer; with this call's end it is safe from the process being killed."""
-        line = json.dumps({"key": key, **more, "answer": answer}, ensure_ascii=True).encode() + b"\n"
-        self._file.seek(0, 2)
-        place = self._file.tell()
-        self._file.write(line)
-        self._file.flush()
-        self._places.set("answer", digest(key), str(place))
+    def add(self, key: str, answer: str, *, where: str, model: str) -> None:
+        """Store an answer, with the row it is for and the model that gave it; from then on a kill does not lose it."""
+        try:
+            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (key, answer, where, model))
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from error

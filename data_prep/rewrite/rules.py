@@ -1,8 +1,8 @@
-"""What a single film cannot show, taken out of a report by rules: comparisons with other films, marks of removed names.
+"""Remove by rules what a single film cannot show: comparisons with other films, marks of removed names.
 
-Approximate, and meant for where no language model may see the text: rules know phrases, not meaning. What they lose: a
-finding in the same clause as a comparison that they drop whole; what they leave: wordings that they do not know. The
-counts and samples that `python -m data_prep filter --rules` prints are there to be read.
+Approximate, for texts that no language model may see: rules know phrases, not meaning. They lose a finding in the same
+clause as a comparison that they remove, and miss wordings that they do not know. Read the counts that
+`python -m data_prep filter --rules` prints, and some of the reports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.IGNORECASE)
 
 
-# What stands where names, dates and places were taken out: MIMIC-CXR has ___, OpenI XXXX, older MIMIC notes [** **].
+# The mark of a removed name, date or place: ___ in MIMIC-CXR, XXXX in OpenI, [** **] in older MIMIC notes.
 MARK = re.compile(r"_{2,}|\b(?:\w+-)?[Xx]{3,}(?:-[Xx]{2,})*\b|\[\*\*.{0,80}?\*\*\]")
 _STUDY = r"(?:stud(?:y|ies)|exam(?:ination)?s?|radiographs?|films?|images?|imaging|x-?rays?|cts?|scans?|reports?|chest)"
 _EARLIER = rf"(?:prior|previous|earlier|preceding|old|last|outside)\s+(?:[^\s.]+\s+){{0,3}}?{_STUDY}"
@@ -26,9 +26,9 @@ COMPARISON = _pattern(
     rf"again (?:seen|noted|demonstrated|identified)|previously|{_EARLIER}|"
     rf"(?:since|than|from) (?:the |a )?(?:prior|previous|last)|(?:has|have) {_TREND}|(?:re)?demonstrated again)\b"
 )
-"""Words that speak of another time than that of the film."""
+"""Words about another time than that of the film."""
 
-# A sentence with one of these is left out: without the comparison nothing would remain of it that the film shows.
+# A sentence with one of these is removed: without the comparison nothing that the film shows would remain of it.
 _DROPPED = tuple(
     map(
         _pattern,
@@ -54,7 +54,7 @@ _DROPPED = tuple(
     )
 )
 
-# Phrases that go while their sentence stays; what comes first must see the text before what comes later.
+# Phrases that are removed from a sentence that stays; the order matters.
 _DELETED = tuple(
     map(
         _pattern,
@@ -82,12 +82,12 @@ _ENDING_MARK = re.compile(
     r"(?:\s*\b(?:by|from|of|on|at|in|to|with|dated|the|and|a|an|is|per|since|Dr\.?|Mrs?\.?|Ms\.?)\b)*"
     rf"(?:\s*(?:{MARK.pattern}))+(?=\s*(?:[,.;:)]|$))"
 )
-# What a mark leaves behind that stood for a noun: a sentence about nobody knows what.
+# The gap of a removed mark that stood for a noun: the sentence has lost its subject or object.
 _GAP = _pattern(
     r"^\W*(?:is|are|was|were|has|have|of|and)\b|"
     r"\b(?:the|an?|no|of|to|with|due)\s+(?:(?:is|are|was|were|has|have|of|and|or)\b|[,.;]|$)"
 )
-# A subject of which nothing is told any more.
+# A subject whose statement was removed.
 _BARE = _pattern(
     r"^(?:the |this |overall )*(?:\w+[\s/-]+)*(?:size|silhouettes?|contours?|appearance|positions?|configuration|"
     r"examination|exam|study|chest|findings?|structures|volumes?|it|this|there)$"
@@ -96,7 +96,7 @@ _SENTENCES = re.compile(r"(?<!\bDr\.)(?<!\bMr\.)(?<!\bMs\.)(?<=[.!?])\s+(?=[\[(A
 
 
 def visible_only(report: str) -> str:
-    """The sentences of a report that one film can show, on one line; "" if none is left.
+    """The sentences of a report that one film can show, on one line; "" if none remains.
 
     >>> visible_only("Compared to the prior study, there is a new right effusion. Heart size is unchanged.")
     'There is a right effusion.'
@@ -104,7 +104,7 @@ def visible_only(report: str) -> str:
     'Left PICC is seen with its tip in the SVC.'
     """
     sentences = _SENTENCES.split(re.sub(r"(?:\s*\.){2,}", ".", " ".join(report.split())))
-    return " ".join(kept for sentence in sentences if (kept := _visible(sentence)))
+    return " ".join(filter(None, map(_visible, sentences)))
 
 
 def _visible(sentence: str) -> str:
@@ -112,7 +112,7 @@ def _visible(sentence: str) -> str:
         return ""
     text = _SAME_AND.sub(r"\1", sentence)
     for pattern in _DELETED:
-        text = " ".join(pattern.sub("", text).split())  # long gaps would make the patterns behind this one slow
+        text = " ".join(pattern.sub("", text).split())  # long gaps would make the next patterns slow
     compared = text != sentence
     unmarked = MARK.sub("", _ENDING_MARK.sub("", text))
     if unmarked != text and _GAP.search(unmarked):
@@ -133,6 +133,6 @@ def _tidy(text: str) -> str:
     text = re.sub(r"(?:\s+(?:and|or|but|with))*\s+(?=[,.;:!?])|(?:\s+(?:and|or|but|with))+(?=[,.;:!?]|$)", "", text)
     text = re.sub(r"(?:[,;:]\s*)+(?=[,.;:!?])", "", text)
     text = re.sub(r"^(?:[,;:.\s]|(?:and|but|with)\s)+", "", text)
-    text = re.sub(r"\b[Aa] (?=[aeio]\w)", lambda found: f"{found[0][0]}n ", text)
-    text = re.sub(r"\b[Aa]n (?=[bcdfgjklmnpqrstvwyz]\w)", lambda found: f"{found[0][0]} ", text)
+    text = re.sub(r"\b[Aa] (?=[aeio]\w)", lambda match: f"{match[0][0]}n ", text)
+    text = re.sub(r"\b[Aa]n (?=[bcdfgjklmnpqrstvwyz]\w)", lambda match: f"{match[0][0]} ", text)
     return text[:1].upper() + text[1:]

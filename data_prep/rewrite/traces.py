@@ -1,10 +1,10 @@
 """Have a teacher model write the reasoning for a cold start: <think>...</think> before the answers of SFT files.
 
 The teacher sees the image, the question and the reference answer, and is asked to reason as if it did not know it. Each
-trace is checked: the answer stands behind it exactly as in the data, its length is within --words, and it never speaks
-of a reference, a label or of having been told. A share of rows keeps its direct answer, against forgetting. Answers go
-to a journal, so that the same command goes on where an earlier one ended; rows that the teacher failed on are counted
-and listed in problems.jsonl, see --on-failure.
+trace is checked: the answer behind it is exactly that of the data, its length is within --words, and it never mentions
+a reference, a label or a given answer. A share of rows keeps its direct answer, against forgetting. Answers go to a
+journal, so that the same command resumes an interrupted run; rows that the teacher failed on are counted and listed in
+problems.jsonl, see --on-failure.
 
 The SFT files (sft_train.parquet, ...) are written into --out under the same names, for verl's sft_trainer; traced
 questions end in --suffix, as RL prompts prepared with --thinking do. The journal holds texts of the data: keep it where
@@ -19,9 +19,9 @@ import hashlib
 import io
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,14 @@ from data_prep.checks import row as checks
 from data_prep.checks import row_images
 from data_prep.checks.validate import parquet_files
 from data_prep.options import probability
-from data_prep.problems import Problems, RefusedData
 from data_prep.rewrite import asking
 from data_prep.rewrite.journal import Journal
 from data_prep.sample import stable_hash
-from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged, write_problems
+from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import Judge
 
-_TOLD = re.compile(
+_GIVEN_AWAY = re.compile(
     r"\b(?:(?:reference|given|provided|supplied|expected|correct|gold|known|stated|above)(?:[- ]standard)? "
     r"(?:answers?|reports?|labels?|box(?:es)?|coordinates|findings?)|ground[- ]truth|annotat(?:ed|ions?)|labell?ed|"
     r"(?:i|we|as) (?:was|were|am|are|have been)?\s*(?:told|given|provided)|the (?:prompt|student|instructions?)|"
@@ -51,7 +50,7 @@ _PIXELS_PER_TOKEN = 28 * 28  # of Qwen2.5-VL; those of Qwen3-VL are larger
 
 
 def words(text: str) -> tuple[int, int]:
-    """Fewest and most words of a trace, e.g. "40,400"."""
+    """Lowest and highest number of words of a trace, e.g. "40,400"."""
     low, _, high = text.partition(",")
     if not 0 < int(low) <= int(high):
         raise argparse.ArgumentTypeError(f"need two numbers low,high with 0 < low <= high, got {text}")
@@ -64,15 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files with traces")
     parser.add_argument("--direct-share", type=probability, default=0.5, help="rows without a trace (%(default)s)")
     parser.add_argument("--words", type=words, default=(40, 400), metavar="LOW,HIGH", help="length of a trace (40,400)")
-    parser.add_argument("--suffix", default=" /think", help="of questions with a trace (%(default)r); '' for none")
-    parser.add_argument("--seed", type=int, default=0, help="another seed leaves other rows direct")
-    parser.add_argument("--temperature", type=float, default=0.7, help="of the teacher (%(default)s)")
+    parser.add_argument("--suffix", default=" /think", help="end of questions with a trace (%(default)r)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the rows without a trace")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the teacher's sampling (%(default)s)")
     parser.add_argument(
         "--on-failure",
         choices=("stop", "direct"),
         default="stop",
-        help="what becomes of rows that the teacher failed on: write nothing and end with status 1 (default), or give "
-        "them their direct answer",
+        help="rows that the teacher failed on: write nothing and end with status 1 (default), or give them their "
+        "direct answer",
     )
     asking.add_arguments(parser, required=True, max_tokens=2048)
 
@@ -83,35 +82,10 @@ def run(options: argparse.Namespace) -> int:
     paths = [path for given in options.paths for path in parquet_files(given) if checks.is_sft(read_schema(path))]
     if not paths:
         raise UsageError(f"no SFT file in {', '.join(map(str, options.paths))}; they have a column messages")
-    if any(path.absolute().parent == options.out.absolute() for path in paths):
-        raise UsageError(f"--out {options.out} is where the data are; choose another folder, they stay as they are")
-    if len({path.name for path in paths}) < len(paths):
-        raise UsageError("two of the files have the same name; make traces for them in folders of their own")
+    asking.check_targets(paths, options.out)
     plan = _Plan(model, options)
-    with asking.journal_of(options) as journal:
-        cost = asking.estimate(plan.questions(paths), journal, lambda question: options.words[1] * 4 // 3)
-        if not asking.agreed(options, cost):
-            return 0
-        problems = Problems()
-        asking.ask_all(
-            plan.questions(paths),
-            model,
-            journal,
-            problems,
-            requests=cost.requests,
-            temperature=options.temperature,
-            max_tokens=options.max_tokens,
-            concurrency=options.concurrency,
-        )
-        if problems.found:
-            print(problems.summary(), file=sys.stderr)
-        write_problems(options.out, problems)
-        if problems.found and options.on_failure == "stop":
-            raise RefusedData(
-                f"{len(problems.found)} rows without a usable trace, listed in {options.out / 'problems.jsonl'}; "
-                "no data were written. The same command asks for these again; --on-failure direct leaves them alone"
-            )
-        return _write(plan, paths, journal)
+    with asking.answered(options, model, lambda: plan.questions(paths), options.temperature) as result:
+        return _write(plan, paths, result[0]) if result else 0
 
 
 def check(answer: str, reference: str, low: int, high: int) -> str:
@@ -120,10 +94,10 @@ def check(answer: str, reference: str, low: int, high: int) -> str:
     Args:
         answer: what the teacher wrote.
         reference: the answer that must stand behind the trace, exactly.
-        low, high: fewest and most words of the trace.
+        low, high: lowest and highest number of words of the trace.
 
     Raises:
-        Unusable: it isn't so, or the trace speaks of the reference.
+        Unusable: the form, the answer or the length is wrong, or the trace mentions the reference.
 
     >>> check("<think>The left base is dense.</think> [0.5, 0.6, 0.7, 0.8]", "[0.5, 0.6, 0.7, 0.8]", 3, 9)
     'The left base is dense.'
@@ -131,17 +105,17 @@ def check(answer: str, reference: str, low: int, high: int) -> str:
     text = answer.strip()
     if not text.startswith(_OPEN) or text.count(_OPEN) != 1 or text.count(_CLOSE) != 1:
         raise asking.Unusable(f"is not one <think>...</think> and an answer: {text[:100]!r}")
-    trace, _, said = text.removeprefix(_OPEN).partition(_CLOSE)
+    trace, _, final = text.removeprefix(_OPEN).partition(_CLOSE)
     trace = trace.strip()
-    if said.strip() != reference.strip():
-        raise asking.Unusable(f"changes the answer {reference.strip()[:100]!r} to {said.strip()[:100]!r}")
+    if final.strip() != reference.strip():
+        raise asking.Unusable(f"changes the answer {reference.strip()[:100]!r} to {final.strip()[:100]!r}")
     length = len(trace.split())
     if not low <= length <= high:
         raise asking.Unusable(f"has a trace of {length} words, need {low} to {high}")
     if "<image>" in trace:
-        raise asking.Unusable("holds <image>, which verl would take for an image")
-    if found := _TOLD.search(trace):
-        raise asking.Unusable(f"speaks of what it was told: {found[0]!r}")
+        raise asking.Unusable("has <image> in its trace, which verl would take for an image")
+    if mention := _GIVEN_AWAY.search(trace):
+        raise asking.Unusable(f"mentions what it was given: {mention[0]!r}")
     return trace
 
 
@@ -153,7 +127,7 @@ class _Plan:
         self.prompt = asking.template("trace")
 
     def traced(self, row: dict[str, Any]) -> bool:
-        """Whether a row gets a trace: if it asks one question of one image, and the seed says so."""
+        """Whether a row gets a trace: if it asks one question about one image, and the seed chooses it."""
         turns, images = row["messages"], row["images"] or []
         if len(turns) != 2 or len(images) != 1 or turns[0]["content"].count("<image>") != 1:
             return False
@@ -171,7 +145,7 @@ class _Plan:
         return asking.key_of(self.model, self.prompt, question, answer, image, *settings)
 
     def questions(self, paths: list[Path]) -> Iterator[asking.Question]:
-        """What to ask, row by row."""
+        """The questions, row by row."""
         low, high = self.options.words
         for path in paths:
             for number, row in enumerate(parquet_rows(path)):
@@ -184,10 +158,10 @@ class _Plan:
                 yield asking.Question(
                     self.key(row),
                     f"{path} row {number}",
-                    len(text),
-                    pixels // _PIXELS_PER_TOKEN,
-                    lambda text=text, entry=entry: _message(text, entry),  # type: ignore[misc]
-                    lambda said, answer=answer: check(said, answer, low, high),  # type: ignore[misc]
+                    len(text) // asking.CHARACTERS_PER_TOKEN + pixels // _PIXELS_PER_TOKEN,
+                    high * 4 // 3,
+                    partial(_message, text, entry),
+                    partial(check, reference=answer, low=low, high=high),
                 )
 
 
@@ -196,12 +170,11 @@ def _message(text: str, entry: dict[str, Any]) -> asking.Message:
         with row_images.opened(row_images.source(entry)) as image:
             film = image.convert("RGB")
     except (row_images.BadPicture, OSError, ValueError) as error:
-        raise asking.Unusable(f"there is no image to show: {error}") from error
+        raise asking.Unusable(f"no image to show: {error}") from error
     if (most := entry.get("max_pixels")) and film.width * film.height > most:
-        shrink = (most / (film.width * film.height)) ** 0.5
-        film = film.resize(
-            (max(1, int(film.width * shrink)), max(1, int(film.height * shrink))), Image.Resampling.BICUBIC
-        )
+        scale = (most / (film.width * film.height)) ** 0.5
+        size = max(1, int(film.width * scale)), max(1, int(film.height * scale))
+        film = film.resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     film.save(buffer, "JPEG", quality=95)
     url = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -212,30 +185,25 @@ def _write(plan: _Plan, paths: list[Path], journal: Journal) -> int:
     options = plan.options
     counts: Counter[str] = Counter(traced=0, direct=0, failed=0)
 
-    def change(_: int, row: dict[str, Any]) -> dict[str, Any]:
-        if not plan.traced(row):
-            counts["direct"] += 1
-            return row
-        trace = journal.answer(plan.key(row))
-        if trace is None:
-            counts["failed"] += 1
-            return row
-        counts["traced"] += 1
-        question, answer = row["messages"]
-        question["content"] += options.suffix
-        answer["content"] = f"{_OPEN}\n{trace}\n{_CLOSE}\n\n{answer['content']}"
+    def new_row(_: int, row: dict[str, Any]) -> dict[str, Any]:
+        trace = journal.answer(plan.key(row)) if (chosen := plan.traced(row)) else None
+        counts["traced" if trace is not None else "failed" if chosen else "direct"] += 1
+        if trace is not None:
+            question, answer = row["messages"]
+            question["content"] += options.suffix
+            answer["content"] = f"{_OPEN}\n{trace}\n{_CLOSE}\n\n{answer['content']}"
         return row
 
-    with staged(options.out) as place:
+    with staged(options.out) as folder:
         for path in paths:
-            print(f"{options.out / path.name}: {rewrite(path, place / path.name, change)} rows")
-        told = {
+            print(f"{options.out / path.name}: {rewrite(path, folder / path.name, new_row)} rows")
+        summary = {
             "model": plan.model.model,
             "endpoint": plan.model.base_url,
             "prompt_sha256": hashlib.sha256(plan.prompt.encode()).hexdigest(),
             **{name: getattr(options, name) for name in ("temperature", "words", "direct_share", "seed", "suffix")},
             **counts,
         }
-        (place / "traces.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        (folder / "traces.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(f"{counts['traced']} rows with a trace, {counts['direct']} direct, {counts['failed']} direct after a failure")
     return 0

@@ -1,1 +1,4 @@
-"""Glue between chest X-ray rewards and verl's own GRPO trainer. The only package here that imports verl."""
+"""Chest X-ray rewards in verl's own GRPO trainer; the only package here that imports verl.
+
+A file is a command, a folder is machinery.
+"""

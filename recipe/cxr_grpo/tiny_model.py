@@ -12,14 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
 END_OF_TEXT, END_OF_TURN = SPECIAL_TOKENS[0], SPECIAL_TOKENS[2]
 
@@ -33,7 +27,7 @@ CHAT_TEMPLATE = (
     "{%- endfor %}{%- endif %}{{ '<|im_end|>\\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-"""Our own template over Qwen's turn markers: one turn per message, images where the parts say."""
+"""Our own template with Qwen's turn markers: one turn per message, images in their order among the parts."""
 
 IMAGE_SIDE = 128
 """Side in pixels to which square images shrink: 16 visual tokens."""
@@ -62,30 +56,22 @@ def demo_corpus() -> Iterable[str]:
         yield from prompts._QUESTIONS["findings"]
 
 
-def coordinate_tokens() -> list[str]:
-    """Every two-decimal coordinate in each place of a box, so that ``[0.12, 0.3, 0.45, 0.8]`` is four tokens."""
-    numbers = [repr(round(hundredth / 100, 2)) for hundredth in range(101)]
-    return [form.format(number) for form in ("[{},", " {},", " {}]") for number in numbers]
-
-
 def build_tokenizer(corpus: Iterable[str], vocab_size: int):
-    """Qwen's tokenizer (byte-level BPE, its own word splitting) trained on ``corpus`` to at most ``vocab_size``."""
+    """Qwen's tokenizer (byte-level BPE, its own word splitting) trained on ``corpus`` to at most ``vocab_size``.
+
+    Every two-decimal coordinate in each place of a box is one token, so that ``[0.12, 0.3, 0.45, 0.8]`` is four.
+    """
     from tokenizers import AddedToken, pre_tokenizers
     from transformers import Qwen2Tokenizer
 
+    numbers = [repr(round(hundredth / 100, 2)) for hundredth in range(101)]
+    coordinates = [form.format(number) for form in ("[{},", " {},", " {}]") for number in numbers]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     empty = Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
-    coordinates = coordinate_tokens()
-    trained = empty.train_new_from_iterator(
-        corpus, vocab_size - len(SPECIAL_TOKENS) - len(coordinates), show_progress=False
-    )
-    trained.add_special_tokens(
-        {
-            "eos_token": END_OF_TURN,
-            "pad_token": END_OF_TEXT,
-            "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
-        }
-    )
+    words = vocab_size - len(SPECIAL_TOKENS) - len(coordinates)
+    trained = empty.train_new_from_iterator(corpus, words, show_progress=False)
+    ends = {"eos_token": END_OF_TURN, "pad_token": END_OF_TEXT}
+    trained.add_special_tokens(ends | {"additional_special_tokens": list(SPECIAL_TOKENS[1:])})
     trained.add_tokens([AddedToken(text, normalized=False) for text in coordinates])
     trained.chat_template = CHAT_TEMPLATE
     return trained
@@ -98,33 +84,32 @@ def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
 
     ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
     head_dim = 32
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True}
-    vocab_size = -(-len(tokenizer) // 64) * 64
+    heads = hidden_size // head_dim
+    end_of_text = {"bos_token_id": ids[END_OF_TEXT], "pad_token_id": ids[END_OF_TEXT]}
+    width = {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size}
+    rope = {"rope_type": "default", "mrope_section": [8, 4, 4], "mrope_interleaved": True}
     config = Qwen3VLConfig(
         text_config={
             # vllm 0.28.0 config/model.py:1005 looks the text model up by this name.
             "architectures": ["Qwen3ForCausalLM"],
-            "vocab_size": vocab_size,
-            "hidden_size": hidden_size,
-            "intermediate_size": 2 * hidden_size,
+            "vocab_size": -(-len(tokenizer) // 64) * 64,
+            **width,
             "num_hidden_layers": layers,
-            "num_attention_heads": hidden_size // head_dim,
-            "num_key_value_heads": max(hidden_size // head_dim // 2, 1),
+            "num_attention_heads": heads,
+            "num_key_value_heads": max(heads // 2, 1),
             "head_dim": head_dim,
             "max_position_embeddings": 4096,
-            "rope_scaling": {key: rope[key] for key in ("rope_type", "mrope_section", "mrope_interleaved")},
-            "rope_parameters": rope,
+            "rope_scaling": rope,
+            "rope_parameters": rope | {"rope_theta": 10000.0},
             "tie_word_embeddings": True,
-            "bos_token_id": ids[END_OF_TEXT],
+            **end_of_text,
             "eos_token_id": ids[END_OF_TURN],
-            "pad_token_id": ids[END_OF_TEXT],
             "dtype": "bfloat16",
         },
         vision_config={
             "depth": 3,
-            "hidden_size": hidden_size,
-            "intermediate_size": 2 * hidden_size,
-            "num_heads": hidden_size // head_dim,
+            **width,
+            "num_heads": heads,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
@@ -141,9 +126,7 @@ def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config)
     model.bfloat16()
-    model.generation_config.update(
-        bos_token_id=ids[END_OF_TEXT], eos_token_id=[ids[END_OF_TURN]], pad_token_id=ids[END_OF_TEXT], do_sample=True
-    )
+    model.generation_config.update(**end_of_text, eos_token_id=[ids[END_OF_TURN]], do_sample=True)
     return model
 
 
@@ -151,21 +134,16 @@ def build_processor(tokenizer, max_pixels: int):
     """Image and video processor around ``tokenizer``; images shrink to at most ``max_pixels``, aspect kept."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
+    patches = {"patch_size": PATCH, "merge_size": MERGE}
     image_processor = Qwen2VLImageProcessor(
-        patch_size=PATCH,
-        merge_size=MERGE,
+        **patches,
         temporal_patch_size=2,
         size={"shortest_edge": 4 * CELL * CELL, "longest_edge": max_pixels},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    video_processor = Qwen3VLVideoProcessor(patch_size=PATCH, merge_size=MERGE)
-    return Qwen3VLProcessor(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        video_processor=video_processor,
-        chat_template=CHAT_TEMPLATE,
-    )
+    video_processor = Qwen3VLVideoProcessor(**patches)
+    return Qwen3VLProcessor(image_processor, tokenizer, video_processor, chat_template=CHAT_TEMPLATE)
 
 
 def write(out: Path, *, hidden_size: int, layers: int, image_side: int, vocab_size: int, seed: int) -> int:
@@ -180,17 +158,20 @@ def write(out: Path, *, hidden_size: int, layers: int, image_side: int, vocab_si
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipe.cxr_grpo.tiny_model",
         description="Write a tiny Qwen3-VL with random weights.",
         epilog="example: python -m recipe.cxr_grpo.tiny_model --out runs/tiny --seed 0",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hidden-size", type=int, default=128, help="width of the model, a multiple of 64")
-    parser.add_argument("--layers", type=int, default=4, help="layers of the language model")
-    parser.add_argument("--image-side", type=int, default=IMAGE_SIDE, help="side of a shrunk square image, pixels")
-    parser.add_argument("--vocab-size", type=int, default=2048)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
+    parser.add_argument("--hidden-size", type=int, default=128, help="width, a multiple of 64 (%(default)s)")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the language model (%(default)s)")
+    parser.add_argument(
+        "--image-side", type=int, default=IMAGE_SIDE, help="side of a square image, pixels (%(default)s)"
+    )
+    parser.add_argument("--vocab-size", type=int, default=2048, help="most tokens of the vocabulary (%(default)s)")
     args = parser.parse_args(argv)
     if args.hidden_size % 64:
         parser.error(f"--hidden-size must be a multiple of 64, got {args.hidden_size}")

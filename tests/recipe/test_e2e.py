@@ -15,8 +15,9 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo import launch
+from recipe.cxr_grpo.results.metrics import read_metrics
 from recipe.cxr_grpo.running import processes
+from recipe.cxr_grpo.running.training import RunFailed, run_training
 from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import of_rewards
 
@@ -51,7 +52,7 @@ def finished(tmp_path_factory):
     first = start(out, *SMALL, "trainer.save_freq=1")
     deadline = time.time() + 400
     # verl writes a step's checkpoint first, then its rollouts, then its metrics: wait for the last of them.
-    while 1 not in launch.metrics(out, "grpo"):
+    while 1 not in read_metrics(out, "grpo"):
         assert first.poll() is None and time.time() < deadline, first.stdout.read()
         time.sleep(0.2)
     first.send_signal(signal.SIGINT)
@@ -72,7 +73,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(finished):
 def test_the_same_command_resumes_and_completes(finished):
     out, *_, status, output = finished
     assert status == 0, output
-    assert "[sft] done before, kept" in output
+    assert "[sft] already done" in output
     assert others() == []
     assert (out / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "3"
     assert "global_step_" in (out / "grpo.log").read_text(errors="replace")
@@ -118,7 +119,7 @@ def test_gradients_flowed_and_the_page_is_there(finished):
     assert page.count("<figure") > 3
     # verl logs a step after its checkpoint, so the first attempt may have been interrupted between the two; and after
     # so short an SFT all rollouts of one step may earn the same.
-    steps = launch.metrics(out, "grpo")
+    steps = read_metrics(out, "grpo")
     norms = [steps[number]["actor/grad_norm"] for number in (2, 3)]
     assert all(math.isfinite(norm) for norm in norms)
     assert max(norms) > 0
@@ -131,7 +132,7 @@ def grpo(out, model, train, val, steps, *overrides):
         f"trainer.total_training_steps={steps}", "trainer.save_freq=-1", "trainer.test_freq=-1",
         "trainer.val_before_train=false", *SMALL, *overrides,
     ]  # fmt: skip
-    launch.start("grpo", "quickstart_grpo", arguments, out=out)
+    run_training("grpo", "quickstart_grpo", arguments, out=out)
     return dump(out, steps)
 
 
@@ -145,7 +146,7 @@ def test_rollouts_by_transformers_where_vllm_is_not_to_be_had(finished, tmp_path
     data = out / "data"
     grpo(tmp_path, model, data / "train.parquet", data / "val.parquet", 2, "actor_rollout_ref.rollout.name=hf")
     # Log-probabilities of the sampled tokens agree between the rollout's model and the trainer's.
-    for step in launch.metrics(tmp_path, "grpo").values():
+    for step in read_metrics(tmp_path, "grpo").values():
         assert abs(step["actor/ppo_kl"]) < 0.01
 
 
@@ -166,7 +167,7 @@ def test_real_films_through_the_same_recipe(finished, tmp_path):
 
 def test_every_component_is_in_the_logs_and_in_the_dump_of_each_step(finished):
     out = finished[0]
-    logged = launch.metrics(out, "grpo")
+    logged = read_metrics(out, "grpo")
     for step in (2, 3):
         rows = dump(out, step)
         assert logged[step]["reward/failed_rollouts"] == 0
@@ -177,6 +178,21 @@ def test_every_component_is_in_the_logs_and_in_the_dump_of_each_step(finished):
                 assert logged[step][f"reward/{task}/{name}/mean"] == pytest.approx(sum(values) / len(values))
                 assert logged[step][f"reward/{task}/answer_chars/mean"] > 0
     assert "reward/failed_groups:0" in (out / "grpo.log").read_text(errors="replace")  # the console's line
+
+
+def test_every_rollout_of_a_validation_is_counted_and_every_metric_of_it_is_finite(finished):
+    out = finished[0]
+    logged = read_metrics(out, "grpo")
+    for step in (0, 3):
+        rows = [json.loads(line) for line in (out / "validation" / f"{step}.jsonl").open()]
+        assert logged[step]["reward/validation/rollouts"] == len(rows) > 0
+        assert logged[step]["reward/validation/failed_rollouts"] == 0
+        assert logged[step]["reward/validation/scorers/gleu/failures"] == 0
+        for task, name, other in (("report", "gleu", "box_soft_f1"), ("grounding", "box_soft_f1", "gleu")):
+            values = [row[name] for row in rows if json.loads(row["gts"])["task"] == task]
+            assert logged[step][f"val-aux/demo/{task}/{name}/mean@1"] == pytest.approx(sum(values) / len(values))
+            assert not [key for key in logged[step] if key.startswith(f"val-aux/demo/{task}/{other}/")]
+        assert all(math.isfinite(value) for value in logged[step].values())
 
 
 # A scorer whose right answer can be told from the text, and that fails as the step says that it is in.
@@ -241,7 +257,7 @@ def fragile(finished, tmp_path):
 
 def test_a_scorer_that_dies_and_returns_that_hangs_and_that_says_nan_is_never_trained_on(fragile):
     out = fragile(4, {"retries": 1, "stop_after": 30})
-    logged = launch.metrics(out, "grpo")
+    logged = read_metrics(out, "grpo")
     counted = {
         step: [
             logged[step][f"reward/{key}"] for key in ("failed_rollouts", "failed_groups", "scorers/fragile/failures")
@@ -270,7 +286,7 @@ def test_a_scorer_that_dies_and_returns_that_hangs_and_that_says_nan_is_never_tr
 
 
 def test_a_dead_scorer_ends_the_run_by_its_name(fragile):
-    with pytest.raises(launch.RunFailed) as failure:
+    with pytest.raises(RunFailed) as failure:
         fragile(4, {"retries": 0, "stop_after": 6}, dead=True)
     message = str(failure.value).splitlines()[-1]
     assert "'fragile'" in message

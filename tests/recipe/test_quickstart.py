@@ -64,20 +64,6 @@ def test_a_mistake_in_an_override_is_refused_before_anything_runs(tmp_path, over
     assert not (tmp_path / "run").exists()
 
 
-def test_curves_are_what_the_trainer_logged_over_all_attempts(tmp_path):
-    def line(step, **rewards):
-        data = {"critic/score/mean": 1.0, "reward/report/score/mean": 0.5, "reward/report/answer_chars/mean": 80.0}
-        for name, mean in rewards.items():
-            data |= {f"reward/report/{name}/mean": mean, f"reward/report/{name}/floor_rate": 0.0}
-        return json.dumps({"step": step, "data": data}) + "\n"
-
-    (tmp_path / "grpo.metrics.1.jsonl").write_text(line(1, gleu=0.1) + line(2, gleu=0.2))
-    (tmp_path / "grpo.metrics.2.jsonl").write_text(line(2, gleu=0.25) + line(3, gleu=0.3, rouge_l=0.4))
-    assert quickstart.components(tmp_path) == {
-        "report/gleu": {1: 0.1, 2: 0.25, 3: 0.3}, "report/rouge_l": {3: 0.4},
-    }  # fmt: skip
-
-
 def test_the_decoding_is_told_in_words():
     assert quickstart.decoding(SimpleNamespace(do_sample=True, temperature=0.7)) == "sampled at temperature 0.7"
     assert quickstart.decoding(SimpleNamespace(do_sample=False, temperature=0.7)) == "greedy"

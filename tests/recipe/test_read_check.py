@@ -60,7 +60,7 @@ def test_verl_reads_paths_and_bytes(data, model, capsys):
     status, said = verdict(capsys, model, "--data", data / "paths", data / "bytes")
     assert status == 0, said
     assert said.count("RL, 3 rows read") == said.count("SFT, 3 rows read") == 2
-    assert "passed: verl reads all of it" in said
+    assert "passed: verl reads every row" in said
 
 
 def test_counted_lengths_are_those_of_verl(data, model):

@@ -11,7 +11,9 @@ pytest.importorskip("vllm")
 pytest.importorskip("ray.serve", exc_type=ImportError)
 
 from data_prep.cli import main as data_prep
-from recipe.cxr_grpo import launch, tiny_model
+from recipe.cxr_grpo import tiny_model
+from recipe.cxr_grpo.results.metrics import read_metrics
+from recipe.cxr_grpo.running.training import run_training
 from reward_fns.engine.remote import APP
 from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import resolve
@@ -59,7 +61,7 @@ class Happening:
             # Not earlier: TransferQueue wants to store something on every node that is there at the start.
             if self.replicas() is not None:
                 self.node = self.cluster.add_node(**SECOND)
-        elif self.killed_after is None and (steps := launch.metrics(self.out, "grpo")):
+        elif self.killed_after is None and (steps := read_metrics(self.out, "grpo")):
             assert self.replicas() == 2
             self.cluster.remove_node(self.node, allow_graceful=False)
             self.killed_after = max(steps)
@@ -89,10 +91,10 @@ def test_a_run_outlives_a_node_of_its_scorers(cluster, text_models, tmp_path):
         f"ray_kwargs.ray_init.address={cluster.address}",
         f"{kwargs}preset=null", f"{kwargs}spec={tmp_path}/spec.yaml",
     ]  # fmt: skip
-    launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path, watch=happening)
+    run_training("grpo", "quickstart_grpo", overrides, out=tmp_path, watch=happening)
 
     assert happening.killed_after is not None and happening.killed_after < STEPS - 1
-    logged = launch.metrics(tmp_path, "grpo")
+    logged = read_metrics(tmp_path, "grpo")
     assert sorted(logged) == [*range(1, STEPS + 1)]
     assert [logged[step]["reward/failed_rollouts"] for step in logged] == [0] * STEPS
     inline, reports = resolve(spec), 0

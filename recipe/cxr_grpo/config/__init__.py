@@ -1,1 +1,1 @@
-"""Hydra configs; each is laid over one of verl's own. Hydra wants a package here."""
+"""Hydra configs, each merged over one of verl's own. Hydra needs this folder to be a package."""

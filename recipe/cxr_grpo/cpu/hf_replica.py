@@ -8,10 +8,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-from recipe.cxr_grpo.cpu.hf_rollout import BatchedGenerator, replica_name
+from recipe.cxr_grpo.cpu.hf_rollout import BatchedGenerator
 
 
-async def _nothing(self: "HFServer", *_args: Any, **_kwargs: Any) -> dict:
+def replica_name(rank: int) -> str:
+    """Ray name of the actor that serves replica ``rank``, in the namespace of the run's own Ray."""
+    return f"hf_rollout_{os.environ.get('CXR_GRPO_RUN', 'run')}_{rank}"
+
+
+async def _no_op(self: "HFServer", *_args: Any, **_kwargs: Any) -> dict:
     return {}
 
 
@@ -26,8 +31,8 @@ class HFServer:
         pass
 
     # The model stays in main memory, so everything that verl does to free or wake a device is a no-op.
-    wake_up = sleep = clear_kv_cache = abort_all_requests = resume_generation = _nothing
-    release_kv_cache = resume_kv_cache = start_profile = stop_profile = _nothing
+    wake_up = sleep = clear_kv_cache = abort_all_requests = resume_generation = _no_op
+    release_kv_cache = resume_kv_cache = start_profile = stop_profile = _no_op
 
     async def set_global_steps(self, steps: int) -> None:
         self.global_steps = steps
@@ -54,20 +59,20 @@ class HFReplica(RolloutReplica):
         return False
 
     async def launch_servers(self) -> None:
-        # An actor that takes no CPU may land on any node of a cluster, also on one that is there for something else.
+        # An actor that takes no CPU may be scheduled on any node of a cluster, also one reserved for something else.
         trainer: Any = self.workers[0]
         node = await trainer.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
-        place = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+        strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
         name = replica_name(self.replica_rank)
         server: Any = (
             ray.remote(HFServer)
-            .options(name=name, num_cpus=0, max_concurrency=1000, scheduling_strategy=place)
+            .options(name=name, num_cpus=0, max_concurrency=1000, scheduling_strategy=strategy)
             .remote(self.model_config.path, self.config.response_length)
         )
         await server.ready.remote()
         self.servers = [server]
         self._server_handle = server
-        self._server_address = replica_name(self.replica_rank)
+        self._server_address = name
 
 
 class HFAdapter(BaseRollout):

@@ -1,43 +1,17 @@
 """Rollouts by ``transformers.generate``, for CPUs on which vLLM's CPU build can't be installed or imported.
 
-Registered with verl as rollout ``hf``. One Ray actor holds the model; requests that arrive together and ask for the
-same sampling are generated as one left-padded batch.
+verl's rollout ``hf``: one Ray actor holds the model, and requests that arrive together with the same sampling
+parameters are generated as one left-padded batch.
 """
 
 import asyncio
-import os
 from typing import Any
-
-from recipe.cxr_grpo.plugin.after import after
 
 MAX_BATCH = 64
 """Prompts generated together; bounds the memory of the key-value cache."""
 
 GATHER_SECONDS = 0.05
-"""How long a batch waits for company. verl sends a step's prompts within a few milliseconds of each other."""
-
-
-def register() -> None:
-    """Make ``actor_rollout_ref.rollout.name=hf`` known to verl. Imports nothing heavy."""
-
-    def load() -> type:
-        from recipe.cxr_grpo.cpu.hf_replica import HFReplica
-
-        return HFReplica
-
-    def replica() -> None:
-        from verl.workers.rollout.replica import RolloutReplicaRegistry
-
-        RolloutReplicaRegistry.register("hf", load)
-
-    def adapter() -> None:
-        from verl.workers.rollout import base
-
-        # verl 0.9.1 workers/rollout/base.py:89 is a table without a public way to add a row.
-        base._ROLLOUT_REGISTRY[("hf", "async")] = "recipe.cxr_grpo.cpu.hf_replica.HFAdapter"
-
-    after("verl.workers.rollout.replica", replica)
-    after("verl.workers.rollout.base", adapter)
+"""How long a batch waits for more requests. verl sends a step's prompts within a few milliseconds of each other."""
 
 
 class BatchedGenerator:
@@ -60,7 +34,7 @@ class BatchedGenerator:
         processor = AutoProcessor.from_pretrained(model_path)
         self.image_processor = getattr(processor, "image_processor", None)
         self.image_token_id = getattr(processor, "image_token_id", -1)
-        # As verl does for vLLM: a place for a picture in an answer, where there is no picture, fails its rollout.
+        # As verl does for vLLM: an image placeholder in an answer, which has no image, would fail its rollout.
         self.banned_ids = get_vision_placeholder_token_ids(processor)
         tokenizer = getattr(processor, "tokenizer", processor)
         self.pad_id = tokenizer.pad_token_id
@@ -71,7 +45,7 @@ class BatchedGenerator:
         self.loop_task: asyncio.Task | None = None
 
     def load_weights(self, named: list[tuple[str, Any]]) -> None:
-        """Copy the trainer's tensors into the model; a name or shape that does not fit is an error."""
+        """Copy the trainer's tensors into the model; raises KeyError for an unknown name, RuntimeError for a shape."""
         import torch
 
         state = self.model.state_dict()
@@ -83,7 +57,7 @@ class BatchedGenerator:
                 state[name].copy_(tensor)
 
     async def generate(self, prompt_ids: list[int], sampling: dict, images: list | None) -> tuple[list[int], list]:
-        """Token ids of the answer (with its end token) and their log-probabilities under the sampling distribution."""
+        """Token ids of the answer, end token included, and their log-probabilities under the sampling distribution."""
         if self.loop_task is None:
             self.loop_task = asyncio.create_task(self._serve())
         answer: asyncio.Future = asyncio.get_running_loop().create_future()
@@ -107,7 +81,8 @@ class BatchedGenerator:
         try:
             results = await asyncio.get_running_loop().run_in_executor(None, self._generate, batch)
             for (*_, answer), result in zip(batch, results, strict=True):
-                answer.set_result(result)
+                if not answer.done():  # a caller may have been cancelled
+                    answer.set_result(result)
         except Exception as error:  # handed to the callers, who fail with it
             for *_, answer in batch:
                 if not answer.done():
@@ -152,8 +127,3 @@ class BatchedGenerator:
             end = next((i + 1 for i, token in enumerate(row) if token in self.eos_ids), len(row))
             results.append((row[:end], row_logprobs[:end]))
         return results
-
-
-def replica_name(rank: int) -> str:
-    """Ray name of the actor that serves replica ``rank``; the namespace is the run's own Ray."""
-    return f"hf_rollout_{os.environ.get('CXR_GRPO_RUN', 'run')}_{rank}"

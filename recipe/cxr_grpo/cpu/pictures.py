@@ -1,4 +1,4 @@
-"""All rollouts of a prompt look at one picture; on a CPU, preparing it anew for each takes much of their time."""
+"""Images are prepared once for all rollouts of a prompt; on a CPU, preparing them anew takes much of the time."""
 
 from __future__ import annotations
 
@@ -11,97 +11,94 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from recipe.cxr_grpo.plugin.after import after
+from recipe.cxr_grpo.plugin.after import after_import
 
-_KEPT = 64  # of each kind: more than a batch of prompts has
+_MOST = 64  # results of each kind: more than a batch has prompts
 
 
 def register() -> None:
-    """Have reading a picture, preparing it, and preparing it with its question give again what was just made of it."""
+    """Memoize reading an image, preparing it, and preparing it with its question."""
 
     def reading() -> None:
         from qwen_vl_utils import vision_process
 
-        vision_process.fetch_image = remembering(vision_process.fetch_image)
+        vision_process.fetch_image = memoized(vision_process.fetch_image)
 
     def preparing() -> None:
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
 
-        Processor.preprocess = remembering(Processor.preprocess)  # type: ignore[method-assign]
+        Processor.preprocess = memoized(Processor.preprocess)  # type: ignore[method-assign]
 
     def asking() -> None:
         from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor as Processor
 
-        Processor.__call__ = remembering(Processor.__call__)  # type: ignore[method-assign]
+        Processor.__call__ = memoized(Processor.__call__)  # type: ignore[method-assign]
 
-    after("qwen_vl_utils.vision_process", reading)
-    after("transformers.models.qwen2_vl.image_processing_qwen2_vl", preparing)
-    after("transformers.models.qwen3_vl.processing_qwen3_vl", asking)
+    after_import("qwen_vl_utils.vision_process", reading)
+    after_import("transformers.models.qwen2_vl.image_processing_qwen2_vl", preparing)
+    after_import("transformers.models.qwen3_vl.processing_qwen3_vl", asking)
 
 
-def remembering(function: Callable[..., Any], most: int = _KEPT) -> Callable[..., Any]:
-    """The function, which keeps its last results by its arguments; threads that ask for one at once wait for the first.
+def memoized(function: Callable[..., Any], most: int = _MOST) -> Callable[..., Any]:
+    """The function with a memory of its last ``most`` results; threads with equal arguments wait for the first.
 
-    Arguments are compared by value: numbers, texts, bytes, grey and RGB images of PIL, and lists and dictionaries of
-    those; files that are named (file://) by time and size, too. With anything else the function is called as before.
-    Processors count by identity.
+    Arguments are compared by value: numbers, texts, bytes, gray and RGB images of PIL, and lists and dictionaries of
+    those; named files (file://) by time and size, too; processors by identity. Other arguments bypass the memory.
     """
-    kept: OrderedDict[str, Future[Any]] = OrderedDict()
+    results: OrderedDict[str, Future[Any]] = OrderedDict()
     lock = threading.Lock()
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            key = hashlib.sha256(_told((args, kwargs)).encode()).hexdigest()
+            key = hashlib.sha256(_value_key((args, kwargs)).encode()).hexdigest()
         except (TypeError, OSError):
             return function(*args, **kwargs)
         with lock:
-            result = kept.get(key)
-            first = result is None
-            if result is None:
-                result = kept[key] = Future()
-                while len(kept) > most:
-                    kept.popitem(last=False)
+            future = results.get(key)
+            first = future is None
+            if future is None:
+                future = results[key] = Future()
+                while len(results) > most:
+                    results.popitem(last=False)
         if first:
             try:
-                result.set_result(function(*args, **kwargs))
+                future.set_result(function(*args, **kwargs))
             except BaseException as error:
                 with lock:
-                    kept.pop(key, None)
-                result.set_exception(error)
-        found = result.result()
-        # Callers may take entries out of what they get, but work on the tensors out of place.
-        return type(found)(dict(found)) if hasattr(found, "keys") else found.copy()
+                    results.pop(key, None)
+                future.set_exception(error)
+        result = future.result()
+        # Callers may remove entries from their result, but do not change its tensors in place.
+        return type(result)(dict(result)) if hasattr(result, "keys") else result.copy()
 
-    wrapper.kept = kept  # type: ignore[attr-defined]
+    wrapper.results = results  # type: ignore[attr-defined]
     return wrapper
 
 
-def _told(value: Any) -> str:
-    """What tells a value from others.
+def _value_key(value: Any) -> str:
+    """A text that differs for different values.
 
     Raises:
-        TypeError: it is not known how.
-        OSError: a file is not there.
+        TypeError: the value is of a type that cannot be compared.
+        OSError: a named file does not exist.
     """
     from PIL.Image import Image
     from transformers import BaseImageProcessor, ProcessorMixin
 
     if isinstance(value, Image) and value.mode in ("L", "RGB"):
         return f"{value.mode}{value.size}{hashlib.sha256(value.tobytes()).hexdigest()}"
-    if isinstance(value, str):
-        if not value.startswith("file://"):
-            return repr(value)
+    if isinstance(value, str) and value.startswith("file://"):
         file = os.stat(value.removeprefix("file://"))
         return f"{value!r} {file.st_mtime_ns} {file.st_size}"
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, str | bool | int | float):
         return repr(value)
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_told(item) for item in value) + "]"
+        return "[" + ",".join(map(_value_key, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key!r}:{_told(item)}" for key, item in sorted(value.items())) + "}"
+        return "{" + ",".join(f"{key!r}:{_value_key(item)}" for key, item in sorted(value.items())) + "}"
     if isinstance(value, BaseImageProcessor | ProcessorMixin):
         return f"@{id(value)}"
     raise TypeError(f"{type(value)}")

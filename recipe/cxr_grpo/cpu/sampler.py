@@ -1,4 +1,4 @@
-"""A replay buffer that looks for finished rollouts often, for steps that take seconds and not minutes."""
+"""A replay buffer that polls often, for steps that take seconds rather than minutes."""
 
 from typing import Any
 

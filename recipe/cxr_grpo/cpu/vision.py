@@ -1,6 +1,6 @@
-"""All rollouts of a prompt show the model one picture; on a CPU, seeing it anew for each is half of an update.
+"""Qwen3-VL's vision model runs once for all rollouts with the same image; on a CPU it takes half of an update.
 
-The gradient stays what it was but for rounding: that of a picture is the sum over the rollouts that show it.
+The gradient is the same but for rounding: an image's gradient is the sum over the rollouts that show it.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from recipe.cxr_grpo.plugin.after import after
+from recipe.cxr_grpo.plugin.after import after_import
 
 
 def register() -> None:
-    """Have Qwen3-VL's vision model see each picture of a batch once, and embed its patches by a matrix product."""
+    """Have Qwen3-VL's vision model compute each image of a batch once, and embed its patches by a matrix product."""
 
-    def seeing() -> None:
+    def change() -> None:
         from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 
-        for model, change in (
-            (modeling.Qwen3VLVisionModel, seeing_once),
-            (modeling.Qwen3VLVisionPatchEmbed, multiplied),
+        for model, changed in (
+            (modeling.Qwen3VLVisionModel, once_per_image),
+            (modeling.Qwen3VLVisionPatchEmbed, by_matrix_product),
         ):
-            model.forward = change(model.forward)  # type: ignore[method-assign]
+            model.forward = changed(model.forward)  # type: ignore[method-assign]
 
-    after("transformers.models.qwen3_vl.modeling_qwen3_vl", seeing)
+    after_import("transformers.models.qwen3_vl.modeling_qwen3_vl", change)
 
 
-def seeing_once(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The `forward` of a Qwen3VLVisionModel, which computes for the different pictures of a batch and copies the rest.
+def once_per_image(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The `forward` of a Qwen3VLVisionModel, computed for the distinct images of a batch and copied for the others.
 
-    Called with more than patches, of shape (patches of all pictures, numbers of a patch), and grids, of shape
-    (pictures, 3), it is as before: the rest may be made for all pictures.
+    Takes patches, of shape (patches of all images, numbers of a patch), and grids, of shape (images, 3). Further
+    arguments may be made for all images: with any, the call is unchanged.
     """
 
     @functools.wraps(forward)
@@ -39,51 +39,51 @@ def seeing_once(forward: Callable[..., Any]) -> Callable[..., Any]:
         import torch
 
         sizes = grid_thw.prod(dim=1).tolist()
-        pictures = hidden_states.split(sizes)
-        of = distinct(pictures, grid_thw.tolist())
-        first = sorted(set(of))
-        if kwargs or len(first) == len(of):
+        images = hidden_states.split(sizes)
+        equals = first_equals(images, grid_thw.tolist())
+        distinct = sorted(set(equals))
+        if kwargs or len(distinct) == len(equals):
             return forward(self, hidden_states, grid_thw, **kwargs)
-        found = forward(self, torch.cat([pictures[i] for i in first]), grid_thw[first])
-        patches = sum(sizes[i] for i in first)
+        output = forward(self, torch.cat([images[i] for i in distinct]), grid_thw[distinct])
+        patches = sum(sizes[i] for i in distinct)
 
         def copied(rows: Any) -> Any:
-            """Rows for all pictures from those of the different ones, as many patches to a row as there are."""
+            """The rows of all images from those of the distinct ones; a row may stand for several patches."""
             each = patches // len(rows)
-            own = dict(zip(first, rows.split([sizes[i] // each for i in first]), strict=True))
-            return torch.cat([own[i] for i in of])
+            of_image = dict(zip(distinct, rows.split([sizes[i] // each for i in distinct]), strict=True))
+            return torch.cat([of_image[i] for i in equals])
 
-        for name, value in found.items():
-            found[name] = copied(value) if torch.is_tensor(value) else [copied(rows) for rows in value]
-        return found
+        for name, value in output.items():
+            output[name] = copied(value) if torch.is_tensor(value) else [copied(rows) for rows in value]
+        return output
 
     return wrapper
 
 
-def distinct(pictures: Any, grids: list[list[int]]) -> list[int]:
-    """For each picture, as patches of shape (patches, numbers of a patch) and as its grid, the first that equals it.
+def first_equals(images: Any, grids: list[list[int]]) -> list[int]:
+    """For each image, as patches of shape (patches, numbers of a patch) and a grid, the index of its first equal.
 
     >>> import torch
     >>> a, b = torch.zeros(4, 2), torch.ones(4, 2)
-    >>> distinct([a, b, a.clone()], [[1, 2, 2]] * 3)
+    >>> first_equals([a, b, a.clone()], [[1, 2, 2]] * 3)
     [0, 1, 0]
     """
     seen: dict[tuple[tuple[int, ...], float], list[int]] = {}
-    of = []
-    for i, (picture, grid) in enumerate(zip(pictures, grids, strict=True)):
-        alike = seen.setdefault((tuple(grid), float(picture.sum())), [])
-        same = next((j for j in alike if pictures[j].equal(picture)), i)
-        if same == i:
-            alike.append(i)
-        of.append(same)
-    return of
+    equals = []
+    for i, (image, grid) in enumerate(zip(images, grids, strict=True)):
+        candidates = seen.setdefault((tuple(grid), float(image.sum())), [])
+        first = next((j for j in candidates if images[j].equal(image)), i)
+        if first == i:
+            candidates.append(i)
+        equals.append(first)
+    return equals
 
 
-def multiplied(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The `forward` of a Qwen3VLVisionPatchEmbed; its strides do not overlap, so its convolution is a matrix product.
+def by_matrix_product(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The `forward` of a Qwen3VLVisionPatchEmbed as a matrix product; the strides of its convolution don't overlap.
 
-    On a CPU the convolution takes several times as long, forward and backward. Anything else in its place, such as an
-    adapter around it, is called as before.
+    On a CPU the convolution takes several times as long, forward and backward. If another module has its place, such
+    as an adapter around it, the call is unchanged.
     """
 
     @functools.wraps(forward)

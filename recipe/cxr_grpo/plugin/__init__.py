@@ -1,10 +1,10 @@
-"""Entry point of the group ``verl.plugins``: makes :mod:`.trainers` known to verl, on any machine."""
+"""Entry point of the group ``verl.plugins``: registers :mod:`.trainers` with verl, on any machine."""
 
-from recipe.cxr_grpo.plugin.after import after
+from recipe.cxr_grpo.plugin.after import after_import
 
 
 def _register() -> None:
     import recipe.cxr_grpo.plugin.trainers  # noqa: F401
 
 
-after("verl.trainer.ppo.v1", _register)
+after_import("verl.trainer.ppo.v1", _register)

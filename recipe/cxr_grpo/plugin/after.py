@@ -1,7 +1,7 @@
-"""Do something right after a module has been imported, whenever that is.
+"""Calls that follow the import of a module, whenever that is.
 
-``import verl`` loads plug-ins in every process, and what they have to do with verl's or transformers' modules takes
-seconds to import: only a process that imports a module anyway should pay for it.
+``import verl`` loads plug-ins in every process, and the modules of verl and transformers that they change take seconds
+to import: only a process that imports such a module anyway should pay for it.
 """
 
 import importlib.util
@@ -12,19 +12,19 @@ from types import ModuleType
 from typing import Any
 
 
-def after(name: str, do: Callable[[], None]) -> None:
-    """Call ``do`` once the module ``name`` is imported; now, if it is already."""
+def after_import(name: str, call: Callable[[], None]) -> None:
+    """Run ``call`` once the module ``name`` is imported; at once if it is already."""
     if name in sys.modules:
-        do()
+        call()
     else:
-        sys.meta_path.insert(0, _After(name, do))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _ImportHook(name, call))  # type: ignore[arg-type]
 
 
-class _After:
-    """A finder that stands aside for good once its module is looked for, and adds the call to it."""
+class _ImportHook:
+    """A finder that removes itself when its module is first looked for, and adds the call to its loader."""
 
-    def __init__(self, name: str, do: Callable[[], None]) -> None:
-        self.name, self.do = name, do
+    def __init__(self, name: str, call: Callable[[], None]) -> None:
+        self.name, self.call = name, call
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != self.name:
@@ -33,11 +33,11 @@ class _After:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return None
-        run = spec.loader.exec_module
+        load = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            run(module)
-            self.do()
+            load(module)
+            self.call()
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

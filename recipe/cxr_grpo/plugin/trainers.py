@@ -1,12 +1,12 @@
-"""verl's own V1 trainers with every component of the reward in their logs and rollout dumps.
+"""verl's own V1 trainers with every component of the reward in their logs and dumps.
 
 Chosen with ``trainer.v1.trainer_mode=cxr_sync`` (or ``cxr_colocate_async``, ``cxr_separate_async``). Stock verl 0.9.1
-logs and dumps the components in validation only. What is overridden here are four methods of
-``verl.trainer.ppo.v1.PPOTrainer``; everything else is verl's.
+logs and dumps the components in validation only, and counts a validation's failed rollouts wrongly. Overridden are a
+few methods of ``verl.trainer.ppo.v1.PPOTrainer``; everything else is verl's.
 """
 
-import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from verl.trainer.ppo.v1 import register_trainer
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.debug import marked_timer
 
-from recipe.cxr_grpo import launch
-from recipe.cxr_grpo.plugin.components import ScoredRollout, scorers_here, statistics
+from recipe.cxr_grpo.plugin.components import ScoredRollout, scorer_counts, statistics
+from recipe.cxr_grpo.plugin.reward import check_reward, record_weights
+from recipe.cxr_grpo.plugin.validation import Columns, with_failures, without_nan
 from reward_fns.engine import serving
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.failures import Counts
@@ -38,52 +39,76 @@ class ComponentLogs:
         with open_dict(config):
             # verl 0.9.1 compares the mode with "sync" in many places and looks its options up by it.
             config.trainer.v1.trainer_mode = config.trainer.v1.trainer_mode.removeprefix(PREFIX)
-        spec = launch.check_reward(config)
+        spec = check_reward(config)
         if spec is None:
             raise UsageError(
                 f"trainer.v1.trainer_mode={PREFIX}… logs the rewards of reward_fns: set "
                 "reward.custom_reward_function.path=pkg://reward_fns, or the mode without its prefix"
             )
         self.spec = spec
+        self.logged_events: Counter[str] = Counter()  # those of _scorer_events that a metric has counted
         if spec.engine.where == "ray":
-            # Before the reward workers, which ask it.
+            # Before the reward workers, which send requests to it.
             serving.start(spec.engine, [config.trainer.n_gpus_per_node] * config.trainer.nnodes)
-        launch.record_weights(Path(config.trainer.default_local_dir))  # also where verl was started without launch
+        record_weights(Path(config.trainer.default_local_dir))  # also where verl was started without launch
         super().__init__(config)  # type: ignore[call-arg]
 
     def on_step_begin(self) -> None:
-        """As verl's, but end the run if a reward was given up.
+        """As verl's, but end the run if a reward that it trains on was given up.
 
         verl itself ends when all samples of a step fail: not if the scorer of one task is dead and the other's alive.
+        A reward of weight 0 only watches, so its failures never end a run.
         """
         super().on_step_begin()  # type: ignore[misc]
-        for worker in self._reward_workers():
-            for name, (_, cause) in worker.items():
-                if cause:
-                    raise ScorerUnavailable(name, "*", cause)
-        self.counted = self._scorer_counts()
+        trained = {part.reward.name for parts in self.spec.tasks.values() for part in parts if part.weight}
+        for name, _, cause in self._reward_workers():
+            if cause and name in trained:
+                raise ScorerUnavailable(name, "*", cause)
+
+    def on_validate_begin(self) -> None:
+        """As verl's; counts the scorers' failures up to here, which are not the validation's."""
+        super().on_validate_begin()  # type: ignore[misc]
+        self.before_validation = self._scorer_events()
 
     def _compute_metrics(self, batch: Any, metrics: dict, *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)  # type: ignore[misc]
         prompts, n = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
         metrics.update(statistics(rollouts(batch), self.spec, prompts, n))
-        now = self._scorer_counts()
-        for name in self.spec.reward_names:
-            for what in ("failures", "retries"):
-                metrics[f"reward/scorers/{name}/{what}"] = now[name, what] - self.counted[name, what]
+        events = self._scorer_events()
+        metrics.update({f"reward/scorers/{key}": events[key] - self.logged_events[key] for key in events})
+        self.logged_events = Counter(events)
 
-    def _scorer_counts(self) -> Counter[tuple[str, str]]:
-        """Failures and retries of every reward since the start of the run, over all reward workers."""
-        total: Counter[tuple[str, str]] = Counter()
-        for worker in self._reward_workers():
-            for name, (count, _) in worker.items():
-                total[name, "failures"] += count.failures
-                total[name, "retries"] += count.retries
-        return total
+    def _val_metrics_update(
+        self, sources: list, uids: list, values: dict, turns: list, expected_acc_counts: dict | None = None
+    ) -> dict[str, float]:
+        """As verl's, but failed rollouts count the floor in ``acc`` and are counted; see :func:`with_failures`."""
+        columns, counts = with_failures(Columns(sources, uids, values), expected_acc_counts or {}, self.spec)
+        metrics = super()._val_metrics_update(*columns, turns)  # type: ignore[misc]
+        events = self._scorer_events()
+        during = {key: events[key] - self.before_validation[key] for key in events}
+        self.logged_events.update(during)
+        return metrics | counts | {f"reward/validation/scorers/{key}": count for key, count in during.items()}
 
-    def _reward_workers(self) -> list[dict[str, tuple[Counts, str | None]]]:
+    def _scorer_events(self) -> dict[str, int]:
+        """Failures and retries of every reward since the run started, over all reward workers."""
+        events = {f"{name}/{event}": 0 for name in self.spec.reward_names for event in ("failures", "retries")}
+        for name, count, _ in self._reward_workers():
+            if f"{name}/failures" in events:
+                events[f"{name}/failures"] += count.failures
+                events[f"{name}/retries"] += count.retries
+        return events
+
+    def _reward_workers(self) -> Iterator[tuple[str, Counts, str | None]]:
+        """Each reward in each reward worker: its name, its counters, and why it was given up, if it was."""
         workers = self.reward_loop_manager.reward_loop_workers
-        return ray.get([worker.__ray_call__.remote(scorers_here) for worker in workers])
+        for rewards in ray.get([worker.__ray_call__.remote(scorer_counts) for worker in workers]):
+            for name, (count, cause) in rewards.items():
+                yield name, count, cause
+
+    def _dump_generations(self, *args: Any, reward_extra_infos_dict: dict[str, list], **kwargs: Any) -> None:
+        """As verl's, but NaN, the component of another task, is null: JSON has no NaN."""
+        columns = {name: without_nan(values) for name, values in reward_extra_infos_dict.items()}
+        super()._dump_generations(*args, reward_extra_infos_dict=columns, **kwargs)  # type: ignore[misc]
 
     def _log_rollout_data(self, batch: Any, timing_raw: dict, rollout_data_dir: str) -> None:
         """As verl's, with all that the reward function returned, and without the rows that verl pads a batch with.
@@ -96,11 +121,8 @@ class ComponentLogs:
             fields = ["prompts", "responses", "rm_scores", "reward_model"]
             data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
             columns: dict[str, list] = {"uid": keys, "id": [row.id for row in rows], "task": [row.task for row in rows]}
-            for name in rows[0].values:
-                # Another task's component is NaN, which JSON does not have.
-                values = [row.values[name] for row in rows]
-                columns[name] = [None if math.isnan(value) else value for value in values]
-            self._dump_generations(  # type: ignore[attr-defined]
+            columns |= {name: [row.values[name] for row in rows] for name in rows[0].values}
+            self._dump_generations(
                 inputs=self._texts(data["prompts"]),
                 outputs=self._texts(data["responses"]),
                 gts=[item["ground_truth"] for item in data.pop("reward_model").tolist()],
@@ -120,15 +142,14 @@ class ComponentLogs:
         batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         if self.use_critic or self.config.actor_rollout_ref.rollout.n == 1:
             return batch
-        sessions: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for key in scored_keys(batch):
-            sessions.setdefault(group_of(key), []).append(key)
-        alone = [keys for keys in sessions.values() if len({key.rsplit("_", 1)[0] for key in keys}) == 1]
-        if alone:
-            keys = [key for keys in alone for key in keys]
-            place = {"keys": keys, "partition_id": batch.partition_id}
-            data = tq.kv_batch_get(**place, select_fields=["advantages", "returns"])
-            tq.kv_batch_put(**place, fields=data.apply(lambda values: values * 0.0))
+            groups.setdefault(group_of(key), []).append(key)
+        lone = [keys for keys in groups.values() if len({key.rsplit("_", 1)[0] for key in keys}) == 1]
+        if lone:
+            selection = {"keys": [key for keys in lone for key in keys], "partition_id": batch.partition_id}
+            data = tq.kv_batch_get(**selection, select_fields=["advantages", "returns"])
+            tq.kv_batch_put(**selection, fields=data.apply(lambda values: values * 0.0))
         return batch
 
 
@@ -138,7 +159,7 @@ def group_of(key: str) -> str:
 
 
 def scored_keys(batch: Any) -> list[str]:
-    """The keys of a batch that are rollouts and not verl's padding."""
+    """The keys of a batch's rollouts, without verl's padding."""
     return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
 
 
@@ -148,12 +169,12 @@ def rollouts(batch: Any) -> list[ScoredRollout]:
     fields = ["extra_fields", "extra_info", "data_source"]
     data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
     columns = (data.pop(field).tolist() for field in fields)
-    found = []
+    scored = []
     for key, extra, info, source in zip(keys, *columns, strict=True):
         task = str(info.get("task") or source.rpartition("/")[2])
         values = {name: float(value) for name, value in extra["reward_extra_info"].items()}
-        found.append(ScoredRollout(key, group_of(key), task, str(info.get("id", "")), values))
-    return found
+        scored.append(ScoredRollout(key, group_of(key), task, str(info.get("id", "")), values))
+    return scored
 
 
 for mode, trainer in list(TRAINER_REGISTRY.items()):

@@ -1,1 +1,1 @@
-"""What a run leaves: dumps, statistics, and the page."""
+"""What a run has logged and dumped, its statistics, and its page."""

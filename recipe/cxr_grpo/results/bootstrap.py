@@ -35,10 +35,10 @@ def estimate(values: Sequence[float], patients: Sequence[str], seed: int = 0) ->
     0.5
     """
     if len(values) != len(patients) or not len(values):
-        raise ValueError(f"need one patient per value and at least one, got {len(values)} and {len(patients)}")
+        raise ValueError(f"need values, each with its patient; got {len(values)} values, {len(patients)} patients")
     numbers = np.asarray(values, dtype=float)
     if not np.isfinite(numbers).all():
-        raise ValueError("a reward is not finite")
+        raise ValueError("a reward is NaN or infinite")
     _, cluster = np.unique(np.asarray(patients), return_inverse=True)
     totals, sizes = np.bincount(cluster, weights=numbers), np.bincount(cluster)
     draws = np.random.default_rng(seed).integers(len(sizes), size=(RESAMPLES, len(sizes)))
@@ -56,6 +56,6 @@ def paired(before: Mapping[str, float], after: Mapping[str, float], patients: Ma
     """
     if before.keys() != after.keys():
         missing = sorted(before.keys() ^ after.keys())
-        raise ValueError(f"{len(missing)} samples are in one evaluation only, e.g. {missing[0]}: nothing to pair")
+        raise ValueError(f"{len(missing)} samples are in only one of the two evaluations, e.g. {missing[0]}")
     ids = sorted(before)
     return estimate([after[i] - before[i] for i in ids], [patients[i] for i in ids])

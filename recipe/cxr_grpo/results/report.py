@@ -1,6 +1,6 @@
-"""The page that a user opens after a run: numbers, curves, and validation films before and after GRPO.
+"""The page of a run: numbers, curves, and validation films before and after GRPO.
 
-One self-contained HTML file: styles, curves (SVG) and films (PNG) are inside, nothing is fetched.
+One self-contained HTML file: styles, curves (SVG) and films (PNG) are embedded, nothing is fetched.
 """
 
 import base64
@@ -15,12 +15,13 @@ from string import Template
 import numpy as np
 
 from recipe.cxr_grpo.results.validation import Row
+from reward_fns.conventions import get_convention
 
 FILMS = 12
 TRUTH, BEFORE, AFTER = "#2e9e5b", "#d9822b", "#2b6cd9"
 
 
-def write(
+def write_page(
     path: Path,
     summary: dict,
     components: Mapping[str, Mapping[int, float]],
@@ -32,14 +33,14 @@ def write(
 
     Args:
         path: HTML file to write.
-        summary: what ``summary.json`` holds.
+        summary: the content of ``summary.json``.
         components: task and name of a reward -> GRPO step -> its mean over that step's rollouts.
         before, after: sample id -> row of the validation before and after GRPO.
         images: sample id -> image file.
     """
     grounding = sorted(i for i, row in before.items() if row.task == "grounding")
     reports = sorted(i for i, row in before.items() if row.task == "report")
-    page = Template((resources.files("recipe.cxr_grpo.results") / "report.html").read_text())
+    page = Template((resources.files(__package__) / "report.html").read_text())
     path.write_text(
         page.substitute(
             table=_table(summary),
@@ -56,7 +57,7 @@ def write(
 
 
 def _spread(ids: list[str], count: int) -> list[str]:
-    """``count`` ids at even distances: a choice that nobody made by looking at the results."""
+    """``count`` ids at even distances: a choice that does not depend on the results."""
     if len(ids) <= count:
         return ids
     return [ids[i] for i in np.linspace(0, len(ids) - 1, count).round().astype(int)]
@@ -75,20 +76,17 @@ def _table(summary: dict) -> str:
 
 def _curves(components: Mapping[str, Mapping[int, float]]) -> str:
     """One small plot per reward component, as SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+    from pandas import Series
 
     columns = min(3, max(1, len(components)))
     rows = max(1, -(-len(components) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.4 * rows), squeeze=False)
-    for axis in axes.flat[len(components) :]:
-        axis.remove()
-    for axis, (name, values) in zip(axes.flat, components.items(), strict=False):
-        steps, means = list(values), list(values.values())
-        axis.plot(steps, means, ".", color="#9bb8e8", markersize=4)
-        axis.plot(steps, _smoothed(means), color=AFTER)
+    figure = Figure(figsize=(3.6 * columns, 2.4 * rows))
+    for number, (name, values) in enumerate(components.items(), 1):
+        means = Series(values)
+        axis = figure.add_subplot(rows, columns, number)
+        axis.plot(means, ".", color="#9bb8e8", markersize=4)
+        axis.plot(means.rolling(5, center=True, min_periods=1).mean(), color=AFTER)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("GRPO step", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -96,51 +94,41 @@ def _curves(components: Mapping[str, Mapping[int, float]]) -> str:
     figure.tight_layout()
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
-    plt.close(figure)
     return out.getvalue()[out.getvalue().index("<svg") :]
-
-
-def _smoothed(values: list[float], width: int = 5) -> np.ndarray:
-    """Mean over the ``width`` steps around each step; fewer at the ends."""
-    window = np.ones(min(width, len(values)))  # convolve's "same" is as long as the longer of the two
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def _png(image: Path) -> str:
     return base64.b64encode(image.read_bytes()).decode()
 
 
-def _boxes(boxes: Iterable[Iterable[float]], colour: str) -> str:
-    shapes = []
-    for x1, y1, x2, y2 in boxes:
-        place = f'x="{x1 * 100:.2f}" y="{y1 * 100:.2f}" width="{(x2 - x1) * 100:.2f}" height="{(y2 - y1) * 100:.2f}"'
-        shapes.append(f'<rect {place} fill="none" stroke="{colour}" stroke-width="1.2"/>')
-    return "".join(shapes)
+def _boxes(boxes: Iterable[Iterable[float]], color: str) -> str:
+    return "".join(
+        f'<rect x="{x1 * 100:.2f}" y="{y1 * 100:.2f}" width="{(x2 - x1) * 100:.2f}" height="{(y2 - y1) * 100:.2f}" '
+        f'fill="none" stroke="{color}" stroke-width="1.2"/>'
+        for x1, y1, x2, y2 in boxes
+    )
 
 
 def _predicted(row: Row) -> list[tuple[float, float, float, float]]:
-    from reward_fns.conventions import get_convention
-
     frame = row.truth.get("frame") or (1, 1)
-    parsed = get_convention(row.box_format).parse(row.answer, tuple(frame))
-    return [(box.x1, box.y1, box.x2, box.y2) for box in parsed.boxes]
+    return [box.quad for box in get_convention(row.box_format).parse(row.answer, tuple(frame)).boxes]
 
 
 def _film(before: Row, after: Row, image: Path) -> str:
     data, truth = _png(image), _boxes(before.truth["boxes"], TRUTH)
     pictures = "".join(
         f'<div><svg viewBox="0 0 100 100"><image href="data:image/png;base64,{data}" width="100" height="100" '
-        f'preserveAspectRatio="none"/>{truth}{_boxes(_predicted(row), colour)}</svg>'
+        f'preserveAspectRatio="none"/>{truth}{_boxes(_predicted(row), color)}</svg>'
         f"<span>{name} {row.score:.2f}</span></div>"
-        for name, row, colour in (("before", before, BEFORE), ("after", after, AFTER))
+        for name, row, color in (("before", before, BEFORE), ("after", after, AFTER))
     )
     return f'<figure><div class="pair">{pictures}</div><figcaption>{escape(_question(before))}</figcaption></figure>'
 
 
 def _report(before: Row, after: Row, image: Path) -> str:
     texts = "".join(
-        f'<dt style="color:{colour}">{name}</dt><dd>{escape(text)}</dd>'
-        for name, text, colour in (
+        f'<dt style="color:{color}">{name}</dt><dd>{escape(text)}</dd>'
+        for name, text, color in (
             ("reference", before.truth["report"], TRUTH),
             (f"before, {before.score:.2f}", before.answer, BEFORE),
             (f"after, {after.score:.2f}", after.answer, AFTER),

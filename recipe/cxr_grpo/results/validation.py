@@ -1,15 +1,15 @@
-"""verl's validation dumps: reading them, and comparing two of the same samples."""
+"""verl's dumps as rows, and the comparison of two validations of the same samples."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.cxr_grpo.results.bootstrap import Estimate, estimate, paired
+from recipe.cxr_grpo.results.bootstrap import estimate, paired
 
 
 @dataclass(frozen=True)
 class Row:
-    """One validation sample: what the model was asked, what it answered and what that earned."""
+    """One scored answer: the question, the answer, the ground truth and the score."""
 
     id: str
     patient_id: str
@@ -33,24 +33,16 @@ def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"{path}: no such dump; did the run reach this step?")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            raw = json.loads(line)
-            truth = json.loads(raw["gts"])
-            rows.append(
-                Row(
-                    id=truth["id"],
-                    patient_id=truth["patient_id"],
-                    task=truth["task"],
-                    box_format=truth["box_format"],
-                    question=raw["input"],
-                    answer=raw["output"],
-                    truth=truth,
-                    score=float(raw["score"]),
-                )
-            )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a row of one of verl's dumps ({error!r})") from error
+    with path.open(encoding="utf-8") as file:  # splitlines would also split at U+2028, which verl does not escape
+        for number, line in enumerate(file, 1):
+            try:
+                raw = json.loads(line)
+                truth = json.loads(raw["gts"])
+                keys = {key: truth[key] for key in ("id", "patient_id", "task", "box_format")}
+                score = float(raw["score"])
+                rows.append(Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=score))
+            except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: not a row of one of verl's dumps ({error!r})") from error
     return rows
 
 
@@ -65,18 +57,12 @@ def read_validation(path: Path) -> dict[str, Row]:
 
 def compare(before: dict[str, Row], after: dict[str, Row]) -> dict[str, dict[str, dict]]:
     """``before``, ``after`` and ``difference``: task -> ``{"mean", "n", "ci95"}`` of the validation reward."""
-    tasks = sorted({row.task for row in before.values()})
-
-    def of(rows: dict[str, Row], task: str) -> Estimate:
-        chosen = [row for row in rows.values() if row.task == task]
-        return estimate([row.score for row in chosen], [row.patient_id for row in chosen])
-
-    def difference(task: str) -> Estimate:
+    summary: dict[str, dict[str, dict]] = {"before": {}, "after": {}, "difference": {}}
+    patients = {i: row.patient_id for i, row in before.items()}
+    for task in sorted({row.task for row in before.values()}):
         scores = [{i: row.score for i, row in rows.items() if row.task == task} for rows in (before, after)]
-        return paired(scores[0], scores[1], {i: row.patient_id for i, row in before.items()})
-
-    return {
-        "before": {task: of(before, task).as_dict() for task in tasks},
-        "after": {task: of(after, task).as_dict() for task in tasks},
-        "difference": {task: difference(task).as_dict() for task in tasks},
-    }
+        difference = paired(scores[0], scores[1], patients)
+        for name, of_task in zip(("before", "after"), scores, strict=True):
+            summary[name][task] = estimate([*of_task.values()], [patients[i] for i in of_task]).as_dict()
+        summary["difference"][task] = difference.as_dict()
+    return summary

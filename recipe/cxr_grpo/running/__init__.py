@@ -1,1 +1,1 @@
-"""Processes of a run."""
+"""Checks before a run, and the processes of one."""

@@ -1,8 +1,8 @@
-"""Run one command and end every process that it started, whatever way it ends.
+"""Run one command and end every process that it started, however it ends.
 
 Ray's daemons leave the process group of the driver that started them, a failed driver can hang with all of them
-alive, and ``ray stop`` would end every Ray on the machine. So each run marks its environment with an identifier of its
-own, which all its descendants inherit, and only processes that carry this mark are ended.
+alive, and ``ray stop`` would end every Ray on the machine. So each run marks its environment with its own identifier,
+which all its descendants inherit, and only processes with this mark are ended.
 """
 
 import contextlib
@@ -22,55 +22,52 @@ import psutil
 from reward_fns.errors import UsageError
 
 MARK = "CXR_GRPO_RUN"
-"""Environment variable that carries the identifier of a run."""
+"""Environment variable with the identifier of a run."""
 
 POLL_SECONDS = 0.5
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """All living processes of this user, other than the caller, that carry ``mark`` in their environment."""
-    found = []
+    """All living processes of this user, except the caller, that carry ``mark`` in their environment."""
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
-def end(mark: str, grace: float = 5.0) -> int:
-    """End all processes that carry ``mark``: first politely, after ``grace`` seconds by force. Returns their number."""
-    seen: set[int] = set()
+def end_marked(mark: str, grace: float = 5.0) -> None:
+    """End all processes that carry ``mark``: with SIGTERM, and after ``grace`` seconds with SIGKILL."""
     for attempt in range(5):  # a process may still start another while it is being ended
         processes = marked(mark)
-        if not processes:
-            break
-        seen.update(process.pid for process in processes)
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 (process.kill if attempt else process.terminate)()
+        if not processes:
+            break
         psutil.wait_procs(processes, timeout=grace)
-    return len(seen)
 
 
 @contextlib.contextmanager
-def sole(name: str, why: str) -> Iterator[None]:
-    """Be the only one on this machine who is in here under ``name``; whoever dies in here makes room.
+def machine_lock(name: str, refusal: str) -> Iterator[None]:
+    """Hold the lock ``name``, which one process on this machine can hold; a process that dies releases it.
 
     Raises:
-        UsageError: somebody else is; ``why`` says what must not happen twice.
+        UsageError: another process holds it; ``refusal`` is the message.
     """
-    path = f"/tmp/{name}.lock"  # not TMPDIR: others on the machine may have another one
+    path = f"/tmp/{name}.lock"  # not TMPDIR, which differs between users
     try:
-        place = os.open(path, os.O_RDONLY)  # another user's, too, can be locked
+        descriptor = os.open(path, os.O_RDONLY)  # another user's file can be locked, too
     except FileNotFoundError:
-        place = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise UsageError(why) from error
+        raise UsageError(refusal) from error
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -94,19 +91,19 @@ def run(
     env: Mapping[str, str] | None = None,
     watch: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run ``command`` with its output in ``log`` and return its exit status; afterwards nothing of it is alive.
+    """Run ``command`` with its output in ``log``; returns its exit status. No process of it survives this call.
 
     Args:
         command: program and arguments; no shell.
         log: receives standard output and error.
         env: added to this process's environment. ``{RAY_TMP}`` in ``command`` becomes a private, short-lived folder
             (short enough for the socket paths that Ray makes in it).
-        watch: called about twice a second while the command runs, for progress.
+        watch: called about twice a second while the command runs, to show progress.
     """
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="cxr-", ignore_cleanup_errors=True) as folder, log.open("ab") as sink:
         arguments = [argument.replace("{RAY_TMP}", folder) for argument in command]
-        # SIGTERM and SIGHUP end a run as Ctrl-C does, so that the clean-up still happens; nothing interrupts that.
+        # SIGTERM and SIGHUP end a run as Ctrl-C does, with the clean-up, which nothing interrupts.
         with _signals(_interrupt, signal.SIGTERM, signal.SIGHUP):
             process = subprocess.Popen(
                 arguments,
@@ -114,7 +111,7 @@ def run(
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we end the run in order
+                start_new_session=True,  # Ctrl-C reaches only this process, which then ends the run
             )
             try:
                 while process.poll() is None:
@@ -124,5 +121,5 @@ def run(
                 return process.returncode
             finally:
                 with _signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    end(mark)
+                    end_marked(mark)
                     process.wait()

@@ -41,7 +41,7 @@ def test_this_machine_needs_no_permission(endpoint):
 )
 def test_anything_else_does(endpoint):
     with pytest.raises(
-        UsageError, match=r"(?s)is not this machine.*only go where their licence allows.*--allow-remote"
+        UsageError, match=r"(?s)is not this machine.*only go where their license allows.*--allow-remote"
     ):
         asking.server(options(endpoint))
 
@@ -58,7 +58,7 @@ def test_a_host_of_ones_own_is_named_letter_by_letter():
 def test_a_permitted_server_elsewhere_is_asked_by_https():
     found = asking.server(options("https://api.example.org/v1", "--allow-remote"))
     assert found.base_url == "https://api.example.org/v1" and not found.direct
-    with pytest.raises(UsageError, match="in the clear; use https"):
+    with pytest.raises(UsageError, match="unencrypted; use https"):
         asking.server(options("http://api.example.org/v1", "--allow-remote"))
 
 
@@ -68,7 +68,7 @@ def test_a_permitted_server_elsewhere_is_asked_by_https():
         ("127.0.0.1:8000/v1", "need http://HOST"),
         ("file:///etc/passwd", "need http://HOST"),
         ("http:///v1", "need http://HOST"),
-        ("http://127.0.0.1:99999/v1", "is no URL"),
+        ("http://127.0.0.1:99999/v1", "is not a URL"),
         ("http://me:secret@127.0.0.1/v1", "CXR_GRPO_LLM_KEY"),
         ("http://127.0.0.1@example.org/v1", "must not hold a user or a key"),
         ("http://example.org\\@127.0.0.1/v1", "need http://HOST"),

@@ -2,11 +2,14 @@ import io
 import json
 import platform
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -76,7 +79,7 @@ def test_a_model_rewrites_all_files(ask, rows, data, tmp_path, judge_server, cap
     assert (told["model"], told["changed"], told["rows_left_out"], told["failed"]) == ("m", 4, 2, 0)
     assert {request["temperature"] for request in judge_server.requests} == {0.0}
     said = capsys.readouterr()
-    assert "3 requests to make" in said.err and "only go where their licence allows" in said.err
+    assert "3 requests to make" in said.err and "only go where their license allows" in said.err
     assert "6 reports, 4 changed, 2 left out, 0 failed" in said.out
     assert main(["validate", str(out)]) == 0
 
@@ -84,8 +87,8 @@ def test_a_model_rewrites_all_files(ask, rows, data, tmp_path, judge_server, cap
 def test_nothing_is_asked_twice(ask, judge_server, tmp_path):
     assert ask() == ask() == 0
     assert len(judge_server.requests) == 3
-    journal = tmp_path / "out" / "journal.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-9])  # killed in the middle of a line
+    with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as journal:
+        journal.execute("DELETE FROM answers WHERE source LIKE '%row 1'")
     assert ask() == 0
     assert len(judge_server.requests) == 4
     assert ask("--model", "other") == 0  # the last --model counts: another one has answered nothing yet
@@ -137,7 +140,7 @@ def test_reports_that_the_model_fails_on_are_not_dropped(
 def test_an_answer_cut_off_is_unusable(ask, judge_server, tmp_path):
     judge_server.finish_reason = "length"
     assert ask() == 1
-    assert "cut off at --max-tokens 1024" in problems(tmp_path / "out")[0]["detail"]
+    assert "was cut off at --max-tokens 1024" in problems(tmp_path / "out")[0]["detail"]
 
 
 def test_a_dead_server_stops_the_run(tmp_path, judge_server, capsys):
@@ -173,8 +176,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, judge_server, number):
     run.send_signal(number)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == (-9 if number == signal.SIGKILL else 143)
-    assert number == signal.SIGKILL or ("the same command goes on" in errors and "Traceback" not in errors)
-    assert [path.name for path in out.iterdir()] == ["journal.jsonl"]
+    assert number == signal.SIGKILL or ("the same command resumes" in errors and "Traceback" not in errors)
+    assert {path.name.removesuffix("-journal") for path in out.iterdir()} == {"journal.sqlite"}
     hold = False
     assert main(arguments) == 0
     assert len(asked) == 6 + 7  # five were kept
@@ -215,14 +218,14 @@ def test_rules_need_no_server(data, rows, tmp_path, capsys):
         ("", "is empty"),
         ("<think>hm</think>", "is empty"),
         ("The heart is large. " * 9, "characters, the report only"),
-        ("The heart is 3 cm large.", "numbers that the report has not: 3"),
+        ("The heart is 3 cm large.", "numbers that are not in the report: 3"),
         ("Findings: The heart is large.", "has a heading"),
         ("# Report\nThe heart is large.", "has a heading"),
         ("- The heart is large.", "has a heading or a list"),
         ("I have removed the comparison.", "talks about the task"),
         ("The original report is empty.", "talks about the task"),
         ("The heart is large, unchanged.", "still compares: 'unchanged'"),
-        ("The heart is large. ___", "a mark of something removed"),
+        ("The heart is large. ___", "the mark of a removed name"),
     ],
 )
 def test_answers_that_are_not_used(answer, reason):
@@ -242,7 +245,7 @@ def test_answers_that_are_used():
         (["{}/data", "--out", "{}/out"], "give either --endpoint and --model, or --rules"),
         (["{}/data", "--out", "{}/data", "--rules"], "choose another folder"),
         (["{}/data/sft_train.parquet", "--out", "{}/out", "--rules"], "give the RL files of the same data"),
-        (["{}/data", "{}/data/train.parquet", "--out", "{}/out", "--rules"], "two of the files are called"),
+        (["{}/data", "{}/data/train.parquet", "--out", "{}/out", "--rules"], "two of the files have the same name"),
         (["{}/nowhere", "--out", "{}/out", "--rules"], "no such file"),
     ],
 )
@@ -264,3 +267,43 @@ def test_damaged_data_are_refused_and_nothing_is_left(data, tmp_path, capsys):
     assert main(["filter", str(tmp_path / "latin.jsonl"), "--rules", "--out", str(tmp_path / "out")]) == 1
     assert "latin.jsonl line 1" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+HALF = "\\ud83d"  # a JSON escape of half a surrogate pair, as a cut text leaves
+
+
+def test_a_line_with_half_a_surrogate_pair_or_deep_nesting_is_named(tmp_path, capsys):
+    for name, line in (("half", f'{{"report": "Clear {HALF} lungs."}}'), ("deep", "[" * 99999 + "]" * 99999)):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"report": "Clear lungs."}}\n{line}\n')
+        arguments = ["filter", str(tmp_path / f"{name}.jsonl"), "--rules", "--out", str(tmp_path / "out")]
+        assert main(arguments) == 1
+        assert f"{name}.jsonl line 2: " in capsys.readouterr().err
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_ground_truth_with_half_a_surrogate_pair_is_named(data, tmp_path, capsys):
+    path = data / "train.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[1]["reward_model"]["ground_truth"] = f'{{"report": "Clear {HALF} lungs."}}'
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    assert main(["filter", str(data), "--rules", "--out", str(tmp_path / "out")]) == 1
+    assert "train.parquet row 1: ground_truth has half of a surrogate pair" in capsys.readouterr().err
+
+
+def test_an_answer_that_no_file_can_hold_is_unusable(ask, judge_server, tmp_path):
+    good = judge_server.answer
+    judge_server.answer = lambda prompt: "The heart \ud83d is." if "___" in prompt else good(prompt)
+    assert ask() == 1
+    (problem,) = problems(tmp_path / "out")
+    assert problem["kind"] == "unusable answer" and "half of a surrogate pair" in problem["detail"]
+
+
+def test_a_reply_nested_too_deeply_is_listed(tmp_path, judge_server, capsys):
+    (tmp_path / "a.jsonl").write_text('{"report": "Clear lungs."}\n')
+    body = b'{"choices": ' + b"[" * 99999 + b"]" * 99999 + b"}"
+    judge_server.reply = lambda request: (200, {"Content-Type": "application/json"}, body)
+    model = ["--endpoint", judge_server.url, "--model", "m", "--yes"]
+    assert main(["filter", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), *model]) == 1
+    assert problems(tmp_path / "out")[0]["kind"] == "no answer"
+    assert "Traceback" not in capsys.readouterr().err

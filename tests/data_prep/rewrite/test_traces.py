@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import sqlite3
 
 import pytest
 from PIL import Image
@@ -74,8 +75,8 @@ def test_the_teacher_sees_the_film_in_the_size_of_the_row(ask, judge_server):
 def test_an_interrupted_run_goes_on(ask, judge_server, tmp_path):
     assert ask() == 0
     asked = len(judge_server.requests)
-    journal = tmp_path / "out" / "journal.jsonl"
-    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:5]) + b'{"key": "ab')
+    with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as journal:
+        journal.execute("DELETE FROM answers WHERE key NOT IN (SELECT key FROM answers LIMIT 5)")
     assert ask() == 0
     assert len(judge_server.requests) == asked + asked - 5
 
@@ -97,7 +98,7 @@ def test_rows_that_the_teacher_fails_on_are_not_dropped(ask, rows, judge_server,
 def test_a_film_that_is_gone_is_told_of(ask, data, tmp_path, capsys):
     next((data / "images").iterdir()).unlink()
     assert ask("--direct-share", "0") == 1
-    assert "there is no image to show" in capsys.readouterr().err
+    assert "no image to show: " in capsys.readouterr().err
 
 
 def test_the_cost_is_told_first(ask, judge_server, tmp_path, capsys):
@@ -117,10 +118,10 @@ def test_the_cost_is_told_first(ask, judge_server, tmp_path, capsys):
         (f"<think>{TRACE}</think>", "changes the answer"),
         ("<think>Dense left base.</think> [0.1, 0.2, 0.3, 0.4]", "a trace of 3 words, need 5 to 20"),
         (f"<think>{TRACE * 5}</think> [0.1, 0.2, 0.3, 0.4]", "words, need 5 to 20"),
-        ("<think>The reference answer puts it at the left.</think> [0.1, 0.2, 0.3, 0.4]", "what it was told"),
-        ("<think>By the ground truth it is the left.</think> [0.1, 0.2, 0.3, 0.4]", "what it was told"),
-        ("<think>Since I was given this box, it fits.</think> [0.1, 0.2, 0.3, 0.4]", "what it was told"),
-        ("<think>This <image> has a dense left base.</think> [0.1, 0.2, 0.3, 0.4]", "holds <image>"),
+        ("<think>The reference answer puts it at the left.</think> [0.1, 0.2, 0.3, 0.4]", "what it was given"),
+        ("<think>By the ground truth it is the left.</think> [0.1, 0.2, 0.3, 0.4]", "what it was given"),
+        ("<think>Since I was given this box, it fits.</think> [0.1, 0.2, 0.3, 0.4]", "what it was given"),
+        ("<think>This <image> has a dense left base.</think> [0.1, 0.2, 0.3, 0.4]", "has <image> in its trace"),
     ],
 )
 def test_traces_that_are_not_used(answer, reason):

@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo import cpu, launch, tiny_model
+from recipe.cxr_grpo import cpu, tiny_model
+from recipe.cxr_grpo.running import checks
 
 SITE = Path(cpu.__file__).parent / "site"
 
@@ -135,5 +136,5 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 arguments = AsyncEngineArgs(model={str(tmp_path)!r}, distributed_executor_backend="uni", max_model_len=64)
 print(arguments.create_engine_config().parallel_config.distributed_executor_backend, os.environ["TORCHDYNAMO_DISABLE"])
 """
-    settings = launch.compose("quickstart_grpo", []).actor_rollout_ref.rollout.engine_kwargs.vllm
+    settings = checks.compose("quickstart_grpo", []).actor_rollout_ref.rollout.engine_kwargs.vllm
     assert python(code, VERL_PLATFORM="cpu")[-2:] == [settings.distributed_executor_backend, "1"] == ["uni", "1"]

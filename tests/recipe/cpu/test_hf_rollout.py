@@ -1,5 +1,6 @@
 import asyncio
 import math
+import time
 
 import pytest
 
@@ -44,3 +45,32 @@ def test_greedy_answers_are_the_same_and_end_at_the_end_token(generator):
     assert len({tuple(tokens) for tokens, _ in found}) == 1
     for tokens, _ in found:
         assert len(tokens) <= 32 and not generator.eos_ids.intersection(tokens[:-1])
+
+
+def test_a_cancelled_request_leaves_the_others_of_its_batch_alone(generator, monkeypatch):
+    async def one_cancelled():
+        generator.loop_task = None
+        generator.queue = asyncio.Queue()
+        requests = [asyncio.create_task(generator.generate([5, 6, 7], {"temperature": 0}, None)) for _ in range(3)]
+        await started.wait()
+        requests[0].cancel()
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    started = asyncio.Event()
+    generate = generator._generate
+
+    def slow(batch):
+        loop.call_soon_threadsafe(started.set)
+        time.sleep(0.2)
+        return generate(batch)
+
+    monkeypatch.setattr(generator, "_generate", slow)
+    loop = asyncio.new_event_loop()
+    try:
+        cancelled, *others = loop.run_until_complete(one_cancelled())
+        generator.loop_task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        loop.close()
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert [type(answer) for answer in others] == [tuple, tuple]

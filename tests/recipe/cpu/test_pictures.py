@@ -27,7 +27,7 @@ def processor():
             Counting.calls += 1
             return super().preprocess(images, *args, **kwargs)
 
-    Counting.preprocess = pictures.remembering(Counting.preprocess, most=2)
+    Counting.preprocess = pictures.memoized(Counting.preprocess, most=2)
     return Counting(patch_size=16, temporal_patch_size=2, merge_size=2)
 
 
@@ -73,11 +73,11 @@ def test_another_picture_or_other_options_are_another_thing(processor, images, o
 def test_memory_is_bounded_and_arrays_are_not_remembered(processor):
     for value in range(5):
         processor([picture(value)], return_tensors="pt")
-    assert len(type(processor).preprocess.kept) == 2
+    assert len(type(processor).preprocess.results) == 2
     before = processor.calls
     for _ in range(2):
         processor([np.asarray(picture(7))], return_tensors="pt")
-    assert processor.calls == before + 2 and len(type(processor).preprocess.kept) == 2
+    assert processor.calls == before + 2 and len(type(processor).preprocess.results) == 2
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path):
@@ -87,7 +87,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path):
         calls.append(element)
         return Image.open(element["image"].removeprefix("file://")).convert("RGB")
 
-    fetch = pictures.remembering(fetch)
+    fetch = pictures.memoized(fetch)
     path = tmp_path / "film.png"
     picture(1).save(path)
     element = {"type": "image", "image": f"file://{path}", "max_pixels": 4096}
@@ -115,7 +115,7 @@ def test_threads_that_ask_for_the_same_at_once_wait_for_the_first(fails):
             raise ValueError("no picture")
         return [what]
 
-    remembered = pictures.remembering(prepare)
+    remembered = pictures.memoized(prepare)
 
     def ask(_):
         if asked.wait(10) == 0:
@@ -154,8 +154,9 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
 from recipe.cxr_grpo.cpu import vision
 for model in (modeling.Qwen3VLVisionModel, modeling.Qwen3VLVisionPatchEmbed):
     assert model.forward.__code__.co_filename == vision.__file__
-assert fetch_image is qwen_vl_utils.fetch_image and fetch_image.kept == {} and Qwen2VLImageProcessor.preprocess.kept
-print(len(Processor.__call__.kept), one.keys() == plain.keys() == again.keys(),
+assert fetch_image is qwen_vl_utils.fetch_image and fetch_image.results == {}
+assert Qwen2VLImageProcessor.preprocess.results
+print(len(Processor.__call__.results), one.keys() == plain.keys() == again.keys(),
       all(torch.equal(again[key], plain[key]) for key in plain), torch.equal(one["input_ids"], other["input_ids"]))
 """
     env = os.environ | {"VERL_PLATFORM": "cpu"}

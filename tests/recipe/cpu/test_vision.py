@@ -31,7 +31,7 @@ def stock():
 def ours(stock):
     """The same weights, run by what the CPU platform puts in the place of two methods; `seen` counts its patches."""
     model = copy.deepcopy(stock)
-    for part, change in ((model, vision.seeing_once), (model.patch_embed, vision.multiplied)):
+    for part, change in ((model, vision.once_per_image), (model.patch_embed, vision.by_matrix_product)):
         kind = type(part)
         part.__class__ = type("Ours", (kind,), {"forward": change(kind.forward)})
     seen = []
@@ -68,7 +68,7 @@ def test_what_is_seen_and_its_gradient_are_those_of_the_stock_model(stock, ours,
 def test_pictures_with_equal_sums_or_equal_patches_in_another_grid_are_not_the_same():
     one = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 0.0], [5.0, 5.0]])
     grids = [[1, 2, 2], [1, 2, 2], [1, 1, 4], [1, 2, 2]]
-    assert vision.distinct([one, one.flip(0), one, one.clone()], grids) == [0, 1, 2, 0]
+    assert vision.first_equals([one, one.flip(0), one, one.clone()], grids) == [0, 1, 2, 0]
 
 
 def test_called_with_more_it_computes_all(ours):

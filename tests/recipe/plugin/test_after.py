@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from recipe.cxr_grpo.plugin.after import after
+from recipe.cxr_grpo.plugin.after import after_import
 
 
 @pytest.fixture
@@ -19,15 +19,15 @@ def module(tmp_path, monkeypatch):
 def test_each_is_called_once_when_the_module_is_there(module):
     called, before = [], len(sys.meta_path)
     for who in "ab":
-        after(module, lambda who=who: called.append((who, sys.modules[module].value)))
+        after_import(module, lambda who=who: called.append((who, sys.modules[module].value)))
     assert called == [] and module not in sys.modules
     importlib.import_module(module)
     assert sorted(called) == [("a", 1), ("b", 1)] and len(sys.meta_path) == before
-    after(module, lambda: called.append("at once"))
+    after_import(module, lambda: called.append("at once"))
     assert called[2:] == ["at once"]
 
 
 def test_a_module_that_is_missing_is_missing(module):
-    after("cxr_grpo_never", lambda: None)
+    after_import("cxr_grpo_never", lambda: None)
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("cxr_grpo_never")

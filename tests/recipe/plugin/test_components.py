@@ -56,3 +56,12 @@ def test_a_task_that_a_step_lacks_leaves_a_gap_and_a_lone_rollout_no_spread():
     assert found["reward/report/gleu/mean"] == 0.5
     assert "reward/report/gleu/zero_spread_rate" not in found
     assert statistics([], resolve(SPEC), 2, 4) == {"reward/failed_rollouts": 8, "reward/failed_groups": 2}
+
+
+def test_a_rollout_that_a_watching_reward_failed_on_is_left_out_of_that_reward_only():
+    spec = resolve({"report": [{"name": "gleu"}, {"name": "rouge_l", "weight": 0}]})
+    watched = [rollout("a", i, "report", 0.5, rouge_l=value) for i, value in enumerate((0.2, math.nan, 0.4))]
+    found = statistics(watched, spec, 1, 3)
+    assert found["reward/report/rouge_l/mean"] == pytest.approx(0.3)
+    assert found["reward/report/rouge_l/group_std"] == pytest.approx(0.1)
+    assert found["reward/report/gleu/mean"] == 0.5 and found["reward/report/rollouts"] == 3

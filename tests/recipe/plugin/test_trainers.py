@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -56,7 +57,7 @@ class Worker:
 def step(trainers, monkeypatch, tmp_path):
     """A `cxr_sync` trainer in front of a batch: group "a" is whole, "b" has one left, one padding row stands in."""
     import torch
-    from verl.trainer.ppo.v1 import get_trainer_cls
+    from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 
     def row(task, score, **components):
         values = {"score": score, "acc": score, "gleu": math.nan, "box_iou": math.nan, "answer_chars": 9.0}
@@ -82,6 +83,8 @@ def step(trainers, monkeypatch, tmp_path):
     )
     trainer.tokenizer = SimpleNamespace(decode=lambda ids, **_: " ".join(str(int(i)) for i in ids))
     trainer.spec, trainer.use_critic, trainer.global_steps = resolve(SPEC), False, 7
+    trainer.logged_events = Counter()
+    monkeypatch.setattr(PPOTrainer, "on_step_begin", lambda self: None)
     monkeypatch.setattr(trainers.ray, "get", lambda results: results)
     workers = [Worker(gleu=Counts(9, retries=1)), Worker(gleu=Counts(9, failures=2), box_iou=Counts(4))]
     trainer.reward_loop_manager = SimpleNamespace(reward_loop_workers=workers)
@@ -94,8 +97,8 @@ def step(trainers, monkeypatch, tmp_path):
 def test_the_statistics_join_verls_metrics(trainers, step, monkeypatch):
     base = type(step.trainer).__mro__[2]
     monkeypatch.setattr(base, "_compute_metrics", lambda self, batch, metrics, *_, **__: metrics.update(verls=1))
+    step.trainer._compute_metrics(step.batch, {}, {}, global_steps=6, epoch=0)
     metrics = {}
-    step.trainer.on_step_begin()
     step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3), None
     step.trainer._compute_metrics(step.batch, metrics, {}, global_steps=7, epoch=0)
     assert metrics["verls"] == 1
@@ -110,6 +113,82 @@ def test_a_reward_that_one_worker_has_given_up_ends_the_run(step):
     step.workers[1].fared["gleu"] = Counts(20, failures=20, stopped=True), "given up after 20 failures in a row"
     with pytest.raises(ScorerUnavailable, match=r"'gleu' failed .* given up after 20 failures in a row"):
         step.trainer.on_step_begin()
+
+
+def test_a_given_up_reward_of_weight_0_does_not_end_the_run(step):
+    step.trainer.spec = resolve({"report": [{"name": "gleu", "weight": 0}, {"name": "rouge_l"}]})
+    step.workers[1].fared["gleu"] = Counts(20, failures=20, stopped=True), "given up after 20 failures in a row"
+    step.trainer.on_step_begin()
+
+
+def validated(step, scored, expected, spec=SPEC):
+    """The metrics of a validation: (data source, uid, values) of scored rollouts, and the number asked for."""
+    step.trainer.spec = resolve(spec)
+    step.trainer.on_validate_begin()
+    values = {key: [row[2].get(key) for row in scored] for key in dict.fromkeys(k for row in scored for k in row[2])}
+    step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3), None
+    return step.trainer._val_metrics_update(
+        [row[0] for row in scored], [row[1] for row in scored], values, [1] * len(scored), expected_acc_counts=expected
+    )
+
+
+def test_failed_rollouts_of_a_validation_count_the_floor_and_are_counted(step):
+    scored = [("a/report", "p1", {"reward": -0.5, "acc": -0.5, "overlong": -0.5})]
+    expected = {("a/report", "p1"): 1, ("a/report", "p2"): 1, ("b/report", "p3"): 2}
+    metrics = validated(step, scored, expected, {"report": [{"name": "overlong"}]})
+    assert metrics["val-core/a/report/acc/mean@1"] == -0.75  # verl: -0.25, better than either
+    assert metrics["val-aux/a/report/acc_success_only/mean@1"] == metrics["val-aux/a/report/reward/mean@1"] == -0.5
+    assert metrics["val-core/b/report/acc/mean@2"] == -1.0
+    assert (metrics["reward/validation/failed_rollouts"], metrics["reward/validation/rollouts"]) == (3, 4)
+    assert metrics["val-aux/a/report/failed_rollouts"] == 1 and metrics["val-aux/b/report/failed_rollouts"] == 2
+
+
+def test_without_failures_a_validation_has_verls_numbers(step):
+    values = ({"acc": 0.25, "n": 2.0}, {"acc": 0.75, "n": 4.0}, {"acc": 0.5, "n": 9.0}, {"acc": 0.5, "n": 0.0})
+    scored = [("a/report", "p", row) for row in values]
+    expected = {("a/report", "p"): 4}
+    ours = validated(step, scored, expected)
+    columns = [row[0] for row in scored], [row[1] for row in scored], {k: [v[k] for v in values] for k in values[0]}
+    verls = type(step.trainer).__mro__[2]
+    theirs = verls._val_metrics_update(step.trainer, *columns, [1] * 4, expected_acc_counts=expected)
+    assert {key: value for key, value in ours.items() if key in theirs} == theirs
+    assert {key for key in ours if key not in theirs and "/validation/" not in key} == {
+        "val-aux/a/report/failed_rollouts"
+    }
+
+
+def test_scorer_failures_of_a_validation_are_its_own(step, monkeypatch):
+    base = type(step.trainer).__mro__[2]
+    monkeypatch.setattr(base, "_compute_metrics", lambda *_, **__: None)
+    metrics = validated(step, [("a/report", "p", {"acc": 1.0})], {("a/report", "p"): 1})
+    assert metrics["reward/validation/scorers/gleu/failures"] == 3
+    assert metrics["reward/validation/scorers/gleu/retries"] == 3
+    training = {}
+    step.trainer._compute_metrics(step.batch, training, {}, global_steps=7, epoch=0)
+    # Those from before the validation began.
+    assert (training["reward/scorers/gleu/failures"], training["reward/scorers/gleu/retries"]) == (2, 1)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_data_source_with_both_tasks_has_finite_metrics(step, n):
+    report = {"acc": 0.5, "score": 0.5, "gleu": 0.5, "box_iou": math.nan}
+    boxes = {"acc": 0.25, "score": 0.25, "gleu": math.nan, "box_iou": 0.25}
+    scored = [("mixed", "p1", report)] * n + [("mixed", "p2", boxes)] * n + [("a/report", "p3", report)] * n
+    metrics = validated(step, scored, {("mixed", "p1"): n, ("mixed", "p2"): n, ("a/report", "p3"): n})
+    assert [key for key, value in metrics.items() if not math.isfinite(value)] == []
+    assert metrics[f"val-aux/mixed/gleu/mean@{n}"] == 0.5 and metrics[f"val-aux/mixed/box_iou/mean@{n}"] == 0.25
+    assert metrics[f"val-core/mixed/acc/mean@{n}"] == 0.375
+    assert not [key for key in metrics if key.startswith("val-aux/a/report/box_iou")]
+
+
+def test_a_dump_of_a_validation_is_json(step):
+    step.trainer._init_dump_executor()
+    step.trainer._dump_generations(
+        inputs=["q"], outputs=["a"], gts=["{}"], scores=[0.5], dump_path=str(step.out),
+        reward_extra_infos_dict={"gleu": [0.5], "box_iou": [math.nan]},
+    )  # fmt: skip
+    step.trainer._shutdown_dump_executor()
+    assert '"gleu": 0.5, "box_iou": null}' in (step.out / "7.jsonl").read_text()
 
 
 def test_the_dump_has_every_component_and_no_padding(step):
@@ -143,9 +222,10 @@ def test_a_lone_survivor_of_a_group_gives_no_gradient(step, monkeypatch, n, use_
 def test_verl_still_has_what_is_overridden_and_called(trainers):
     from verl.trainer.ppo.v1 import PPOTrainer
 
-    overridden = {"on_step_begin", "_compute_metrics", "_log_rollout_data", "_compute_advantage"}
+    overridden = {"on_step_begin", "on_validate_begin", "_compute_metrics", "_val_metrics_update", "_dump_generations",
+                  "_log_rollout_data", "_compute_advantage"}  # fmt: skip
     assert overridden <= set(vars(trainers.ComponentLogs))
-    assert overridden | {"_dump_generations"} <= set(vars(PPOTrainer))
+    assert overridden <= set(vars(PPOTrainer))
 
 
 def test_every_mode_of_verl_has_a_trainer_that_then_runs_as_that_mode(trainers, monkeypatch, tmp_path):

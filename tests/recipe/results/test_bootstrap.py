@@ -32,7 +32,7 @@ def test_pairing_removes_what_both_evaluations_share():
 
 
 def test_different_samples_are_refused():
-    with pytest.raises(ValueError, match=r"1 samples are in one evaluation only, e\.g\. b"):
+    with pytest.raises(ValueError, match=r"1 samples are in only one of the two evaluations, e\.g\. b"):
         paired({"a": 0.0}, {"a": 0.0, "b": 1.0}, {"a": "p", "b": "p"})
 
 

@@ -21,7 +21,7 @@ def page(tmp_path):
     after = {"a": row("a", "grounding", "[0.5, 0.5, 0.75, 1.0]", 0.7), "r": row("r", "report", "Clear.", 0.6)}
     summary = validation.compare(before, after) | {"settings": {}, "seconds": {}, "versions": {}, "decoding": "a < b"}
     images = dict.fromkeys(before, tmp_path / "film.png")
-    report.write(tmp_path / "report.html", summary, {"gleu": {1: 0.1, 2: 0.3}}, before, after, images)
+    report.write_page(tmp_path / "report.html", summary, {"gleu": {1: 0.1, 2: 0.3}}, before, after, images)
     return Path(tmp_path / "report.html").read_text()
 
 

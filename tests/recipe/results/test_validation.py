@@ -57,6 +57,12 @@ def test_an_unreadable_row_is_named(tmp_path, line):
         validation.read_rows(path)
 
 
+def test_an_answer_with_a_line_separator_is_one_row(tmp_path):
+    row = dump_row("p1-r", "report", "Clear.\u2028Normal heart.\x85", 0.1, report="b")
+    (tmp_path / "0.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n")  # as verl writes it
+    assert [row.answer for row in validation.read_rows(tmp_path / "0.jsonl")] == ["Clear.\u2028Normal heart.\x85"]
+
+
 def test_a_missing_dump_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"7\.jsonl: no such dump"):
         validation.read_rows(tmp_path / "7.jsonl")

@@ -74,7 +74,7 @@ def test_a_place_is_for_one_process_at_a_time(tmp_path):
     code = f"""
 import time
 from recipe.cxr_grpo.running import processes
-with processes.sole({name!r}, "two at once"):
+with processes.machine_lock({name!r}, "two at once"):
     print("in", flush=True)
     time.sleep(600)
 """
@@ -82,11 +82,11 @@ with processes.sole({name!r}, "two at once"):
     other = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "in\n"
-        with pytest.raises(UsageError, match="two at once"), processes.sole(name, "two at once"):
+        with pytest.raises(UsageError, match="two at once"), processes.machine_lock(name, "two at once"):
             raise AssertionError("both are in")
         other.kill()
         other.wait()
-        with processes.sole(name, "two at once"):
+        with processes.machine_lock(name, "two at once"):
             pass
     finally:
         other.kill()

@@ -1,4 +1,4 @@
-"""Python runs this at start in the child processes of a CPU run whose torchvision needs a shim (see ``shims.py``).
+"""Run by Python at the start of a CPU run's child processes if torchvision needs a shim (see ``shims.py``).
 
 vLLM's own child processes import torchvision before they load any plug-in, so no entry point comes early enough.
 """
@@ -10,7 +10,7 @@ import sys
 
 
 class _BeforeTorchvision:
-    """A finder that finds nothing: it applies the shim when torchvision is first looked for, and steps aside."""
+    """A finder that applies the shim when torchvision is first looked for, removes itself, and finds nothing."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -25,7 +25,7 @@ class _BeforeTorchvision:
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
     sys.meta_path.insert(0, _BeforeTorchvision)
 
-# This file hides a sitecustomize that the environment may have of its own: run that one too.
+# This file hides a sitecustomize of the environment: run that one too.
 _elsewhere = [folder for folder in sys.path if os.path.realpath(folder) != os.path.dirname(os.path.realpath(__file__))]
 _hidden = importlib.machinery.PathFinder.find_spec("sitecustomize", _elsewhere)
 if _hidden is not None and _hidden.loader is not None:

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo import launch
+from recipe.cxr_grpo.running import checks, environment, training
 from reward_fns.errors import UsageError
 
 
@@ -29,25 +29,25 @@ def inputs(tmp_path):
 
 def check(inputs, out, **changes):
     overrides = [f"{key}={value}" for key, value in (inputs | changes).items()]
-    launch.check("grpo", launch.compose("quickstart_grpo", overrides), out)
+    checks.check_run("grpo", checks.compose("quickstart_grpo", overrides), out)
 
 
 def test_two_runs_on_a_machine_would_get_each_other_s_weights(monkeypatch):
-    monkeypatch.setattr(launch.processes, "sole", lambda name, why: (name, why))
-    name, why = launch.alone(launch.compose("quickstart_grpo", []))
+    monkeypatch.setattr(training.processes, "machine_lock", lambda name, why: (name, why))
+    name, why = training.weights_lock(checks.compose("quickstart_grpo", []))
     assert "01000000" in name and "Wait for its end" in why
     for other in ("actor_rollout_ref.rollout.name=hf", "ray_kwargs.ray_init.address=auto"):
-        with launch.alone(launch.compose("quickstart_grpo", [other])):
+        with training.weights_lock(checks.compose("quickstart_grpo", [other])):
             pass
 
 
 def test_a_cluster_that_a_run_joins_is_told_its_environment_and_no_size():
-    env = launch.environment() | {"VERL_FILE_LOGGER_PATH": "/runs/a b.jsonl"}
-    own = launch.ray_overrides(launch.compose("quickstart_grpo", []), env)
+    env = environment.run_environment() | {"VERL_FILE_LOGGER_PATH": "/runs/a b.jsonl"}
+    own = environment.ray_overrides(checks.compose("quickstart_grpo", []), env)
     assert own == ["+ray_kwargs.ray_init._temp_dir={RAY_TMP}"]
     join = ["ray_kwargs.ray_init.address=auto"]
-    joined = launch.compose(
-        "quickstart_grpo", join + launch.ray_overrides(launch.compose("quickstart_grpo", join), env)
+    joined = checks.compose(
+        "quickstart_grpo", join + environment.ray_overrides(checks.compose("quickstart_grpo", join), env)
     )
     ray_init = joined.ray_kwargs.ray_init
     assert ray_init.num_cpus is None and ray_init.num_gpus is None and "_temp_dir" not in ray_init
@@ -72,7 +72,7 @@ def test_a_complete_config_passes(inputs, tmp_path):
         ),
         ("reward.custom_reward_function.reward_kwargs.preset", "quickstrat", "quickstart"),
         ("data.train_batch_size", "18", "18 is not a multiple of ppo_mini_batch_size"),
-        ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", "48", "not a multiple of ppo_micro_batch_size_per"),
+        ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", "48", "actor.ppo_micro_batch_size_per_gpu=48"),
         ("actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu", "48", "ref.log_prob_micro_batch_size_per_gpu=48"),
         ("reward.custom_reward_function.reward_kwargs.spec", "{report: [{name: gleu}]}", "(?i)exactly one|not both"),
     ],
@@ -91,7 +91,7 @@ def test_a_spec_of_one_s_own_is_checked_too(inputs, tmp_path):
 
 def test_an_override_that_does_not_exist_is_refused(inputs):
     with pytest.raises(UsageError, match=r"trainer\.total_step"):
-        launch.compose("quickstart_grpo", ["trainer.total_step=3"])
+        checks.compose("quickstart_grpo", ["trainer.total_step=3"])
 
 
 def test_a_full_disk_is_refused(inputs, tmp_path, monkeypatch):
@@ -104,26 +104,16 @@ def test_a_full_disk_is_refused(inputs, tmp_path, monkeypatch):
 def test_a_platform_that_can_not_be_loaded_is_said_aloud():
     code = """
 import sys
-import recipe.cxr_grpo.launch as launch
+from recipe.cxr_grpo.running import environment
 sys.modules["recipe.cxr_grpo.cpu.platform"] = None
 try:
-    launch.check_platform()
+    environment.check_platform()
 except Exception as error:
     print(type(error).__name__, error)
 """
     env = {"VERL_PLATFORM": "cpu", "PATH": "", "HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "UsageError the CPU platform can't be loaded" in done.stdout, done.stderr
-
-
-def test_metrics_of_several_attempts_are_one_series(tmp_path):
-    (tmp_path / "grpo.metrics.1.jsonl").write_text(
-        '{"step": 1, "data": {"score": 0.1}}\n{"step": 2, "data": {"score": 0.2}}\n{"step": 3, "da'
-    )
-    (tmp_path / "grpo.metrics.2.jsonl").write_text(
-        '{"step": 2, "data": {"score": 0.25}}\n{"step": 3, "data": {"score": 0.3}}\n'
-    )
-    assert launch.metrics(tmp_path, "grpo") == {1: {"score": 0.1}, 2: {"score": 0.25}, 3: {"score": 0.3}}
 
 
 def test_a_run_that_fails_names_the_scorer_and_keeps_to_its_own_attempt(inputs, tmp_path, monkeypatch):
@@ -134,11 +124,11 @@ def test_a_run_that_fails_names_the_scorer_and_keeps_to_its_own_attempt(inputs, 
             file.write(f"(RewardLoopWorker pid=7) reward_fns.errors.{said}\nRuntimeError: no trajectories\n")
         return 1
 
-    monkeypatch.setattr(launch.processes, "run", trainer)
+    monkeypatch.setattr(training.processes, "run", trainer)
     (tmp_path / "grpo.log").write_text("an earlier attempt\nScorerUnavailable: reward 'gleu' failed\n")
     overrides = [f"{key}={value}" for key, value in inputs.items()]
-    with pytest.raises(launch.RunFailed) as failure:
-        launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path)
+    with pytest.raises(training.RunFailed) as failure:
+        training.run_training("grpo", "quickstart_grpo", overrides, out=tmp_path)
     assert "grpo ended with status 1" in str(failure.value)
     assert "| RuntimeError: no trajectories" in str(failure.value)
     assert "earlier" not in str(failure.value)
@@ -162,15 +152,15 @@ def weighty(prediction: str, reference: str) -> float:
 """)
     (tmp_path / "spec.yaml").write_text("report: [{name: weighty, path: weighty.py}]")
     started = []
-    monkeypatch.setattr(launch.processes, "run", lambda *_, **__: started.append(1) and 0)
+    monkeypatch.setattr(training.processes, "run", lambda *_, **__: started.append(1) and 0)
     kwargs = "reward.custom_reward_function.reward_kwargs."
     given = inputs | {kwargs + "preset": "null", kwargs + "spec": str(tmp_path / "spec.yaml")}
     overrides = [f"{key}={value}" for key, value in given.items()]
     with pytest.raises(UsageError, match=r"weighty: .*has no weights\.bin"):
-        launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path / "out")
+        training.run_training("grpo", "quickstart_grpo", overrides, out=tmp_path / "out")
     assert not started and not (tmp_path / "out").exists()
     (tmp_path / "weights.bin").write_bytes(b"abc")
-    launch.start("grpo", "quickstart_grpo", overrides, out=tmp_path / "out")
+    training.run_training("grpo", "quickstart_grpo", overrides, out=tmp_path / "out")
     recorded = json.loads((tmp_path / "out" / "weights.json").read_text())
     assert recorded[str(tmp_path / "weights.bin")] == hashlib.sha256(b"abc").hexdigest()
     assert started

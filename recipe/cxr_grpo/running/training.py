@@ -1,0 +1,96 @@
+"""Run one of verl's trainers, unmodified, as a child process."""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.cxr_grpo.plugin.reward import record_weights
+from recipe.cxr_grpo.running import processes
+from recipe.cxr_grpo.running.checks import CONFIG_MODULE, check_run, compose
+from recipe.cxr_grpo.running.environment import own_ray, ray_overrides, run_environment
+
+TRAINERS = {"grpo": "verl.trainer.main_ppo", "sft": "verl.trainer.sft_trainer"}
+SHOWN_LINES = 25
+"""Last lines of a failed run's log that its error shows."""
+
+
+class RunFailed(Exception):
+    """A run started and did not finish; the message shows the end of its log and names a scorer that failed."""
+
+
+def run_training(
+    kind: str,
+    config_name: str,
+    overrides: Sequence[str],
+    *,
+    out: Path,
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """Check and run one training; writes ``out/<kind>.log``, and its metrics for :mod:`..results.metrics`.
+
+    Raises:
+        UsageError: what :func:`check_run` refuses, before anything has started.
+        RunFailed: the trainer ended with an error.
+    """
+    config = compose(config_name, overrides)
+    check_run(kind, config, out)
+    out.mkdir(parents=True, exist_ok=True)
+    record_weights(out)
+    command = [sys.executable, "-m", TRAINERS[kind], f"--config-path=pkg://{CONFIG_MODULE}"]
+    command += [f"--config-name={config_name}", *overrides]
+    # verl's file logger truncates its file, so every attempt at a run writes its own.
+    attempt = len(list(out.glob(f"{kind}.metrics.*.jsonl"))) + 1
+    env = run_environment() | {"VERL_FILE_LOGGER_PATH": str(out / f"{kind}.metrics.{attempt}.jsonl")}
+    if kind == "grpo":
+        command += ray_overrides(config, env)
+    else:
+        # What torchrun sets, for the single process of a laptop.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        env |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    log = out / f"{kind}.log"
+    start = log.stat().st_size if log.exists() else 0
+    with weights_lock(config) if kind == "grpo" else contextlib.nullcontext():
+        status = processes.run(command, log=log, env=env, watch=watch)
+    if status:
+        with log.open(errors="replace") as file:
+            file.seek(start)  # earlier attempts at the run are in the same log
+            lines = file.read().splitlines()
+        tail = "".join(f"  | {line}\n" for line in lines[-SHOWN_LINES:])
+        cause = last_scorer_failure(lines)
+        raise RunFailed(f"{kind} ended with status {status}; the end of {log}:\n{tail}{cause}")
+
+
+def weights_lock(config: Any) -> contextlib.AbstractContextManager[None]:
+    """A lock that keeps two runs on one machine from mixing up their weights.
+
+    verl 0.9.1 workers/rollout/vllm_rollout/vllm_rollout.py:141 sends weights to vLLM over a socket in /tmp that is
+    named by Ray's job id, which is 01000000 in every Ray that a run starts for itself: of two runs on one machine each
+    may get the other's weights, or wait forever for its own.
+
+    Raises:
+        UsageError: on entering, if there is another run.
+    """
+    if config.actor_rollout_ref.rollout.name != "vllm" or not own_ray(config):
+        return contextlib.nullcontext()
+    refusal = (
+        "another GRPO run is under way on this machine, and verl 0.9.1 would mix up their weights: both use "
+        "/tmp/rl-colocate-zmq-01000000-*.sock. Wait for its end, or run both in one Ray (ray_kwargs.ray_init.address)."
+    )
+    return processes.machine_lock("cxr-grpo-01000000", refusal)
+
+
+def last_scorer_failure(lines: Iterable[str]) -> str:
+    """The last scorer failure in the lines of a run's log, in whatever form Ray wrapped it; "" if there is none.
+
+    >>> log = ["(Worker pid=7) reward_fns.errors.ScorerUnavailable: reward 'green' failed on sample 'p7': time-out"]
+    >>> last_scorer_failure(log)
+    "The last scorer failure: reward 'green' failed on sample 'p7': time-out"
+    """
+    messages = [line.partition("ScorerUnavailable: ")[2].strip() for line in lines]
+    return next((f"The last scorer failure: {message}" for message in reversed(messages) if message), "")
