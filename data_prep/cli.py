@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from data_prep.options import positive
+from data_prep.options import CONTEXT, context, positive
 from data_prep.problems import Problems, RefusedData
 from data_prep.registry import DataSet, data_sets
 from data_prep.tools import Tool, add_to
@@ -46,6 +46,9 @@ def _fail(message: str, status: int) -> int:
 
 
 def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
+    if missing := [name for name in options.context if name not in chosen.context]:
+        offer = f"it has {','.join(chosen.context)}" if chosen.context else "it has none; leave the option out"
+        raise UsageError(f"--context {','.join(options.context)}: {chosen.name} has no {' or '.join(missing)}; {offer}")
     problems = Problems()
     writer = DatasetWriter(
         options.out,
@@ -136,6 +139,13 @@ def _common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--thinking", action="store_true", help="RL prompts ask for a reasoning trace")
     parser.add_argument("--format-hint", action="store_true", help="describe the answer format in the question")
+    parser.add_argument(
+        "--context",
+        type=context,
+        default=(),
+        metavar="NAMES",
+        help=f"add to the questions for reports, where the set has it, some of {','.join(CONTEXT)}",
+    )
     parser.add_argument("--limit", type=positive, help="stop after so many samples")
     parser.add_argument("--embed", action="store_true", help="store images in the parquet files, not as paths")
     parser.add_argument("--strict", action="store_true", help="refuse the data if anything is wrong with it")

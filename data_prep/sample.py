@@ -38,6 +38,9 @@ class Sample:
         question: asked word by word instead of one of our own, without the image tag.
         answer: what SFT teaches word by word, instead of `report` or of `boxes` as the box convention writes them.
         turns: questions with their answers, for task "conversation", which becomes rows for SFT only.
+        indication: why the film was taken; like `prior` and `lateral` for task "report", and a part of the question.
+        prior: text of the patient's previous report.
+        lateral: a second image of the same study; `width` and `height` describe the first.
 
     Raises:
         ValueError: if a field is out of its range or missing for the task; the message shows the sample.
@@ -58,6 +61,9 @@ class Sample:
     question: str | None = None
     answer: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
+    indication: str = ""
+    prior: str = ""
+    lateral: Path | bytes | None = None
 
     def __post_init__(self) -> None:
         checks = {
@@ -78,18 +84,23 @@ class Sample:
                 (self.task == "conversation") == bool(self.turns)
                 and all(part.strip() for turn in self.turns for part in turn)
             ),
+            "only a report sample can have an indication, a prior report or a lateral image": (
+                self.task == "report" or not (self.indication or self.prior or self.lateral)
+            ),
+            "a lateral image needs a first image": self.lateral is None or self.image is not None,
         }
         for rule, kept in checks.items():
             if not kept:
                 raise ValueError(f"{rule}: {self}")
 
     def __repr__(self) -> str:
-        image = f"<{len(self.image)} bytes>" if isinstance(self.image, bytes) else str(self.image)
+        image, lateral = (f"<{len(i)} bytes>" if isinstance(i, bytes) else str(i) for i in (self.image, self.lateral))
         return (
             f"Sample(id={self.id!r}, patient_id={self.patient_id!r}, split={self.split!r}, dataset={self.dataset!r}, "
             f"task={self.task!r}, image={image}, size={self.width}x{self.height}, report={self.report!r}, "
             f"phrase={self.phrase!r}, boxes={self.boxes}, kind={self.kind!r}, question={self.question!r}, "
-            f"answer={self.answer!r}, turns={self.turns})"
+            f"answer={self.answer!r}, turns={self.turns}, indication={self.indication!r}, "
+            f"prior={self.prior!r}, lateral={lateral})"
         )
 
 

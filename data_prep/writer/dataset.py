@@ -144,7 +144,8 @@ class DatasetWriter:
         images = []
         if sample.image is not None:
             frame = self.convention.frame(sample.width, sample.height, **self.bounds)
-            images = [{**self._source(sample.image), **self.bounds}]
+            views = (sample.image,) if sample.lateral is None else (sample.image, sample.lateral)
+            images = [{**self._source(view), **self.bounds} for view in views]
         if sample.task != "conversation":
             rl = self._open(sample.split, rl_schema(self.embed))
             hints = {"thinking": self.thinking, "format_hint": self.format_hint}

@@ -121,4 +121,4 @@ def sft_row(
 
 
 def _user(question: str, images: list[dict[str, Any]]) -> dict[str, str]:
-    return {"role": "user", "content": f"<image>\n{question}" if images else question}
+    return {"role": "user", "content": "<image>\n" * len(images) + question}

@@ -44,6 +44,18 @@ def test_wrong_arguments_are_named(capsys, tmp_path, monkeypatch, arguments, nam
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("context", "named"), [("indication", "demo has no indication"), ("weather", "must be some of")]
+)
+def test_context_that_a_set_does_not_have_is_refused(capsys, tmp_path, context, named):
+    try:
+        status = main(["demo", "--out", str(tmp_path / "x"), "--context", context])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2 and named in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_wrong_box_format_names_the_nearest(capsys, tmp_path):
     assert main(["demo", "--out", str(tmp_path / "x"), "--box-format", "radvml"]) == 2
     assert "radvlm" in capsys.readouterr().err

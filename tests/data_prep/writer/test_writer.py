@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.cli import main
 from data_prep.problems import RefusedData
 from data_prep.writer import shards
 from data_prep.writer.dataset import DatasetWriter
@@ -141,6 +142,21 @@ def test_a_report_without_image_has_no_image_tag(make_sample, rows, tmp_path):
     (row,), (sft,) = rows(tmp_path / "train.parquet"), rows(tmp_path / "sft_train.parquet")
     assert row["images"] == sft["images"] == []
     assert "<image>" not in row["prompt"][0]["content"] + sft["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_lateral_is_the_second_image_of_rows_that_validate(make_sample, rows, tmp_path, embed):
+    film, lateral = make_sample().image, make_sample().image + b"another film, in what a PNG reader skips"
+    write(tmp_path, [make_sample(task="report", report="Clear.", boxes=(), lateral=lateral)], embed=embed)
+    (row,), (sft,) = rows(tmp_path / "train.parquet"), rows(tmp_path / "sft_train.parquet")
+    for turn in (row["prompt"][0], sft["messages"][0]):
+        assert turn["content"].startswith("<image>\n<image>\n") and turn["content"].count("<image>") == 2
+    read = [
+        entry["bytes"] if embed else Path(entry["image"].removeprefix("file://")).read_bytes()
+        for entry in row["images"]
+    ]
+    assert read == [film, lateral] and sft["images"] == row["images"]
+    assert main(["validate", str(tmp_path)]) == 0
 
 
 def test_counts_are_by_kind_and_patients_by_split(make_sample, tmp_path):
