@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 
 CONTEXT = ("indication", "prior", "lateral")
 
@@ -31,6 +32,13 @@ def shares(text: str) -> tuple[float, float, float]:
     if len(parts) != 3 or not math.isclose(sum(parts), 1, abs_tol=1e-6):
         raise argparse.ArgumentTypeError(f"need three shares train,val,test that sum to 1, got {text}")
     return parts[0], parts[1], parts[2]
+
+
+def folder(text: str) -> Path:
+    """The path of a folder; not an empty text, which would mean the current one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must name a folder, got an empty text; the current folder is .")
+    return Path(text)
 
 
 def context(text: str) -> tuple[str, ...]:

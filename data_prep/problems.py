@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SHOWN_PER_KIND = 20
+QUIRK = "quirk"
 
 
 class RefusedData(Exception):
@@ -16,18 +17,22 @@ class RefusedData(Exception):
 
 
 class Problem(NamedTuple):
-    """One defect: a short fixed kind, the file or entry it is in, and what exactly is wrong."""
+    """One defect: a short fixed kind, the file or entry it is in, what exactly is wrong, and how grave it is.
+
+    `level` is "error", or `QUIRK` for what the genuine published files are known to have, e.g. OpenI's empty reports.
+    """
 
     kind: str
     where: str
     detail: str
+    level: str = "error"
 
 
 class Problems:
     """Collects what a data set's loader meets, instead of dropping rows in silence.
 
     Attributes:
-        found: the defects; what has one is left out of the data, and `--strict` refuses the data for it.
+        found: the defects; what has one is left out of the data, and `--strict` refuses the data for an error.
         notes: counts of what is worth knowing but no defect, e.g. images without boxes.
         counts: what there is of the data set as published, e.g. studies, whether it can be used or not.
         sources: the files that labels and texts were read from, in the order of reading; for a folder of many small
@@ -40,9 +45,32 @@ class Problems:
         self.counts: Counter[str] = Counter()
         self.sources: dict[Path, str | None] = {}
 
-    def add(self, kind: str, where: str, detail: str) -> None:
+    def add(self, kind: str, where: str, detail: str, level: str = "error") -> None:
         """Note one defect; see `Problem` for the arguments."""
-        self.found.append(Problem(kind, where, detail))
+        self.found.append(Problem(kind, where, detail, level))
+
+    @property
+    def errors(self) -> int:
+        """How many defects are no known quirk of the published files."""
+        return sum(problem.level != QUIRK for problem in self.found)
+
+    def require(self, what: str, usable: int, total: int, share: float = 0.5) -> None:
+        """Refuse a data set most of which is lost, whatever the reasons.
+
+        Args:
+            what: what is counted, e.g. "studies with a film".
+            usable, total: how many can be used, and how many there are.
+            share: the smallest share of usable ones that is accepted.
+
+        Raises:
+            RefusedData: too few can be used.
+
+        >>> Problems().require("studies with a film", 1, 3199)
+        Traceback (most recent call last):
+        data_prep.problems.RefusedData: only 1 of 3,199 studies with a film; nothing was written
+        """
+        if usable < share * total:
+            raise RefusedData(f"only {usable:,} of {total:,} {what}; nothing was written")
 
     def count(self, what: str, number: int = 1) -> None:
         """Count what the set's publication counts too; see `unexpected`. With 0, to be told if none is found."""
@@ -71,13 +99,16 @@ class Problems:
         """Counts per kind with the first cases of each, one line each; empty if there is nothing to tell."""
         lines = [f"note: {what}: {count}" for what, count in self.notes.items()]
         for kind, count in Counter(problem.kind for problem in self.found).most_common():
-            lines.append(f"{kind}: {count}")
             cases = [problem for problem in self.found if problem.kind == kind]
+            known = " (a known quirk of the published files)" if all(case.level == QUIRK for case in cases) else ""
+            lines.append(f"{kind}: {count}{known}")
             lines += [f"  {case.where}: {case.detail}" for case in cases[:_SHOWN_PER_KIND]]
             if count > _SHOWN_PER_KIND:
                 lines.append(f"  ... and {count - _SHOWN_PER_KIND} more")
         return "\n".join(lines)
 
     def json_lines(self) -> str:
-        """All defects, one JSON object with `kind`, `where` and `detail` per line."""
-        return "".join(json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in self.found)
+        """All defects, one JSON object with `kind`, `where`, `detail` and, if it is a quirk, `level` per line."""
+        fields = (problem._asdict() for problem in self.found)
+        lines = ({k: v for k, v in entry.items() if k != "level" or v == QUIRK} for entry in fields)
+        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -19,6 +19,10 @@ KINDS = {
 TASKS = tuple(KINDS)
 
 
+class BadSample(ValueError):
+    """A sample that breaks a rule of `Sample`, or that the writer cannot turn into a row."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question about one image.
@@ -43,7 +47,7 @@ class Sample:
         lateral: a second image of the same study; `width` and `height` describe the first.
 
     Raises:
-        ValueError: if a field is out of its range or missing for the task; the message shows the sample.
+        BadSample: if a field is out of its range or missing for the task; the message shows the sample.
     """
 
     id: str
@@ -91,7 +95,7 @@ class Sample:
         }
         for rule, kept in checks.items():
             if not kept:
-                raise ValueError(f"{rule}: {self}")
+                raise BadSample(f"{rule}: {self}")
 
     def __repr__(self) -> str:
         image, lateral = (f"<{len(i)} bytes>" if isinstance(i, bytes) else str(i) for i in (self.image, self.lateral))
@@ -106,7 +110,7 @@ class Sample:
 
 def stable_hash(text: str) -> int:
     """A 64-bit number from a text, the same in every process (Python's own hash() is salted per process)."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def split_of(patient_id: str, shares: Sequence[float], salt: str = "") -> str:
