@@ -1,4 +1,4 @@
-"""What is wrong with the raw data: counted, listed, and refused where the user asks for it."""
+"""Problems of the raw data: counted, listed, and refused where the user asks for it or most of the data is lost."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """Collects what a data set's loader meets, instead of dropping rows in silence.
+    """Collects what a data set's loader finds, so that no row is dropped silently.
 
     Attributes:
         found: the defects; what has one is left out of the data, and `--strict` refuses the data for an error.
-        notes: counts of what is worth knowing but no defect, e.g. images without boxes.
-        counts: what there is of the data set as published, e.g. studies, whether it can be used or not.
+        notes: counts of facts that are worth knowing but not defects, e.g. images without boxes.
+        counts: sizes of the data set, e.g. studies, usable or not; compared with the published ones.
         sources: the files that labels and texts were read from, in the order of reading; for a folder of many small
             ones, the folder and the pattern of their names. `--card` hashes them.
     """
@@ -47,6 +47,8 @@ class Problems:
 
     def add(self, kind: str, where: str, detail: str, level: str = "error") -> None:
         """Note one defect; see `Problem` for the arguments."""
+        # Half of a surrogate pair, as broken JSON may hold, can be neither printed nor stored.
+        where, detail = (text.encode(errors="backslashreplace").decode() for text in (where, detail))
         self.found.append(Problem(kind, where, detail, level))
 
     @property
@@ -73,7 +75,7 @@ class Problems:
             raise RefusedData(f"only {usable:,} of {total:,} {what}; nothing was written")
 
     def count(self, what: str, number: int = 1) -> None:
-        """Count what the set's publication counts too; see `unexpected`. With 0, to be told if none is found."""
+        """Count what the set's publication counts too; see `unexpected`. Count 0 to report that there is none."""
         self.counts[what] += number
 
     def source(self, path: Path, pattern: str | None = None) -> None:
@@ -81,14 +83,14 @@ class Problems:
         self.sources[path.absolute()] = pattern
 
     def merge(self, other: Problems) -> None:
-        """Add what was met elsewhere, e.g. in another process."""
+        """Add the problems of another loader, e.g. of another process."""
         self.found += other.found
         self.notes += other.notes
         self.counts += other.counts
         self.sources |= other.sources
 
     def unexpected(self, published: Mapping[str, int]) -> list[str]:
-        """One line per count that differs from the published one; what the loader did not count says nothing."""
+        """One line per count that differs from the published one; what the loader did not count is not compared."""
         return [
             f"{what}: {self.counts[what]:,} here, {number:,} as published ({self.counts[what] - number:+,})"
             for what, number in published.items()
@@ -96,7 +98,7 @@ class Problems:
         ]
 
     def summary(self) -> str:
-        """Counts per kind with the first cases of each, one line each; empty if there is nothing to tell."""
+        """Counts per kind with the first cases of each, one line each; empty without problems and notes."""
         lines = [f"note: {what}: {count}" for what, count in self.notes.items()]
         for kind, count in Counter(problem.kind for problem in self.found).most_common():
             cases = [problem for problem in self.found if problem.kind == kind]

@@ -58,11 +58,11 @@ def select(
     Args:
         samples: of the data set.
         options: see `add_arguments`.
-        problems: is told how many samples were moved or left out.
+        problems: gets the numbers of samples moved and left out, as notes.
         folder: for the temporary file, which holds all samples with their images, if these are bytes.
 
     Raises:
-        UsageError: the split file cannot be read, or names a split that is none of train, val and test.
+        UsageError: the split file cannot be read, or names a split other than train, val and test.
         RefusedData: no id of the split file is in the data set.
     """
     if not (options.split_file or options.per_label or options.max_normal is not None):
@@ -145,7 +145,7 @@ class SplitFile:
     Args:
         path: CSV with a column "split" and one of ids (the first of `id`, `study_id`, `patient_id` and the like), or
             JSON: `{id: split}`, `{split: [ids]}`, or a list of objects with an id and `split`. Gzipped CSV is read too.
-        problems: is told that the file was read.
+        problems: gets the file as a source.
 
     An id means the patient or sample of this id, or the samples whose id begins with it, as `s50414267` does for the
     study of `s50414267-<image>`; the "s" or "p" of MIMIC-CXR may be missing.
@@ -157,7 +157,7 @@ class SplitFile:
         for identity, named in _pairs(path, problems):
             split = NAMES.get(named.strip().lower())
             if split is None:
-                raise UsageError(f"--split-file {path}: split {named!r} of {identity} is none of train, val and test")
+                raise UsageError(f"--split-file {path}: split {named!r} of {identity} must be train, val or test")
             self._splits[identity].add(split)
         self._by_prefix: dict[str, list[str]] = defaultdict(list)
         for identity in self._splits:
@@ -185,8 +185,8 @@ class SplitFile:
         if not self._used:
             example = next(iter(self._splits), "")
             raise RefusedData(
-                f"--split-file {self._path}: none of its {len(self._splits):,} ids, e.g. {example!r}, is a patient, study "
-                "or sample of this data set"
+                f"--split-file {self._path}: none of its {len(self._splits):,} ids, e.g. {example!r}, is a "
+                "patient, study or sample of this data set"
             )
         splits = {}
         for patient, named in self._of_patient.items():

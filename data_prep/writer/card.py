@@ -1,4 +1,4 @@
-"""The data card, README.md in the output folder: what a run read, was told, wrote and could not use."""
+"""The data card, README.md in the output folder: a run's inputs, options, files, problems and versions."""
 
 from __future__ import annotations
 

@@ -175,8 +175,10 @@ class DatasetWriter:
 
     def _source(self, image: Path | bytes) -> dict[str, Any]:
         if self.embed:
+            if isinstance(image, bytes):
+                return {"bytes": image}
             try:
-                return {"bytes": image if isinstance(image, bytes) else image.read_bytes()}
+                return {"bytes": image.read_bytes()}
             except OSError as error:
                 raise BadSample(f"{image} cannot be read: {error.strerror}") from error
         if isinstance(image, bytes):
@@ -197,14 +199,15 @@ class DatasetWriter:
 
 
 def _check_text(sample: Sample) -> None:
-    texts = [sample.id, sample.patient_id, sample.dataset, sample.indication, sample.prior]
-    texts += [str(image) for image in (sample.image, sample.lateral) if isinstance(image, Path)]
-    texts += [text for text in (sample.report, sample.phrase, sample.question, sample.answer) if text]
-    texts += [box.label for box in sample.boxes] + [part for turn in sample.turns for part in turn]
+    views = (str(view) for view in (sample.image, sample.lateral) if isinstance(view, Path))
+    optional = (sample.report, sample.phrase, sample.question, sample.answer, sample.indication, sample.prior)
+    text = "".join([sample.id, sample.patient_id, sample.dataset, *filter(None, optional), *views])
+    if sample.boxes or sample.turns:
+        text += "".join([*(box.label for box in sample.boxes), *(part for turn in sample.turns for part in turn)])
     try:
-        "".join(texts).encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        near = error.object[max(error.start - 20, 0) : error.end + 20]
+        near = text[max(error.start - 20, 0) : error.end + 20]
         raise BadSample(f"a text is not valid Unicode (half of a surrogate pair) at {near!r}") from error
 
 

@@ -114,7 +114,8 @@ def render(
         nothing = _NOTHING_FOUND if named else _NOTHING_THERE
         answer = convention.render(sample.boxes, frame, named=named) if sample.boxes else nothing
         hint = convention.describe(named=named)
-    question = _context(sample) + question
+    if sample.indication or sample.prior or sample.lateral:
+        question = _context(sample) + question
     if format_hint:
         question = f"{question} {hint}"
     return question + (" /think" if thinking else ""), sample.answer or answer

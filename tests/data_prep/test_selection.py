@@ -18,8 +18,7 @@ def run(make_sample, tmp_path, monkeypatch, capsys, rows):
         registry.data_set("toy", **arguments)(lambda options, problems: iter(samples))
         status = main(["toy", "--out", str(tmp_path / "out"), *map(str, options)])
         ids = {
-            path.stem: [row["extra_info"]["id"] for row in rows(path)]
-            for path in (tmp_path / "out").glob("t*.parquet")
+            path.stem: [row["extra_info"]["id"] for row in rows(path)] for path in (tmp_path / "out").glob("t*.parquet")
         }
         return status, capsys.readouterr().err, ids
 
@@ -54,7 +53,9 @@ def test_a_published_split_moves_whole_patients(run, make_sample, tmp_path, name
     assert ids == {"train": ["s3-film"], "test": ["s1-film", "s2-film"]}
     assert "note: samples moved from train to test by --split-file: 2" in said
     assert "note: patients whom --split-file does not name, in their own split: 1" in said
-    assert ("several splits of --split-file" in said) == (name in {"study.csv", "mimic.csv", "patient_twice.csv"} or "json" in name)
+    assert ("several splits of --split-file" in said) == (
+        name in {"study.csv", "mimic.csv", "patient_twice.csv"} or "json" in name
+    )
     assert ("ids of --split-file that are not in the data: 1" in said) == (name == "study.csv")
 
 
@@ -62,7 +63,7 @@ def test_a_published_split_moves_whole_patients(run, make_sample, tmp_path, name
     ("name", "content", "status", "message"),
     [
         ("a.csv", "id,split\nother,test\n", 1, "none of its 1 ids, e.g. 'other', is a patient, study or sample"),
-        ("a.csv", "id,split\ns1,holdout\n", 2, "split 'holdout' of s1 is none of train, val and test"),
+        ("a.csv", "id,split\ns1,holdout\n", 2, "split 'holdout' of s1 must be train, val or test"),
         ("a.csv", "id,part\ns1,test\n", 2, "has no column split"),
         ("a.json", "{", 2, "is not JSON"),
         ("a.json", "[1]", 2, "need {id: split}"),

@@ -220,7 +220,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(make_sam
 
 def test_a_run_of_another_machine_is_named(make_sample, tmp_path):
     (tmp_path / ".unfinished-other-node-x").mkdir()
-    with pytest.raises(UsageError, match="a run on another machine is writing to .*remove .*other-node-x"):
+    with pytest.raises(UsageError, match=r"a run on another machine is writing to .*remove .*other-node-x"):
         write(tmp_path, [make_sample()])
 
 
@@ -297,7 +297,7 @@ HALF = "\ud800"
 @pytest.mark.parametrize("box_format", ["radvlm", "qwen25vl"])
 def test_what_cannot_be_written_is_refused_alone(make_sample, rows, tmp_path, change, box_format):
     with DatasetWriter(tmp_path, box_format) as writer:
-        with pytest.raises(BadSample, match="half of a surrogate pair|aspect over 200"):
+        with pytest.raises(BadSample, match=r"half of a surrogate pair|aspect over 200"):
             writer.add(make_sample(**change))
         writer.add(make_sample(id="sound"))
     assert [row["extra_info"]["id"] for row in rows(tmp_path / "train.parquet")] == ["sound"]
@@ -305,7 +305,7 @@ def test_what_cannot_be_written_is_refused_alone(make_sample, rows, tmp_path, ch
 
 def test_an_image_that_cannot_be_embedded_costs_its_sample_only(make_sample, rows, tmp_path):
     with DatasetWriter(tmp_path, embed=True) as writer:
-        with pytest.raises(BadSample, match="missing.png cannot be read: No such file"):
+        with pytest.raises(BadSample, match=r"missing\.png cannot be read: No such file"):
             writer.add(make_sample(image=tmp_path / "missing.png"))
         writer.add(make_sample())
     assert len(rows(tmp_path / "train.parquet")) == 1
