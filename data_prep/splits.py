@@ -29,7 +29,7 @@ def read_mimic_splits(path: Path, problems: Problems) -> Mapping[str, str]:
     for subject, named in tables.rows(path, ("subject_id", "split"), problems):
         split = NAMES.get(named)
         if split is None:
-            raise RefusedData(f"{path}: split {named!r} of subject {subject} must be train, validate or test")
+            raise RefusedData(f"{path}: split {named!r} of subject {subject} is none of train, validate and test")
         if splits.setdefault(subject, split) != split:
             raise RefusedData(
                 f"{path}: subject {subject} is in two splits, {splits[subject]} and {split}; with patients in several "
