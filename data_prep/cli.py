@@ -6,36 +6,60 @@ import argparse
 import contextlib
 import itertools
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
-from pathlib import Path
+from functools import partial
+from typing import Any
 
-from data_prep.options import positive
+from data_prep.checks import validate
+from data_prep.checks.box_units import BoxUnits
+from data_prep.options import CONTEXT, context, folder, positive
 from data_prep.problems import Problems, RefusedData
 from data_prep.registry import DataSet, data_sets
-from data_prep.tools import Tool, add_to
-from data_prep.writer.card import check_place, remove_card, write_card
+from data_prep.rewrite import filter, traces
+from data_prep.sample import BadSample
+from data_prep.selection import add_arguments as add_selection_arguments
+from data_prep.selection import select
+from data_prep.writer.card import check_place, write_card
 from data_prep.writer.dataset import MAX_PIXELS, MIN_PIXELS, DatasetWriter
 from reward_fns.errors import UsageError
+
+_ASK = "--endpoint http://127.0.0.1:8000/v1 --model NAME --yes"
+_TOOLS: dict[str, tuple[str, str, Any]] = {
+    "validate": (
+        "check prepared data before a run depends on them",
+        "data/mine --sheet sheet.png --json report.json",
+        validate,
+    ),
+    "filter": (
+        "rewrite reports so that only what is visible remains",
+        f"data/mine --out data/clean {_ASK}",
+        filter,
+    ),
+    "traces": ("have a teacher model write reasoning for a cold start", f"data/mine --out data/cold {_ASK}", traces),
+}
+"""Commands that work on prepared data: a summary, an example, and the module with `add_arguments` and `run`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `python -m data_prep`; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given, argparse.Namespace(command=given))
-    if options.set is None:
-        for known in data_sets().values():
-            print(f"{known.name:16}{known.summary}")
-        return 0
     try:
-        return options.set.run(options) if isinstance(options.set, Tool) else _prepare(options.set, options)
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except UsageError as error:
         return _fail(str(error), 2)
-    except RefusedData as error:
+    except (RefusedData, BadSample) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", 130)
+    except BrokenPipeError:  # the reader, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         return _fail(f"{error.filename or options.out}: {error.strerror or error}", 2)
 
@@ -45,7 +69,16 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _list(_: argparse.Namespace) -> int:
+    for entry in data_sets().values():
+        print(f"{entry.name:16}{entry.summary}")
+    return 0
+
+
 def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
+    if missing := [name for name in options.context if name not in chosen.context]:
+        offer = f"it has {','.join(chosen.context)}" if chosen.context else "it has none; leave the option out"
+        raise UsageError(f"--context {','.join(options.context)}: {chosen.name} has no {' or '.join(missing)}; {offer}")
     problems = Problems()
     writer = DatasetWriter(
         options.out,
@@ -60,26 +93,48 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
     if options.card:
         check_place(options.out)
     with writer:
-        samples = chosen.load(options, problems)
-        with contextlib.closing(samples) if isinstance(samples, Generator) else contextlib.nullcontext():
-            for sample in itertools.islice(samples, options.limit):
-                writer.add(sample)
-        if told := problems.summary():
-            print(told, file=sys.stderr)
-        if problems.found and options.strict:
-            raise RefusedData(f"{len(problems.found)} problems under --strict (above); nothing was written")
+        try:
+            units = _write_samples(chosen, options, writer, problems)
+        finally:
+            if summary := problems.summary():
+                print(summary, file=sys.stderr)
+        if problems.errors and options.strict:
+            raise RefusedData(f"{problems.errors} problems under --strict (above); nothing was written")
         if not writer.counts:
             raise RefusedData("not one usable sample; nothing was written")
-    _write_problems(options.out / "problems.jsonl", problems)
-    differences = [] if options.limit else problems.unexpected(chosen.expected)
+        outside = sum(problem.kind == "box_outside" for problem in problems.found)
+        if (complaint := units.complaint(outside)) and not options.trust_boxes:
+            raise RefusedData(
+                f"{complaint}. Correct the annotations, or give --trust-boxes if they are right; nothing was written"
+            )
+        writer.finish()
+        if problems.found:
+            writer.add_text("problems.jsonl", problems.json_lines())
+        differences = [] if options.limit else problems.unexpected(chosen.expected)
+        if options.card:
+            write_card(chosen, options, writer, problems, differences)
+    if problems.found:
+        print(f"{options.out / 'problems.jsonl'}: {len(problems.found)} problems", file=sys.stderr)
     for difference in differences:
         print(f"warning: {chosen.name} is not as published: {difference}", file=sys.stderr)
-    if options.card:
-        write_card(chosen, options, writer, problems, differences)
-    else:
-        remove_card(options.out)
     _print_counts(writer)
     return 0
+
+
+def _write_samples(chosen: DataSet, options: argparse.Namespace, writer: DatasetWriter, problems: Problems) -> BoxUnits:
+    units = BoxUnits()
+    loaded = chosen.load(options, problems)
+    with contextlib.closing(loaded) if isinstance(loaded, Generator) else contextlib.nullcontext():
+        samples = itertools.islice(loaded, options.limit)
+        for sample in select(samples, options, problems, writer.folder):
+            try:
+                writer.add(sample)
+            except BadSample as error:
+                problems.add("unusable_sample", sample.id, f"{error}; sample not used")
+                continue
+            if sample.boxes:
+                units.add((box.quad for box in sample.boxes), sample.width, sample.height)
+    return units
 
 
 def _print_counts(writer: DatasetWriter) -> None:
@@ -95,17 +150,6 @@ def _print_counts(writer: DatasetWriter) -> None:
         )
 
 
-def _write_problems(path: Path, problems: Problems) -> None:
-    """One JSON object per problem; an older list is removed, so that the file always tells of the last run."""
-    if not problems.found:
-        path.unlink(missing_ok=True)
-        return
-    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
-    unfinished.write_text(problems.json_lines(), encoding="utf-8")
-    os.replace(unfinished, path)
-    print(f"{path}: {len(problems.found)} problems", file=sys.stderr)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
@@ -113,33 +157,51 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m data_prep demo --out data/demo",
     )
     commands = parser.add_subparsers(required=True, metavar="SET")
-    commands.add_parser("list", help="show the data sets").set_defaults(set=None)
-    for known in data_sets().values():
+    commands.add_parser("list", help="show the data sets").set_defaults(run=_list)
+    for entry in data_sets().values():
         command = commands.add_parser(
-            known.name,
-            help=known.summary,
-            description=known.summary,
-            epilog=f"example: {known.example}",
+            entry.name,
+            help=entry.summary,
+            description=entry.summary,
+            epilog=f"example: {entry.example}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        command.set_defaults(set=known)
-        known.add_arguments(command)
+        command.set_defaults(run=partial(_prepare, entry))
+        entry.add_arguments(command)
         _common_arguments(command)
-    add_to(commands)
+    for name, (summary, example, tool) in _TOOLS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=tool.__doc__,
+            epilog=f"example: python -m data_prep {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=tool.run, out=None)
+        tool.add_arguments(command)
     return parser
 
 
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="folder for the parquet files")
+    parser.add_argument("--out", type=folder, required=True, help="folder for the parquet files")
     parser.add_argument(
         "--box-format", default="radvlm", help="box convention of the model: radvlm, qwen3vl, qwen25vl or pixel"
     )
     parser.add_argument("--thinking", action="store_true", help="RL prompts ask for a reasoning trace")
     parser.add_argument("--format-hint", action="store_true", help="describe the answer format in the question")
-    parser.add_argument("--limit", type=positive, help="stop after so many samples")
+    parser.add_argument(
+        "--context",
+        type=context,
+        default=(),
+        metavar="NAMES",
+        help=f"add to the questions for reports, where the set has it, some of {','.join(CONTEXT)}",
+    )
+    parser.add_argument("--limit", type=positive, help="stop after N samples", metavar="N")
     parser.add_argument("--embed", action="store_true", help="store images in the parquet files, not as paths")
-    parser.add_argument("--strict", action="store_true", help="refuse the data if anything is wrong with it")
+    parser.add_argument("--strict", action="store_true", help="refuse the data for any problem but known quirks")
+    parser.add_argument("--trust-boxes", action="store_true", help="accept boxes that seem to be in a wrong unit")
+    add_selection_arguments(parser)
     parser.add_argument("--card", action="store_true", help="write README.md: counts, options, versions, hashes")
-    parser.add_argument("--shard-rows", type=positive, help="split each parquet file into shards of so many rows")
+    parser.add_argument("--shard-rows", type=positive, metavar="N", help="shards of N rows for each parquet file")
     parser.add_argument("--min-pixels", type=positive, default=MIN_PIXELS, help="scale images up to this many pixels")
     parser.add_argument("--max-pixels", type=positive, default=MAX_PIXELS, help="scale images down to this many")

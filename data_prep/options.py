@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
+
+CONTEXT = ("indication", "prior", "lateral")
 
 
 def positive(text: str) -> int:
@@ -29,6 +32,21 @@ def shares(text: str) -> tuple[float, float, float]:
     if len(parts) != 3 or not math.isclose(sum(parts), 1, abs_tol=1e-6):
         raise argparse.ArgumentTypeError(f"need three shares train,val,test that sum to 1, got {text}")
     return parts[0], parts[1], parts[2]
+
+
+def folder(text: str) -> Path:
+    """The path of a folder; not an empty text, which would mean the current one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must name a folder, got an empty text; the current folder is .")
+    return Path(text)
+
+
+def context(text: str) -> tuple[str, ...]:
+    """Names of `Sample`'s fields that a report's question may show, e.g. "indication,prior"."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in CONTEXT]:
+        raise argparse.ArgumentTypeError(f"must be some of {','.join(CONTEXT)}, got {','.join(unknown)}")
+    return names
 
 
 def with_group(text: str) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""What is wrong with the raw data: counted, listed, and refused where the user asks for it."""
+"""Problems of the raw data: counted, listed, and refused where the user asks for it or most of the data is lost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SHOWN_PER_KIND = 20
+QUIRK = "quirk"
 
 
 class RefusedData(Exception):
@@ -16,20 +17,24 @@ class RefusedData(Exception):
 
 
 class Problem(NamedTuple):
-    """One defect: a short fixed kind, the file or entry it is in, and what exactly is wrong."""
+    """One defect: a short fixed kind, the file or entry it is in, what exactly is wrong, and how grave it is.
+
+    `level` is "error", or `QUIRK` for what the genuine published files are known to have, e.g. OpenI's empty reports.
+    """
 
     kind: str
     where: str
     detail: str
+    level: str = "error"
 
 
 class Problems:
-    """Collects what a data set's loader meets, instead of dropping rows in silence.
+    """Collects what a data set's loader finds, so that no row is dropped silently.
 
     Attributes:
-        found: the defects; what has one is left out of the data, and `--strict` refuses the data for it.
-        notes: counts of what is worth knowing but no defect, e.g. images without boxes.
-        counts: what there is of the data set as published, e.g. studies, whether it can be used or not.
+        found: the defects; what has one is left out of the data, and `--strict` refuses the data for an error.
+        notes: counts of facts that are worth knowing but not defects, e.g. images without boxes.
+        counts: sizes of the data set, e.g. studies, usable or not; compared with the published ones.
         sources: the files that labels and texts were read from, in the order of reading; for a folder of many small
             ones, the folder and the pattern of their names. `--card` hashes them.
     """
@@ -40,12 +45,37 @@ class Problems:
         self.counts: Counter[str] = Counter()
         self.sources: dict[Path, str | None] = {}
 
-    def add(self, kind: str, where: str, detail: str) -> None:
+    def add(self, kind: str, where: str, detail: str, level: str = "error") -> None:
         """Note one defect; see `Problem` for the arguments."""
-        self.found.append(Problem(kind, where, detail))
+        # Half of a surrogate pair, as broken JSON may hold, can be neither printed nor stored.
+        where, detail = (text.encode(errors="backslashreplace").decode() for text in (where, detail))
+        self.found.append(Problem(kind, where, detail, level))
+
+    @property
+    def errors(self) -> int:
+        """How many defects are no known quirk of the published files."""
+        return sum(problem.level != QUIRK for problem in self.found)
+
+    def require(self, what: str, usable: int, total: int, share: float = 0.5) -> None:
+        """Refuse a data set most of which is lost, whatever the reasons.
+
+        Args:
+            what: what is counted, e.g. "studies with a film".
+            usable, total: how many can be used, and how many there are.
+            share: the smallest share of usable ones that is accepted.
+
+        Raises:
+            RefusedData: too few can be used.
+
+        >>> Problems().require("studies with a film", 1, 3199)
+        Traceback (most recent call last):
+        data_prep.problems.RefusedData: only 1 of 3,199 studies with a film; nothing was written
+        """
+        if usable < share * total:
+            raise RefusedData(f"only {usable:,} of {total:,} {what}; nothing was written")
 
     def count(self, what: str, number: int = 1) -> None:
-        """Count what the set's publication counts too; see `unexpected`. With 0, to be told if none is found."""
+        """Count what the set's publication counts too; see `unexpected`. Count 0 to report that there is none."""
         self.counts[what] += number
 
     def source(self, path: Path, pattern: str | None = None) -> None:
@@ -53,14 +83,14 @@ class Problems:
         self.sources[path.absolute()] = pattern
 
     def merge(self, other: Problems) -> None:
-        """Add what was met elsewhere, e.g. in another process."""
+        """Add the problems of another loader, e.g. of another process."""
         self.found += other.found
         self.notes += other.notes
         self.counts += other.counts
         self.sources |= other.sources
 
     def unexpected(self, published: Mapping[str, int]) -> list[str]:
-        """One line per count that differs from the published one; what the loader did not count says nothing."""
+        """One line per count that differs from the published one; what the loader did not count is not compared."""
         return [
             f"{what}: {self.counts[what]:,} here, {number:,} as published ({self.counts[what] - number:+,})"
             for what, number in published.items()
@@ -68,16 +98,19 @@ class Problems:
         ]
 
     def summary(self) -> str:
-        """Counts per kind with the first cases of each, one line each; empty if there is nothing to tell."""
+        """Counts per kind with the first cases of each, one line each; empty without problems and notes."""
         lines = [f"note: {what}: {count}" for what, count in self.notes.items()]
         for kind, count in Counter(problem.kind for problem in self.found).most_common():
-            lines.append(f"{kind}: {count}")
             cases = [problem for problem in self.found if problem.kind == kind]
+            known = " (a known quirk of the published files)" if all(case.level == QUIRK for case in cases) else ""
+            lines.append(f"{kind}: {count}{known}")
             lines += [f"  {case.where}: {case.detail}" for case in cases[:_SHOWN_PER_KIND]]
             if count > _SHOWN_PER_KIND:
                 lines.append(f"  ... and {count - _SHOWN_PER_KIND} more")
         return "\n".join(lines)
 
     def json_lines(self) -> str:
-        """All defects, one JSON object with `kind`, `where` and `detail` per line."""
-        return "".join(json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in self.found)
+        """All defects, one JSON object with `kind`, `where`, `detail` and, if it is a quirk, `level` per line."""
+        fields = (problem._asdict() for problem in self.found)
+        lines = ({k: v for k, v in entry.items() if k != "level" or v == QUIRK} for entry in fields)
+        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

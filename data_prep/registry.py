@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_prep import sets
@@ -17,7 +17,7 @@ Loader = Callable[[argparse.Namespace, Problems], Iterable[Sample]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """A registered data set: name on the command line, one line about it, options, loader and published counts."""
+    """A registered data set; see `data_set` for what each field holds."""
 
     name: str
     summary: str
@@ -25,6 +25,7 @@ class DataSet:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     load: Loader
     expected: Mapping[str, int] = field(default_factory=dict)
+    context: Sequence[str] = ()
 
 
 _registered: dict[str, DataSet] = {}
@@ -37,6 +38,7 @@ def data_set(
     example: str,
     arguments: Callable[[argparse.ArgumentParser], None],
     expected: Mapping[str, int] | None = None,
+    context: Sequence[str] = (),
 ) -> Callable[[Loader], Loader]:
     """Register the decorated function as the loader of a data set.
 
@@ -47,6 +49,8 @@ def data_set(
         arguments: adds the set's own options to its parser.
         expected: how much of what the published set has. The loader counts the same with `Problems.count`, and a
             run over everything warns of each difference.
+        context: what the set can put into a report's question: any of "indication", "prior" and "lateral", the fields
+            of `Sample`. The loader fills those in `options.context`, a tuple of these names, and leaves the others.
 
     The loader gets the parsed options and a `Problems` to report defects to, and yields samples one by one.
     """
@@ -54,7 +58,7 @@ def data_set(
     def register(load: Loader) -> Loader:
         if name in _registered:
             raise ValueError(f"two data sets are called {name!r}: {_registered[name].load} and {load}")
-        _registered[name] = DataSet(name, summary, example, arguments, load, expected or {})
+        _registered[name] = DataSet(name, summary, example, arguments, load, expected or {}, tuple(context))
         return load
 
     return register

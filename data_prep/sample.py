@@ -17,6 +17,11 @@ KINDS = {
 }
 """Task (which rewards apply; none for "conversation") -> what its questions can be after; the first is the default."""
 TASKS = tuple(KINDS)
+_ONE_OF_SPLITS, _ONE_OF_TASKS = f"split must be one of {SPLITS}", f"task must be one of {TASKS}"
+
+
+class BadSample(ValueError):
+    """A sample that breaks a rule of `Sample`, or that the writer cannot turn into a row."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,15 @@ class Sample:
         phrase: what to locate, for task "grounding".
         boxes: where it is, for task "grounding"; empty if it is not there.
         kind: which of the task's questions is asked, see `KINDS`; "" is the task's first.
-        question: asked word by word instead of one of our own, without the image tag.
-        answer: what SFT teaches word by word, instead of `report` or of `boxes` as the box convention writes them.
+        question: asked verbatim instead of one of our own, without the image tag.
+        answer: the verbatim answer for SFT, instead of `report` or of `boxes` as the box convention writes them.
         turns: questions with their answers, for task "conversation", which becomes rows for SFT only.
+        indication: why the film was taken; like `prior` and `lateral` for task "report", and a part of the question.
+        prior: text of the patient's previous report.
+        lateral: a second image of the same study; `width` and `height` describe the first.
 
     Raises:
-        ValueError: if a field is out of its range or missing for the task; the message shows the sample.
+        BadSample: if a field is out of its range or missing for the task; the message shows the sample.
     """
 
     id: str
@@ -58,44 +66,50 @@ class Sample:
     question: str | None = None
     answer: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
+    indication: str = ""
+    prior: str = ""
+    lateral: Path | bytes | None = None
 
     def __post_init__(self) -> None:
-        checks = {
-            "id, patient_id and dataset must not be empty": bool(self.id and self.patient_id and self.dataset),
-            f"split must be one of {SPLITS}": self.split in SPLITS,
-            f"task must be one of {TASKS}": self.task in TASKS,
-            "width and height must be positive, or 0 for a report without image": (
-                (self.width > 0 and self.height > 0)
-                if self.image is not None
-                else self.task == "report" and self.width == self.height == 0
+        report, turns = self.task == "report", self.turns
+        for rule, holds in (
+            ("id, patient_id and dataset must not be empty", self.id and self.patient_id and self.dataset),
+            (_ONE_OF_SPLITS, self.split in SPLITS),
+            (_ONE_OF_TASKS, self.task in TASKS),
+            (
+                "width and height must be positive, or 0 for a report without image",
+                self.width > 0 < self.height if self.image is not None else report and self.width == self.height == 0,
             ),
-            "a report sample needs a report": self.task != "report" or bool(self.report and self.report.strip()),
-            "a grounding sample needs a phrase": self.task != "grounding" or bool(self.phrase and self.phrase.strip()),
-            f"kind must be one of {KINDS.get(self.task)}": not self.kind or self.kind in KINDS.get(self.task, ()),
-            "a question must not be blank": self.question is None or bool(self.question.strip()),
-            "an answer must not be blank": self.answer is None or bool(self.answer.strip()),
-            "a conversation, and nothing else, needs turns without a blank part": (
-                (self.task == "conversation") == bool(self.turns)
-                and all(part.strip() for turn in self.turns for part in turn)
+            ("a report sample needs a report", not report or (self.report and self.report.strip())),
+            ("a grounding sample needs a phrase", self.task != "grounding" or (self.phrase and self.phrase.strip())),
+            ("kind must be one of the task's", not self.kind or self.kind in KINDS.get(self.task, ())),
+            ("a question must not be blank", self.question is None or self.question.strip()),
+            ("an answer must not be blank", self.answer is None or self.answer.strip()),
+            ("a conversation, and nothing else, needs turns", (self.task == "conversation") == bool(turns)),
+            ("turns must not be blank", not turns or all(part.strip() for turn in turns for part in turn)),
+            (
+                "only a report sample can have an indication, a prior report or a lateral image",
+                report or not (self.indication or self.prior or self.lateral),
             ),
-        }
-        for rule, kept in checks.items():
-            if not kept:
-                raise ValueError(f"{rule}: {self}")
+            ("a lateral image needs a first image", self.lateral is None or self.image is not None),
+        ):
+            if not holds:
+                raise BadSample(f"{rule}: {self}")
 
     def __repr__(self) -> str:
-        image = f"<{len(self.image)} bytes>" if isinstance(self.image, bytes) else str(self.image)
+        image, lateral = (f"<{len(i)} bytes>" if isinstance(i, bytes) else str(i) for i in (self.image, self.lateral))
         return (
             f"Sample(id={self.id!r}, patient_id={self.patient_id!r}, split={self.split!r}, dataset={self.dataset!r}, "
             f"task={self.task!r}, image={image}, size={self.width}x{self.height}, report={self.report!r}, "
             f"phrase={self.phrase!r}, boxes={self.boxes}, kind={self.kind!r}, question={self.question!r}, "
-            f"answer={self.answer!r}, turns={self.turns})"
+            f"answer={self.answer!r}, turns={self.turns}, indication={self.indication!r}, "
+            f"prior={self.prior!r}, lateral={lateral})"
         )
 
 
 def stable_hash(text: str) -> int:
     """A 64-bit number from a text, the same in every process (Python's own hash() is salted per process)."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def split_of(patient_id: str, shares: Sequence[float], salt: str = "") -> str:

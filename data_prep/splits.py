@@ -39,12 +39,12 @@ def read_mimic_splits(path: Path, problems: Problems) -> Mapping[str, str]:
 
 
 class Authority:
-    """The split of each patient, and what other files say about it.
+    """Gives each patient's split, and counts where other files disagree.
 
     Args:
         splits: subject id -> split.
         path: where they come from, for messages.
-        problems: is told of patients without a split, and of disagreements (as a note).
+        problems: gets patients without a split, and disagreements (as a note).
     """
 
     def __init__(self, splits: Mapping[str, str], path: Path, problems: Problems) -> None:

@@ -1,15 +1,18 @@
-"""The gold answer of a row through the real rewards: what cannot earn the maximum cannot be learnt."""
+"""The gold answer of a row through the real rewards: what earns too little cannot be learnt."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from reward_fns.boxes import Box, iou_matrix
-from reward_fns.conventions import get_convention
+from reward_fns.conventions import CONVENTIONS, Convention, get_convention
+from reward_fns.ground_truth import GroundTruth
 from reward_fns.scoring import Rollout, score_batch
-from reward_fns.spec import RewardSpec, resolve
+from reward_fns.spec import Component, RewardSpec, resolve
 
 LIGHT: Mapping[str, Any] = {
     "grounding": [{"name": "box_soft_f1", "options": {"variant": "symmetric"}}],
@@ -20,91 +23,167 @@ _EPSILON = 1e-6
 _NOTHING = "There is nothing to mark."
 
 
+class GoldRow(NamedTuple):
+    """A sound RL row: `data_source`, its parsed ground truth, `extra_info`, and the size bounds of its image."""
+
+    data_source: str
+    truth: GroundTruth
+    info: Mapping[str, Any]
+    bounds: Mapping[str, int | None]
+
+
 def rewards(spec: str | None, preset: str | None) -> RewardSpec:
     """The reward spec of these names, or the light one. Raises UsageError as `reward_fns.spec.resolve`."""
     return resolve(spec=spec, preset=preset) if spec or preset else resolve(spec=LIGHT)
 
 
-def answer(truth: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    """What a perfect model would answer to a sound row.
+def answer(truth: GroundTruth, info: Mapping[str, Any]) -> str:
+    """What a perfect model would answer to a sound row, without a reasoning trace.
 
-    >>> answer({"boxes": [[0.123, 0.2, 0.3, 0.4]]}, {"task": "grounding", "box_format": "radvlm", "thinking": True,
-    ...     "width": 9, "height": 9})
-    '<think>I look at the film.</think> [0.12, 0.2, 0.3, 0.4]'
+    >>> from reward_fns.ground_truth import parse_ground_truth
+    >>> truth, _ = parse_ground_truth({"boxes": [[0.123, 0.2, 0.3, 0.4]]}, "grounding")
+    >>> answer(truth, {"box_format": "radvlm", "width": 9, "height": 9})
+    '[0.12, 0.2, 0.3, 0.4]'
     """
-    if info["task"] == "report":
-        text = str(truth["report"])
-    else:
-        boxes, frame = _boxes(truth), _frame(truth, info)
-        text = get_convention(info["box_format"]).render(boxes, frame) if boxes else _NOTHING
-    return f"<think>I look at the film.</think> {text}" if info["thinking"] else text
+    if truth.task == "report":
+        return truth.report
+    convention = get_convention(info["box_format"])
+    return convention.render(truth.boxes, _frame(convention, truth, info)) if truth.boxes else _NOTHING
 
 
-def rounding(truth: Mapping[str, Any], info: Mapping[str, Any]) -> float:
-    """Mean IoU of a row's boxes with themselves as its convention writes them; 1 where there are none.
+def rounding(truth: GroundTruth, info: Mapping[str, Any]) -> float:
+    """Mean IoU of a row's boxes with themselves as its convention writes them; 1 for a row without boxes.
 
-    >>> info = {"task": "grounding", "box_format": "radvlm", "width": 9, "height": 9}
-    >>> round(rounding({"boxes": [[0.004, 0.0, 0.014, 1.0]]}, info), 3)
+    >>> from reward_fns.ground_truth import parse_ground_truth
+    >>> truth, _ = parse_ground_truth({"boxes": [[0.004, 0.0, 0.014, 1.0]]}, "grounding")
+    >>> round(rounding(truth, {"box_format": "radvlm", "width": 9, "height": 9}), 3)
     0.429
     """
-    import numpy as np
-
-    boxes = _boxes(truth) if info["task"] == "grounding" else ()
-    if not boxes:
+    if not truth.boxes:
         return 1.0
-    convention, frame = get_convention(info["box_format"]), _frame(truth, info)
-    read = convention.parse(convention.render(boxes, frame), frame).boxes
-    pairs = iou_matrix(np.array([box.quad for box in boxes]), np.array([box.quad for box in read]))
-    return float(np.diagonal(pairs).mean())
+    convention = get_convention(info["box_format"])
+    return float(_overlaps(convention, truth.boxes, _frame(convention, truth, info)).mean())
 
 
-def shortfalls(rows: Sequence[tuple[Any, Any, Mapping[str, Any], Mapping[str, Any]]], spec: RewardSpec) -> list[str]:
-    """Why each row's gold answer earns less than the maximum, "" if it does not.
+def shortfalls(rows: Sequence[GoldRow], spec: RewardSpec) -> list[str]:
+    """Why each row's gold answer earns too little, "" if it earns enough.
 
-    Boxes may lose what their convention's rounding costs. Of rewards without an upper end (as `radcliq` unclipped) and
-    of those with weight 0, nothing is asked.
+    A report must earn what it earns where no reasoning trace stands before it, and more than a failure of the model;
+    the upper end of a reward's range may be out of reach even for equal reports, as radcliq's 1.45 is. For boxes, and
+    of rewards on the form of the answer, the upper end is asked for, less what the convention's rounding costs. Nothing
+    is asked of rewards without an upper end and of those with weight 0.
+    """
+    scored = [row for row in rows if row.info["task"] in spec.tasks]
+    gold = score_batch([_rollout(row, thinking=bool(row.info["thinking"])) for row in scored], spec)
+    traced = [row for row in scored if row.truth.task == "report" and row.info["thinking"]]
+    plain = iter(score_batch([_rollout(row, thinking=False) for row in traced], spec))
+    results = iter(gold)
+    complaints = []
+    for row in rows:
+        if row.info["task"] not in spec.tasks:
+            complaints.append("")
+            continue
+        result = next(results)
+        attainable = next(plain) if row.truth.task == "report" and row.info["thinking"] else result
+        if failed := next((str(r) for r in (result, attainable) if isinstance(r, Exception)), ""):
+            complaints.append(f"the gold answer could not be scored: {failed}")
+            continue
+        assert not isinstance(result, Exception) and not isinstance(attainable, Exception)
+        low = [
+            complaint
+            for component in spec.tasks[row.info["task"]]
+            if component.weight > 0
+            and (complaint := _too_low(component, row, *(r[component.reward.name] for r in (result, attainable))))
+        ]
+        gold_text = answer(row.truth, row.info)[:120]
+        complaints.append(f"the gold answer {gold_text!r} earns too little: {', '.join(low)}" if low else "")
+    return complaints
+
+
+def _too_low(component: Component, row: GoldRow, value: float, attainable: float) -> str:
+    reward = component.reward
+    worst, best = sorted(reward.range) if reward.higher_is_better else sorted(reward.range, reverse=True)
+    if reward.task == "report":
+        if abs(attainable - value) > _EPSILON:
+            return f"{reward.name} is {value:.4g}, but {attainable:.4g} without a reasoning trace"
+        if abs(value - reward.floor) <= _EPSILON:
+            return f"{reward.name} is {value:.4g}, no more than for no answer"
+        return ""
+    if math.isinf(best):
+        return ""
+    span = abs(best - worst) if math.isfinite(worst) else abs(best) or 1.0
+    if abs(best - value) > span * (1 - rounding(row.truth, row.info)) + _EPSILON:
+        return f"{reward.name} is {value:.4g} of {best:g}"
+    return ""
+
+
+class Ceilings:
+    """What a perfect answer earns in each box convention, over all rows with boxes.
 
     Args:
-        rows: data_source, ground truth as it is stored, the same parsed, and extra_info; sound ones.
-        spec: the rewards.
+        spec: the rewards; without any for grounding, only the loss by rounding is measured.
     """
-    told = []
-    samples = [
-        Rollout(str(data_source), answer(truth, info), stored, info)
-        for data_source, stored, truth, info in rows
-        if info["task"] in spec.tasks
-    ]
-    results = iter(score_batch(samples, spec))
-    for _, _, truth, info in rows:
-        result = next(results) if info["task"] in spec.tasks else {}
-        if isinstance(result, Exception):
-            told.append(f"the gold answer could not be scored: {result}")
-            continue
-        low: list[str] = []
-        for component in spec.tasks.get(info["task"], ()):
-            reward = component.reward
-            worst, best = sorted(reward.range) if reward.higher_is_better else sorted(reward.range, reverse=True)
-            if component.weight <= 0 or math.isinf(best):
-                continue
-            span = abs(best - worst) if math.isfinite(worst) else abs(best) or 1.0
-            value = result[reward.name]
-            if abs(best - value) > span * (1 - rounding(truth, info)) + _EPSILON:
-                low.append(f"{reward.name} is {value:.4g} of {best:g}")
-        gold = answer(truth, info)
-        told.append(f"the gold answer {gold[:120]!r} earns too little: {', '.join(low)}" if low else "")
-    return told
+
+    def __init__(self, spec: RewardSpec) -> None:
+        self._spec = spec if "grounding" in spec.tasks else None
+        self._overlaps: dict[str, list[float]] = {name: [] for name in CONVENTIONS}
+        self._scores: dict[str, list[float]] = {name: [] for name in CONVENTIONS}
+
+    def add(self, rows: Sequence[GoldRow]) -> None:
+        """Measure the rows that have boxes and an image."""
+        rows = [row for row in rows if row.truth.boxes and _has_frame(row.info["width"], row.info["height"])]
+        for name, convention in CONVENTIONS.items():
+            rollouts = []
+            for row in rows:
+                frame = convention.frame(row.info["width"], row.info["height"], **row.bounds)
+                self._overlaps[name] += _overlaps(convention, row.truth.boxes, frame).tolist()
+                info = {**row.info, "box_format": name, "thinking": False}
+                text = convention.render(row.truth.boxes, frame)
+                rollouts.append(Rollout(row.data_source, text, {**row.truth.stored, "frame": list(frame)}, info))
+            if self._spec:
+                scores = score_batch(rollouts, self._spec)
+                self._scores[name] += [score["score"] for score in scores if isinstance(score, dict)]
+
+    def as_json(self) -> dict[str, dict[str, float]]:
+        """Per convention the mean score, and the share of boxes whose IoU with themselves is below 0.5."""
+        return {
+            name: {
+                "score": float(np.mean(self._scores[name] or math.nan)),
+                "under_0.5": float(np.mean(np.array(v) < 0.5)),
+            }
+            for name, v in self._overlaps.items()
+            if v
+        }
+
+    def lines(self) -> list[str]:
+        """The same to be read, with the numbers of rows and boxes."""
+        values = self.as_json()
+        if not values:
+            return []
+        boxes = len(self._overlaps["radvlm"])
+        head = f"a perfect answer to rows with boxes, by box format: mean score, share of {boxes:,} boxes under IoU 0.5"
+        return [head, *(f"  {k:9}{v['score']:7.3f}{v['under_0.5']:8.1%}" for k, v in values.items())]
 
 
-def _boxes(truth: Mapping[str, Any]) -> tuple[Box, ...]:
-    labels = truth.get("labels") or [""] * len(truth["boxes"])
-    return tuple(
-        Box(x1, y1, x2, y2, str(label)) for (x1, y1, x2, y2), label in zip(truth["boxes"], labels, strict=True)
-    )
+def _rollout(row: GoldRow, *, thinking: bool) -> Rollout:
+    text = answer(row.truth, row.info)
+    text = f"<think>I look at the film.</think> {text}" if thinking else text
+    return Rollout(row.data_source, text, row.truth.stored, {**row.info, "thinking": thinking})
 
 
-def _frame(truth: Mapping[str, Any], info: Mapping[str, Any]) -> tuple[int, int]:
-    convention = get_convention(info["box_format"])
-    if convention.unit == "resized pixel":
-        width, height = truth["frame"]
-        return width, height
+def _overlaps(convention: Convention, boxes: Sequence[Box], frame: tuple[int, int]) -> Any:
+    """IoU of each box with what is read of it from the convention's own text."""
+    read = convention.parse(convention.render(boxes, frame), frame).boxes
+    if not read:
+        return np.zeros(len(boxes))
+    return iou_matrix(np.array([box.quad for box in boxes]), np.array([box.quad for box in read])).max(axis=1)
+
+
+def _has_frame(width: int, height: int) -> bool:
+    return 0 < max(width, height) <= 200 * min(width, height)  # what `smart_resize` takes
+
+
+def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) -> tuple[int, int]:
+    if convention.unit == "resized pixel" and truth.frame:
+        return truth.frame
     return convention.frame(info["width"], info["height"])

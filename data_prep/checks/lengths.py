@@ -75,7 +75,12 @@ class PromptLengths:
                 parts += [{"type": "image"}] if i else []
                 parts += [{"type": "text", "text": text}] if text else []
             messages.append({"role": turn["role"], "content": parts})
-        text = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        length = len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        length = self.count_text(
+            self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        )
         visual = [self.image_tokens(w, h, entry.get("min_pixels"), entry.get("max_pixels")) for w, h, entry in images]
         return length + sum(visual) - len(visual)  # each image already has one placeholder in the template's text
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text alone."""
+        return len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -15,9 +15,9 @@ _COLUMNS = ["data_source", "extra_info.patient_id", "extra_info.split"]
 
 
 def check_disjoint(parquet_files: Iterable[Path]) -> list[str]:
-    """Patients that are in more than one split, one sentence each; an empty list if there is none.
+    """One sentence for each patient in more than one split.
 
-    Patients are told apart by `patient_id` alone, also between data sets, because sets share patients: MS-CXR and
+    Patients are distinguished by `patient_id` alone, also between data sets, because sets share patients: MS-CXR and
     Chest ImaGenome are made from MIMIC-CXR. Memory does not grow with the rows.
 
     Args:
@@ -51,7 +51,7 @@ def _leaks(seen: Seen, data_set: str, patient: str, split: str, path: Path) -> l
     before = seen.first("patient", digest(patient), f"{split}\n{here}")
     if before is None or before.partition("\n")[0] == split:
         return []
-    if seen.first("told", digest(patient, split), "") is not None:
+    if seen.first("leak", digest(patient, split), "") is not None:
         return []
     other = before.partition("\n")[2]
     hint = "" if f"({data_set}," in other else "; if these are two people, give the ids of one set a prefix"

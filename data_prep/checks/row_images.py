@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from data_prep.checks.seen import digest
+from data_prep.checks.seen import Seen, digest
 
 _DEEP = ("I", "F")  # first letter of Pillow's modes with more than 8 bits
 _SCHEME = "file://"
+
+Film = tuple[int, int] | str | None
+"""Width and height in pixels, or what is wrong with the image, or None if it was not looked at."""
 
 
 class BadPicture(ValueError):
@@ -99,6 +103,43 @@ def thumbnail(place: str | bytes, side: int) -> Image.Image:
             raise BadPicture(f"{_name(place)} breaks off or is damaged: {error}") from error
     small.thumbnail((side, side))
     return small
+
+
+class Films:
+    """Inspects the images of rows, several at a time and each once.
+
+    Args:
+        seen: where results are remembered.
+        how: "decode" reads an image to its end, "header" its header only, "skip" nothing.
+    """
+
+    def __init__(self, seen: Seen, how: str) -> None:
+        self._seen, self._how = seen, how
+        self._pool = ThreadPoolExecutor(thread_name_prefix="film")  # Pillow decodes without holding Python's lock
+
+    def look_at(self, entries: Iterable[Mapping[str, Any]]) -> dict[bytes, Film]:
+        """The result for each of these images, by `identity`."""
+        wanted = {identity(entry): entry for entry in entries}
+        films = {key: _read_note(note) for key in wanted if (note := self._seen.note("film", key)) is not None}
+        new = [(key, entry) for key, entry in wanted.items() if key not in films]
+        for (key, _), film in zip(new, self._pool.map(self._inspect, (entry for _, entry in new)), strict=True):
+            films[key] = film
+            self._seen.set("film", key, film if isinstance(film, str) else " ".join(map(str, film or ())))
+        return films
+
+    def _inspect(self, entry: Mapping[str, Any]) -> Film:
+        try:
+            place = source(entry)
+            return None if self._how == "skip" else inspect(place, decode=self._how == "decode")
+        except BadPicture as error:
+            return str(error)
+
+
+def _read_note(note: str) -> Film:
+    sides = note.split(" ") if note else []
+    if not sides:
+        return None
+    return (int(sides[0]), int(sides[1])) if len(sides) == 2 and note.replace(" ", "").isdigit() else note
 
 
 def _name(place: str | bytes) -> str:

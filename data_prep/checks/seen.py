@@ -1,25 +1,25 @@
-"""What has been seen before, for any number of rows, in memory that does not grow with them."""
+"""A memory of keys for any number of rows, which does not grow with them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sqlite3
-
-from data_prep.readers.closing import Closing
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 
 def digest(*parts: str | bytes | None) -> bytes:
-    """16 bytes that stand for these parts; different parts never give the same ones in practice."""
-    whole = hashlib.sha256()
+    """A hash of these parts in 16 bytes; in practice, different parts have different hashes."""
+    total = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part).encode()
-        whole.update(len(data).to_bytes(8, "big") + data)
-    return whole.digest()[:16]
+        total.update(len(data).to_bytes(8, "big") + data)
+    return total.digest()[:16]
 
 
-class Seen(Closing):
-    """Remembers a short note per key, in a private file of SQLite's that goes when this closes.
+class Seen(AbstractContextManager["Seen"]):
+    """Remembers a short note per key, in a private SQLite file that is deleted when this closes.
 
     The file holds digests and what callers note, never a text of the data; up to a few megabytes stay in memory.
 
@@ -40,15 +40,20 @@ class Seen(Closing):
         """Forget everything."""
         self._database.close()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def first(self, kind: str, key: bytes, note: str) -> str | None:
-        """The note that this key has got before, else None, and from now on it has this one."""
+        """The note that this key already has; None for a new key, which then gets this note."""
         added = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (kind, key, note))
         return None if added.rowcount else self.note(kind, key)
 
     def note(self, kind: str, key: bytes) -> str | None:
         """The note of a key, None if it was never seen."""
-        found = self._database.execute("SELECT note FROM seen WHERE kind = ? AND key = ?", (kind, key)).fetchone()
-        return found[0] if found else None
+        stored = self._database.execute("SELECT note FROM seen WHERE kind = ? AND key = ?", (kind, key)).fetchone()
+        return stored[0] if stored else None
 
     def set(self, kind: str, key: bytes, note: str) -> None:
         """Give a key this note, whatever it had before."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.checks.row_images import BadPicture, thumbnail
+from data_prep.checks.row_images import BadPicture, source, thumbnail
+from reward_fns.ground_truth import Defect, box_defects, is_quad
 
-_SIDE, _TEXT, _MARGIN, _COLUMNS, _LINES = 300, 13, 8, 4, 4
+_SIDE, _TEXT, _MARGIN, _COLUMNS, _LINES = 300, 13, 8, 4, 5
+_LINE = _TEXT + 3  # from one line of text to the next
+_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _COLOURS = ("#ffd23f", "#3bceac", "#ee4266", "#5aa9e6", "#f78c6b", "#c3a6ff")
 _PAGE, _INK, _BAD = "#15171c", "#e6e8eb", "#ff4d4d"
 
@@ -32,6 +37,29 @@ class Tile(NamedTuple):
     title: str
     text: str
     defect: str = ""
+
+
+def tile_of_row(row: Mapping[str, Any], info: Mapping[str, Any], defects: Sequence[Defect], stem: str) -> Tile:
+    """A row for the sheet, with unsound boxes as far as they can be drawn; `stem` names a row without an id."""
+    stored: Any = {}
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        stored = json.loads(str((row.get("reward_model") or {}).get("ground_truth")))
+    stored = stored if isinstance(stored, dict) else {}
+    boxes, labels = (stored[key] if isinstance(stored.get(key), list) else [] for key in ("boxes", "labels"))
+    drawn = [
+        (tuple(map(float, box)), str(labels[i]) if i < len(labels) else "", not list(box_defects(box)))
+        for i, box in enumerate(boxes)
+        if is_quad(box)
+    ]
+    try:
+        place = source(row["images"][0])
+    except BadPicture:
+        place = ""
+    turns = row["prompt"] if "prompt" in row else row["messages"]
+    texts = [str(turn["content"]).replace("<image>", "").strip() for turn in turns]
+    texts += [str(stored["report"])] if stored.get("report") else []
+    title = f"{info.get('split') or stem}  {info.get('id') or 'SFT'}"
+    return Tile(place, drawn, title, " / ".join(texts), defects[0].kind if defects else "")
 
 
 class Sheet:
@@ -57,7 +85,7 @@ class Sheet:
         if not tiles:
             return 0
         font = ImageFont.load_default(_TEXT)
-        height = _SIDE + _LINES * (_TEXT + 3) + _MARGIN
+        height = _SIDE + _LINES * _LINE + _MARGIN
         columns, rows = min(_COLUMNS, len(tiles)), -(-len(tiles) // _COLUMNS)
         page = Image.new("RGB", (columns * (_SIDE + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN), _PAGE)
         for i, tile in enumerate(tiles):
@@ -85,7 +113,7 @@ class _Reservoir:
             self.kept[place] = tile
 
 
-def _drawn(tile: Tile, height: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:
+def _drawn(tile: Tile, height: int, font: _Font) -> Image.Image:
     card = Image.new("RGB", (_SIDE, height), _PAGE)
     draw = ImageDraw.Draw(card)
     try:
@@ -95,9 +123,12 @@ def _drawn(tile: Tile, height: int, font: ImageFont.ImageFont | ImageFont.FreeTy
         _draw_boxes(draw, tile.boxes, (left, top, film.width, film.height), font)
     except BadPicture:
         draw.text((_MARGIN, _SIDE // 2), "the image cannot be read", _BAD, font)
-    lines = [tile.title, *([f"! {tile.defect}"] if tile.defect else []), *_wrapped(tile.text, draw, font)]
-    for i, line in enumerate(lines[:_LINES]):
-        draw.text((2, _SIDE + 2 + i * (_TEXT + 3)), _fitting(line, draw, font), _BAD if line[:1] == "!" else _INK, font)
+    texts = [tile.title, *([f"! {tile.defect}"] if tile.defect else []), tile.text]
+    lines = [(line, text[:1] == "!") for text in texts for line in _broken(text, draw, font)]
+    if len(lines) > _LINES:
+        lines[_LINES - 1] = "...", False
+    for i, (line, bad) in enumerate(lines[:_LINES]):
+        draw.text((2, _SIDE + 2 + i * _LINE), line, _BAD if bad else _INK, font)
     if tile.defect:
         draw.rectangle((0, 0, _SIDE - 1, _SIDE - 1), outline=_BAD, width=3)
     return card
@@ -107,7 +138,7 @@ def _draw_boxes(
     draw: ImageDraw.ImageDraw,
     boxes: Sequence[tuple[tuple[float, ...], str, bool]],
     frame: tuple[int, int, int, int],
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    font: _Font,
 ) -> None:
     left, top, width, height = frame
     for i, (quad, label, sound) in enumerate(boxes):
@@ -116,32 +147,26 @@ def _draw_boxes(
         across = sorted(min(max(left + share * width, 0), _SIDE - 1) for share in quad[::2])
         down = sorted(min(max(top + share * height, 0), _SIDE - 1) for share in quad[1::2])
         draw.rectangle((across[0], down[0], across[1], down[1]), outline=colour, width=2)
-        if label:
-            above = max(down[0] - _TEXT - 3, top)
-            name = _fitting(label, draw, font, _SIDE - across[0])
-            draw.rectangle(draw.textbbox((across[0] + 2, above), name, font), fill=_PAGE)
-            draw.text((across[0] + 2, above), name, colour, font)
+        lines = _broken(label, draw, font) if label else []
+        # From the box's left edge, moved as far to the left and down as the whole label needs.
+        start = max(min(across[0] + 2, _SIDE - 2 - max((draw.textlength(line, font) for line in lines), default=0)), 2)
+        above = max(down[0] - len(lines) * _LINE, 0)
+        for number, line in enumerate(lines):
+            corner = start, above + number * _LINE
+            draw.rectangle(draw.textbbox(corner, line, font), fill=_PAGE)
+            draw.text(corner, line, colour, font)
 
 
-def _wrapped(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+def _broken(text: str, draw: ImageDraw.ImageDraw, font: _Font) -> list[str]:
+    """The text in lines that fit the card: broken between words, and within a word that is too long."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font) <= _SIDE - 4 or not lines[-1]:
+        if draw.textlength(longer, font) <= _SIDE - 4:
             lines[-1] = longer
-        else:
-            lines.append(word)
-    if len(lines) > _LINES - 1:
-        lines = [*lines[: _LINES - 2], f"{lines[_LINES - 2]} ..."]
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            lines += [""] if draw.textlength(lines[-1] + letter, font) > _SIDE - 4 else []
+            lines[-1] += letter
     return lines
-
-
-def _fitting(
-    text: str,
-    draw: ImageDraw.ImageDraw,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-    width: float = _SIDE - 4,
-) -> str:
-    while text and draw.textlength(text, font) > width:
-        text = text[:-1]
-    return text

@@ -1,11 +1,10 @@
-"""The data card, README.md in the output folder: what a run read, was told, wrote and could not use."""
+"""The data card, README.md in the output folder: a run's inputs, options, files, problems and versions."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import importlib.metadata
-import os
 import platform
 import shlex
 from collections import Counter
@@ -18,10 +17,9 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.registry import DataSet
-from data_prep.writer.dataset import DatasetWriter
+from data_prep.writer.dataset import CARD_MARK, DatasetWriter, is_card
 from reward_fns.errors import UsageError
 
-_MARK = "<!-- Data card written by python -m data_prep; the next run replaces it. -->"
 _PACKAGES = ("cxr-grpo", "numpy", "pillow", "pyarrow", "pydicom")
 
 
@@ -31,35 +29,24 @@ def check_place(out: Path) -> None:
     Raises:
         UsageError: there is one.
     """
-    if (out / "README.md").exists() and not _is_card(out / "README.md"):
+    if (out / "README.md").exists() and not is_card(out / "README.md"):
         raise UsageError(f"{out / 'README.md'} is not a data card and would be lost; move it, or choose another --out")
-
-
-def _is_card(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_MARK)) == _MARK.encode()
-
-
-def remove_card(out: Path) -> None:
-    """Remove the card of an earlier run, which no longer tells what is in the folder."""
-    if (out / "README.md").exists() and _is_card(out / "README.md"):
-        (out / "README.md").unlink()
 
 
 def write_card(
     chosen: DataSet, options: argparse.Namespace, writer: DatasetWriter, problems: Problems, differences: Sequence[str]
 ) -> None:
-    """Write the card of a run whose files are in place.
+    """Write the card of a run whose samples are all written.
 
     Args:
         chosen: the data set.
         options: as parsed, with the arguments themselves as `command`.
-        writer: after its block has ended.
+        writer: before its block ends.
         problems: what the loader met.
         differences: between its counts and the published ones.
     """
     lines = [
-        _MARK,
+        CARD_MARK,
         f"# {chosen.name}: {chosen.summary}",
         f"Made on {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC with",
         f"```\npython -m data_prep {shlex.join(options.command)}\n```",
@@ -79,13 +66,11 @@ def write_card(
         _table(("kind", "number"), Counter(problem.kind for problem in problems.found).most_common()),
         _table(("note", "number"), problems.notes.items()),
         "## Options",
-        _table(("option", "value"), ((k, v) for k, v in sorted(vars(options).items()) if k not in ("set", "command"))),
+        _table(("option", "value"), ((k, v) for k, v in sorted(vars(options).items()) if k not in ("run", "command"))),
         "## Versions",
         _table(("software", "version"), (("python", platform.python_version()), *map(_version, _PACKAGES))),
     ]
-    unfinished = writer.out / f".README.md-{os.getpid()}"
-    unfinished.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(unfinished, writer.out / "README.md")
+    writer.add_text("README.md", "\n\n".join(lines) + "\n")
 
 
 def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
@@ -94,7 +79,7 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def _written(writer: DatasetWriter) -> list[Path]:
-    return [path for name in sorted(writer.files) for path in writer.files[name]]
+    return [writer.folder / path.name for name in sorted(writer.files) for path in writer.files[name]]
 
 
 def _rows(path: Path) -> int:

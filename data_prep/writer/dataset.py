@@ -1,30 +1,29 @@
-"""Samples to parquet files: rows for RL and for SFT, built aside and moved into place at the end.
+"""Samples to parquet files: rows for RL and for SFT, built in a hidden folder and moved into place at the end.
 
-Files are built under a hidden folder in the output folder, so a run that fails, is interrupted or is killed leaves no
-file that looks whole. Memory holds one row group per file and a hash of each id and patient, however long the rows are.
+A run that fails, is interrupted or is killed leaves no file that looks complete. Memory holds one row group per file
+and a hash of each id and patient.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
-import os
-import platform
+import re
 import shutil
-import tempfile
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_prep.problems import RefusedData
-from data_prep.sample import KINDS, SPLITS, Sample
+from data_prep.sample import KINDS, SPLITS, BadSample, Sample
 from data_prep.writer.rows import rl_row, rl_schema, sft_row, sft_schema
 from data_prep.writer.shards import ShardedFile
+from data_prep.writer.staging import staged, write_text
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
 
@@ -35,19 +34,25 @@ if TYPE_CHECKING:
 MIN_PIXELS, MAX_PIXELS = 1024, 451584
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SFT_SPLITS = ("train", "val")
+_MAX_ASPECT = 200  # Qwen's image processor refuses more
+_PARQUET = re.compile(rf"(?:sft_)?(?:{'|'.join(SPLITS)})(?:-\d{{5,}}-of-\d{{5,}})?\.parquet")
+_IMAGE = re.compile(r"[0-9a-f]{20}\.png")
+CARD_MARK = "<!-- Data card written by python -m data_prep; the next run replaces it. -->"
 
 
 class DatasetWriter:
     """Writes `train`, `val`, `test`, `sft_train` and `sft_val.parquet` (those that get rows), and `images/`.
 
-    A context manager: files appear in `out` when the block ends without an exception, and not before.
+    A context manager: when the block ends without an exception, these files appear in `out` and those of an earlier
+    run are gone; otherwise `out` stays as it was.
 
     Attributes:
         counts: samples by split, task and kind.
-        files: the parquet files by split, e.g. "sft_train", once they are in place.
+        files: the parquet files by split, e.g. "sft_train", after `finish`.
+        folder: where all files are until the block ends.
 
     Args:
-        out: folder, made if needed. Files of the same name in it are replaced.
+        out: folder, made if needed.
         box_format: name of the box convention for prompts and answers.
         thinking: RL prompts ask for a reasoning trace.
         format_hint: describe the answer format in the question.
@@ -86,65 +91,55 @@ class DatasetWriter:
         self._split_of: dict[int, int] = {}
 
     def __enter__(self) -> Self:
-        self.out.mkdir(parents=True, exist_ok=True)
-        prefix = f".unfinished-{platform.node()}-"
-        remove_killed(self.out, prefix)
-        self._staging = Path(tempfile.mkdtemp(prefix=prefix, dir=self.out))
-        self._lock = (self._staging / "lock").open("w")
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if self.out.is_dir():
+            earlier_files(self.out)  # refuses a folder with foreign files at once, and not after hours
+        self._stack = ExitStack()
+        self.folder = self._stack.enter_context(staged(self.out, earlier_files))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        written = 0
         try:
-            if error is None:
-                self._commit()
+            with self._stack:
+                try:
+                    if error is not None:
+                        raise error
+                    self.finish()
+                finally:
+                    written = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+                    for file in self._files.values():
+                        file.abandon()
         except OSError as failure:
             if failure.errno not in _DISK_FULL:
                 raise
-            error = failure
-        finally:
-            written = self._discard()
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
             free = shutil.disk_usage(self.out).free
             raise UsageError(
                 f"no space left on the disk of {self.out}: it filled up after {written / 1e6:.1f} MB; with these "
                 f"removed again, {free / 1e6:.1f} MB are free. Make room for more than that, or choose another --out."
-            ) from error
-
-    def _discard(self) -> int:
-        """Remove what was not moved into place; returns its size in bytes."""
-        written = sum(f.stat().st_size for f in self._staging.rglob("*") if f.is_file())
-        for file in self._files.values():
-            file.abandon()
-        shutil.rmtree(self._staging, ignore_errors=True)
-        self._lock.close()
-        return written
+            ) from failure
 
     def add(self, sample: Sample) -> None:
         """Write the RL row of a sample unless it is a conversation, and its SFT row if for training or validation.
 
         Raises:
+            BadSample: the sample cannot be written; nothing was.
             RefusedData: a sample with this id was written before, or one of this patient to another split.
         """
         if (identity := hash(sample.id)) in self._ids:
             raise RefusedData(f"two samples have the id {sample.id!r}; the second: {sample}")
-        self._ids.add(identity)
-        split = SPLITS.index(sample.split)
-        before = self._split_of.setdefault(hash(sample.patient_id), split)
-        if before != split:
+        split, patient = SPLITS.index(sample.split), hash(sample.patient_id)
+        if (before := self._split_of.get(patient, split)) != split:
             raise RefusedData(
                 f"patient {sample.patient_id!r} is in two splits, {SPLITS[before]} and, with sample {sample.id!r}, "
                 f"{sample.split}; give all images of a patient to one split"
             )
+        _check_text(sample)
+        frame, images = self._images(sample)
+        self._ids.add(identity)
+        self._split_of[patient] = split
         self.counts[sample.split, sample.task, sample.kind or KINDS[sample.task][0]] += 1
-        frame = 0, 0
-        images = []
-        if sample.image is not None:
-            frame = self.convention.frame(sample.width, sample.height, **self.bounds)
-            images = [{**self._source(sample.image), **self.bounds}]
         if sample.task != "conversation":
             rl = self._open(sample.split, rl_schema(self.embed))
             hints = {"thinking": self.thinking, "format_hint": self.format_hint}
@@ -153,45 +148,101 @@ class DatasetWriter:
             row = sft_row(sample, self.convention, frame, images, format_hint=self.format_hint)
             self._open(f"sft_{sample.split}", sft_schema(self.embed)).add(row)
 
+    def finish(self) -> None:
+        """Close the parquet files; then `files` is complete, and no sample can be added."""
+        if not self.files:
+            self.files = {name: [self.out / part for part in file.finish()] for name, file in self._files.items()}
+
+    def add_text(self, name: str, text: str) -> None:
+        """Add a text file, such as the data card."""
+        write_text(self.folder / name, text)
+
     def patients(self) -> dict[str, int]:
         """How many patients each split has."""
         found = Counter(self._split_of.values())
         return {split: found[place] for place, split in enumerate(SPLITS) if found[place]}
 
+    def _images(self, sample: Sample) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+        """The frame of the sample's boxes, and the row's value of `images`."""
+        if sample.image is None:
+            return (0, 0), []
+        sides = sample.width, sample.height
+        if max(sides) > _MAX_ASPECT * min(sides):
+            raise BadSample(f"the image is {sides[0]} x {sides[1]}: Qwen's processor refuses an aspect over 200")
+        views = (sample.image,) if sample.lateral is None else (sample.image, sample.lateral)
+        images = [{**self._source(view), **self.bounds} for view in views]
+        return self.convention.frame(*sides, **self.bounds), images
+
     def _source(self, image: Path | bytes) -> dict[str, Any]:
         if self.embed:
-            return {"bytes": image if isinstance(image, bytes) else image.read_bytes()}
+            if isinstance(image, bytes):
+                return {"bytes": image}
+            try:
+                return {"bytes": image.read_bytes()}
+            except OSError as error:
+                raise BadSample(f"{image} cannot be read: {error.strerror}") from error
         if isinstance(image, bytes):
             # Named by content: samples of one film share one file, and a file never changes under its name.
             name = f"{hashlib.sha256(image).hexdigest()[:20]}.png"
-            staged = self._staging / "images" / name
-            if not staged.exists():
-                staged.parent.mkdir(exist_ok=True)
-                staged.write_bytes(image)
+            path = self.folder / "images" / name
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(image)
             image = self.out / "images" / name
         # Not Path.as_uri(): the reader (qwen_vl_utils) takes what follows "file://" literally, without decoding %20.
         return {"image": f"file://{image.absolute()}"}
 
     def _open(self, name: str, schema: pa.Schema) -> ShardedFile:
         if name not in self._files:
-            self._files[name] = ShardedFile(self._staging, name, schema, self.shard_rows)
+            self._files[name] = ShardedFile(self.folder, name, schema, self.shard_rows)
         return self._files[name]
 
-    def _commit(self) -> None:
-        for file in self._files.values():
-            file.close()
-        # Images first: no parquet file is ever in place before what it points to.
-        if (self._staging / "images").exists():
-            (self.out / "images").mkdir(exist_ok=True)
-            for image in (self._staging / "images").iterdir():
-                os.replace(image, self.out / "images" / image.name)
-        for name, file in self._files.items():
-            self.files[name] = file.move(self.out)
+
+def _check_text(sample: Sample) -> None:
+    views = (str(view) for view in (sample.image, sample.lateral) if isinstance(view, Path))
+    optional = (sample.report, sample.phrase, sample.question, sample.answer, sample.indication, sample.prior)
+    text = "".join([sample.id, sample.patient_id, sample.dataset, *filter(None, optional), *views])
+    if sample.boxes or sample.turns:
+        text += "".join([*(box.label for box in sample.boxes), *(part for turn in sample.turns for part in turn)])
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(error.start - 20, 0) : error.end + 20]
+        raise BadSample(f"a text is not valid Unicode (half of a surrogate pair) at {near!r}") from error
 
 
-def remove_killed(out: Path, prefix: str) -> None:
-    """Remove what runs of this machine left that were killed outright: their lock is free."""
-    for lock in out.glob(f"{prefix}*/lock"):
-        with suppress(OSError), lock.open() as held:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent)
+def earlier_files(out: Path) -> list[Path]:
+    """The files that earlier runs of data preparation wrote to a folder, by their names and beginnings.
+
+    Raises:
+        UsageError: a file has the name of one of ours but other content; training would read it with the new files.
+    """
+    return [path for path in out.iterdir() if path.is_file() and _is_ours(path)] + [
+        path for path in (out / "images").glob("*.png") if _IMAGE.fullmatch(path.name)
+    ]
+
+
+def _is_ours(path: Path) -> bool:
+    if path.name == "README.md":
+        return is_card(path)
+    if path.name == "problems.jsonl":
+        with path.open("rb") as file:
+            return file.read(9) == b'{"kind": '
+    if not _PARQUET.fullmatch(path.name):
+        return False
+    try:
+        columns = set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        columns = set()
+    if not any(columns >= set(schema.names) for schema in (rl_schema(), sft_schema())):
+        raise UsageError(
+            f"{path} was not written by python -m data_prep, or is damaged, and training would read it with the new "
+            "files; move it away, or choose another --out"
+        )
+    return True
+
+
+def is_card(path: Path) -> bool:
+    """Whether a README.md is a data card, rather than a user's text."""
+    with path.open("rb") as file:
+        return file.read(len(CARD_MARK)) == CARD_MARK.encode()

@@ -114,6 +114,18 @@ def render(
         nothing = _NOTHING_FOUND if named else _NOTHING_THERE
         answer = convention.render(sample.boxes, frame, named=named) if sample.boxes else nothing
         hint = convention.describe(named=named)
+    if sample.indication or sample.prior or sample.lateral:
+        question = _context(sample) + question
     if format_hint:
         question = f"{question} {hint}"
     return question + (" /think" if thinking else ""), sample.answer or answer
+
+
+def _context(sample: Sample) -> str:
+    """What a report's question says first: which view the second image is, the indication, the previous report."""
+    lines = ["The first image is the frontal view, the second the lateral view."] if sample.lateral else []
+    if indication := " ".join(sample.indication.split()):
+        lines.append(f"Indication for this examination: {indication}")
+    if prior := " ".join(sample.prior.split()):
+        lines.append(f"Report of the previous examination: {prior}")
+    return "\n".join([*lines, ""])

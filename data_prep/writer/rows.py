@@ -12,6 +12,7 @@ from data_prep.sample import Sample
 from data_prep.writer.prompts import render
 from reward_fns.conventions import Convention, Frame
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _EXTRA_INFO = pa.struct(
     [
@@ -93,7 +94,7 @@ def rl_row(
         "prompt": [_user(question, images)],
         "images": images,
         "ability": "radiology",
-        "reward_model": {"style": "rule", "ground_truth": json.dumps(truth, ensure_ascii=False)},
+        "reward_model": {"style": "rule", "ground_truth": _to_json(truth)},
         "extra_info": {
             "id": sample.id,
             "patient_id": sample.patient_id,
@@ -121,4 +122,4 @@ def sft_row(
 
 
 def _user(question: str, images: list[dict[str, Any]]) -> dict[str, str]:
-    return {"role": "user", "content": f"<image>\n{question}" if images else question}
+    return {"role": "user", "content": "<image>\n" * len(images) + question}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -19,10 +18,10 @@ _BYTES_PER_GROUP = 32 * 2**20
 class ShardedFile:
     """The rows of one split: NAME.parquet, or with `shard_rows` NAME-00000-of-00003.parquet and so on.
 
-    The number of shards is in the names because it makes a set that lacks some of them look like one.
+    The number of shards is in the names, so that a missing shard shows.
 
     Args:
-        folder: where the shards are built; `move` brings them to their place.
+        folder: where the shards are built.
         name: stem of the file names.
         schema: of the rows.
         shard_rows: rows per shard; None means one file.
@@ -70,19 +69,15 @@ class ShardedFile:
         self._writer = self._file = None
         self._in_shard = 0
 
-    def move(self, out: Path) -> list[Path]:
-        """Bring the closed shards to their place and return them; whatever else this split had there is removed."""
+    def finish(self) -> list[str]:
+        """Close the last shard and give all of them their names in the folder; returns these."""
+        self.close()
         total = len(self._built)
-        names = [f"{self.name}-{place:05d}-of-{total:05d}.parquet" for place in range(total)]
-        places = [out / name for name in (names if self._shard_rows else [f"{self.name}.parquet"])]
-        ours = re.compile(rf"{re.escape(self.name)}(-\d{{5,}}-of-\d{{5,}})?\.parquet")
-        for old in out.iterdir():
-            # Shards of a run with another number of them would be read together with the new ones.
-            if ours.fullmatch(old.name) and old not in places:
-                old.unlink()
-        for built, place in zip(self._built, places, strict=True):
-            os.replace(built, place)
-        return places
+        shards = [f"{self.name}-{place:05d}-of-{total:05d}.parquet" for place in range(total)]
+        names = shards if self._shard_rows else [f"{self.name}.parquet"]
+        for built, name in zip(self._built, names, strict=True):
+            os.replace(built, self._folder / name)
+        return names
 
     def abandon(self) -> None:
         """Close without a footer, which pyarrow would else try to write when the writer is collected."""

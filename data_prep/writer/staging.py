@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,81 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.problems import Problems, RefusedData
-from data_prep.writer.dataset import remove_killed
+from reward_fns.errors import UsageError
 
 _BATCH = 128
+_PREFIX = f".unfinished-{platform.node()}-"
 
 
 @contextlib.contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A hidden folder whose files move into `out` if the block ends without an exception, and else are gone."""
+def staged(out: Path, earlier: Callable[[Path], Iterable[Path]] = lambda out: ()) -> Iterator[Path]:
+    """A hidden folder whose files move into `out` if the block ends without an exception, and are removed otherwise.
+
+    Args:
+        out: folder, made if needed; one run at a time can write to it.
+        earlier: lists files of an earlier run in `out`, which are removed when the new ones move in.
+
+    Raises:
+        UsageError: another run is writing to `out`.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    prefix = f".unfinished-{platform.node()}-"
-    remove_killed(out, prefix)
-    place = Path(tempfile.mkdtemp(prefix=prefix, dir=out))
-    lock = place / "lock"
+    with _locked(out):
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=out))
+        try:
+            yield folder
+            _replace_files(out, folder, {path.relative_to(out) for path in earlier(out)})
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Holds the lock of a folder, and removes what killed runs of this machine left in it."""
+    handle = os.open(out, os.O_RDONLY)
     try:
-        with lock.open("w") as held:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield place
-            for file in sorted(place.iterdir()):
-                if file != lock:
-                    os.replace(file, out / file.name)
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(f"another run is writing to {out}; wait for it, or choose another --out") from error
+            for killed in out.glob(f"{_PREFIX}*"):
+                shutil.rmtree(killed, ignore_errors=True)
+        if others := sorted(set(out.glob(".unfinished-*")) - set(out.glob(f"{_PREFIX}*"))):
+            raise UsageError(
+                f"a run on another machine is writing to {out}, or was killed there: wait for it and choose another "
+                f"--out, or remove {others[0]}"
+            )
+        yield
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        os.close(handle)
+
+
+def _replace_files(out: Path, folder: Path, earlier: set[Path]) -> None:
+    """Move new files from `folder` to `out` and earlier ones out of it; whatever fails, `out` is as it was before."""
+    new = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    moves: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+        moves.append((source, target))
+
+    nested = {name for name in new if len(name.parts) > 1 and (out / name).exists()}
+    try:
+        # No parquet file is ever in place without what it points to: it goes first and comes last.
+        for name in sorted(earlier - nested, key=lambda name: (len(name.parts), name)):
+            move(out / name, folder / "earlier" / name)
+        for name in nested:  # images are named by their content, so these are the same ones
+            os.replace(folder / name, out / name)
+        for name in sorted(new - nested, key=lambda name: (-len(name.parts), name)):
+            move(folder / name, out / name)
+    except BaseException:
+        for source, target in reversed(moves):
+            os.replace(target, source)
+        raise
+    for emptied in {(out / name).parent for name in earlier} - {out}:
+        with contextlib.suppress(OSError):  # not empty
+            emptied.rmdir()
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -90,10 +142,15 @@ def rewrite(path: Path, target: Path, change: Callable[[int, dict[str, Any]], di
 
 
 def write_problems(out: Path, problems: Problems) -> None:
-    """List the problems in `problems.jsonl`; an older list goes, so that the file tells of the last run."""
+    """List the problems in `problems.jsonl`; without any, the list of an earlier run is removed."""
     path = out / "problems.jsonl"
     if not problems.found:
         path.unlink(missing_ok=True)
         return
-    with staged(out) as place:
-        (place / path.name).write_text(problems.json_lines(), encoding="utf-8")
+    with staged(out) as folder:
+        write_text(folder / path.name, problems.json_lines())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8; a lone surrogate, which UTF-8 does not have, is written as its escape."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")

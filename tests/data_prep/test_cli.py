@@ -1,12 +1,23 @@
+import csv
+import gzip
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from data_prep import registry
+from data_prep.checks.box_units import BoxUnits
 from data_prep.cli import main
+from data_prep.problems import QUIRK
+from reward_fns.boxes import Box
+
+HALF = "\ud800"
 
 
 def test_list_names_the_sets(capsys):
@@ -27,6 +38,7 @@ def test_help_has_an_example(capsys, arguments):
     [
         (["nothing"], "nothing"),
         (["demo"], "--out"),
+        (["demo", "--out", ""], "must name a folder"),
         (["demo", "--out", "x", "--patients", "0"], "--patients"),
         (["demo", "--out", "x", "--limit", "few"], "--limit"),
         (["demo", "--out", "x", "--shares", "0.5,0.6,0.1"], "--shares"),
@@ -42,6 +54,144 @@ def test_wrong_arguments_are_named(capsys, tmp_path, monkeypatch, arguments, nam
     assert stop.value.code == 2
     assert named in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("context", "named"), [("indication", "demo has no indication"), ("weather", "must be some of")]
+)
+def test_context_that_a_set_does_not_have_is_refused(capsys, tmp_path, context, named):
+    try:
+        status = main(["demo", "--out", str(tmp_path / "x"), "--context", context])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2 and named in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def prepare(make_sample, tmp_path, monkeypatch, capsys):
+    """Runs a data set of these samples; a loader may report problems besides. Returns exit status and messages."""
+
+    def run(samples, *options, report=lambda problems: None):
+        def load(_, problems):
+            report(problems)
+            yield from samples
+
+        others = {name: entry for name, entry in registry.data_sets().items() if name != "toy"}
+        monkeypatch.setattr(registry, "_registered", others)
+        registry.data_set("toy", summary="a toy", example="data_prep toy", arguments=lambda parser: None)(load)
+        status = main(["toy", "--out", str(tmp_path / "out"), *map(str, options)])
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def test_a_reader_that_has_seen_enough_ends_a_listing_without_a_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run([sys.executable, "-m", "data_prep", "list"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert run.stderr == "" and run.returncode == 141
+
+
+def test_one_sample_that_cannot_be_written_is_a_listed_problem(prepare, make_sample, rows, tmp_path):
+    samples = [make_sample(id=f"a{HALF}"), make_sample(id="b"), make_sample(id="c", phrase=HALF)]
+    status, said = prepare(samples, "--card")
+    assert status == 0 and "unusable_sample: 2" in said
+    listed = [json.loads(line) for line in (tmp_path / "out/problems.jsonl").read_text().splitlines()]
+    assert [problem["where"] for problem in listed] == ["a\\ud800", "c"]
+    assert [row["extra_info"]["id"] for row in rows(tmp_path / "out/train.parquet")] == ["b"]
+    assert prepare(samples, "--strict")[0] == 1
+
+
+def test_a_sample_that_breaks_a_rule_ends_the_run_with_a_message(prepare, make_sample, tmp_path):
+    status, said = prepare(make_sample(phrase=phrase) for phrase in ("nodule", " "))
+    assert status == 1 and "data_prep: a grounding sample needs a phrase" in said and "Traceback" not in said
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_strict_passes_known_quirks_of_published_files_and_refuses_errors(prepare, make_sample, tmp_path):
+    def quirk(problems):
+        problems.add("empty_report", "CXR1", "no text", QUIRK)
+
+    status, said = prepare([make_sample()], "--strict", report=quirk)
+    assert status == 0 and "empty_report: 1 (a known quirk of the published files)" in said
+    (line,) = (tmp_path / "out/problems.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"kind": "empty_report", "where": "CXR1", "detail": "no text", "level": "quirk"}
+    status, said = prepare([make_sample()], "--strict", report=lambda problems: problems.add("bad_box", "a", "no area"))
+    assert status == 1 and "1 problems under --strict" in said
+
+
+def test_a_loss_of_most_of_the_data_is_refused_and_its_reasons_are_shown(prepare, make_sample):
+    def lost(problems):
+        problems.add("no_film", "CXR1", "no such file")
+        problems.require("studies with a film", 3, 3199)
+
+    status, said = prepare([make_sample()], report=lost)
+    assert status == 1 and "only 3 of 3,199 studies with a film" in said and "no_film: 1" in said
+
+
+def scaled(boxes, unit):
+    return [Box(*(value * unit for value in quad)) for quad in boxes]
+
+
+def film_boxes(count=300):
+    """Boxes as on films: centres all over it, sides of 8 to 30 % of it."""
+    for i in range(count):
+        across, down = 0.08 + 0.02 * (i % 12), 0.08 + 0.03 * (i % 7)
+        x1, y1 = (0.97 - across) * (i * 37 % 101) / 101, (0.97 - down) * (i * 53 % 103) / 103
+        yield x1, y1, x1 + across, y1 + down
+
+
+def as_width_and_height(boxes, clip):
+    for x1, y1, x2, y2 in boxes:
+        if clip:
+            yield x1, y1, min(x1 + x2, 1.0), min(y1 + y2, 1.0)
+        elif x1 + x2 <= 1 and y1 + y2 <= 1:
+            yield x1, y1, x1 + x2, y1 + y2
+
+
+WRONG_UNITS = {
+    "shares as pixels": (lambda quads: [[v / 1024 for v in quad] for quad in quads], "smaller than 3 pixels"),
+    "percent as pixels": (lambda quads: [[v * 100 / 1024 for v in quad] for quad in quads], "upper left ninth"),
+    "thousandths": (lambda quads: [[v * 1000 / 3000 for v in quad] for quad in quads], "upper left ninth"),
+    "corners as sides": (lambda quads: list(as_width_and_height(quads, clip=False)), "read as [x, y, width, height]"),
+    "and clipped": (lambda quads: list(as_width_and_height(quads, clip=True)), "read as [x, y, width, height]"),
+}
+
+
+@pytest.mark.parametrize("unit", WRONG_UNITS)
+def test_boxes_in_a_wrong_unit_are_refused_and_validate_finds_them(prepare, make_sample, tmp_path, capsys, unit):
+    change, complaint = WRONG_UNITS[unit]
+    sound = [
+        make_sample(id=f"s{i}", image=Path(f"/films/{i}.png"), width=1024, height=1024, boxes=(Box(*quad),))
+        for i, quad in enumerate(film_boxes())
+    ]
+    assert prepare(sound)[0] == 0
+    assert main(["validate", str(tmp_path / "out"), "--images", "skip"]) == 0
+    wrong = [replace(sample, boxes=(Box(*quad),)) for sample, quad in zip(sound, change(film_boxes()), strict=False)]
+    capsys.readouterr()
+    status, said = prepare(wrong)
+    assert status == 1 and complaint in said and "--trust-boxes" in said and "nothing was written" in said
+    assert prepare(wrong, "--trust-boxes")[0] == 0
+    assert main(["validate", str(tmp_path / "out"), "--images", "skip"]) == 1
+    assert complaint in capsys.readouterr().out
+    assert main(["validate", str(tmp_path / "out"), "--images", "skip", "--trust-boxes"]) == 0
+
+
+REAL = Path(os.environ.get("CXR_GRPO_REAL_DATA", Path(__file__).parents[3] / "shared/data/real"))
+
+
+@pytest.mark.skipif(not (REAL / "BBox_List_2017.csv.gz").is_file(), reason="no real data; see CXR_GRPO_REAL_DATA")
+def test_real_boxes_pass_as_a_set_and_per_finding():
+    by_finding = {"all": BoxUnits()}
+    with gzip.open(REAL / "BBox_List_2017.csv.gz", "rt") as file:
+        for row in list(csv.reader(file))[1:]:
+            x, y, width, height = (float(value) / 1024 for value in row[2:6])
+            for finding in ("all", row[1]):
+                by_finding.setdefault(finding, BoxUnits()).add([(x, y, x + width, y + height)], 1024, 1024)
+    assert by_finding["all"].boxes == 984
+    assert {finding: units.complaint() for finding, units in by_finding.items()} == dict.fromkeys(by_finding, "")
 
 
 def test_a_wrong_box_format_names_the_nearest(capsys, tmp_path):

@@ -25,6 +25,10 @@ from data_prep.sample import split_of, stable_hash
         {"task": "conversation"},
         {"turns": (("Where?", "There."),)},
         {"task": "conversation", "turns": (("Where?", " "),)},
+        {"indication": "Cough."},
+        {"prior": "Clear."},
+        {"lateral": b"film"},
+        {"task": "report", "report": "Clear.", "image": None, "width": 0, "height": 0, "lateral": b"film"},
     ],
 )
 def test_a_broken_sample_is_refused_and_shown(make_sample, change):

@@ -9,8 +9,10 @@ import zlib
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from data_prep.checks import sheet
+from data_prep.checks.lengths import PromptLengths
 from data_prep.checks.patients import check_disjoint
 from data_prep.cli import main
 from data_prep.problems import RefusedData
@@ -143,14 +145,14 @@ DAMAGE = {
     "box in pixels": (boxes([10, 10, 20, 20]), "box outside: 1", "shares of its width and height"),
     "swapped corners": (boxes([0.5, 0.1, 0.2, 0.4]), "swapped corners: 1", "need"),
     "no area": (boxes([0.5, 0.1, 0.5, 0.4]), "swapped corners: 1", "x1 < x2"),
-    "NaN": (boxes([float("nan"), 0, 1, 1]), "bad ground truth: 1", "NaN is no number of JSON"),
+    "NaN": (boxes([float("nan"), 0, 1, 1]), "bad ground truth: 1", "NaN is not a JSON number"),
     "three numbers": (boxes([0.1, 0.2, 0.3]), "bad box: 1", "is not four finite numbers"),
     "huge number": (boxes([0, 0, 1, 10**400]), "bad box: 1", "is not four finite numbers"),
-    "boxes a number": (truth(boxes=5), "bad ground truth: 1", "needs boxes, a list"),
+    "boxes a number": (truth(boxes=5), "bad ground truth: 1", "needs boxes, [["),
     "labels a number": (truth(labels=5), "bad ground truth: 1", "but labels 5"),
     "a text for a corner": (boxes([0, 0, 1, "1"]), "bad box: 1", "is not four finite numbers"),
     "labels": (truth(labels=[]), "bad ground truth: 1", "has 1 boxes, but labels []"),
-    "no boxes": (truth(boxes=None), "bad ground truth: 1", "needs boxes, a list"),
+    "no boxes": (truth(boxes=None), "bad ground truth: 1", "needs boxes, [["),
     "not JSON": (row("reward_model.ground_truth", "[0.1, 0.2"), "bad ground truth: 1", "not JSON"),
     "a list": (row("reward_model.ground_truth", "[]"), "bad ground truth: 1", "must be a JSON object"),
     "no truth": (row("reward_model.ground_truth", None), "bad ground truth: 1", "not JSON"),
@@ -221,7 +223,7 @@ def test_damage_to_the_schema(sound, rewrite, capsys, kind):
     rewrite(sound / "train.parquet", change, schema)
     status, said = verdict(capsys, sound)
     assert status == 1
-    assert detail in said and "the rows of this file were not looked at" in said
+    assert detail in said and "the rows of this file were not checked" in said
 
 
 def test_a_wrong_column_in_sft_rows(sound, rewrite, capsys):
@@ -352,6 +354,112 @@ def test_the_rewards_of_a_preset_judge_the_gold_answers(sound, capsys):
     assert status == 1
     assert "gold below maximum: 1" in said and "(id absent)" in said  # its rule for empty answers is 0
     assert "note: gold answers of report rows were not scored" in said
+
+
+def test_sound_reports_pass_rewards_whose_range_a_gold_answer_does_not_reach(
+    sound, tmp_path, capsys, text_models_in_cache
+):
+    """radcliq gives equal reports at most 1.4407, or 0.8181 without a relation in them, of a range up to 1.45."""
+    (tmp_path / "spec.yaml").write_text(
+        "report:\n"
+        "  - {name: radcliq, options: {min_chars: 6}}\n  - {name: radcliq_bounded}\n  - {name: radgraph_combined}\n"
+    )
+    for arguments in (["--preset", "paper_report"], ["--spec", tmp_path / "spec.yaml"]):
+        status, said = verdict(capsys, sound / "train.parquet", *arguments)
+        assert status == 0, said
+
+
+REWARD = """
+from reward_fns.registry import reward
+
+@reward("words_right", task="report", range=(0.0, 100.0))
+def words_right(prediction: str, reference: str) -> float:
+    'Number of words of the prediction that the reference has too, so that 100 is out of reach.'
+    return float(sum(word in reference.split() for word in prediction.split() if word != "lost"))
+"""
+
+
+def test_a_report_must_earn_what_it_earns_without_a_trace_and_more_than_no_answer(tmp_path, make_sample, capsys):
+    reports = {"a": "Clear.", "b": "lost", "c": "The end of </think> what is seen."}
+    (tmp_path / "mine.py").write_text(REWARD)
+    (tmp_path / "spec.yaml").write_text("report:\n  - {name: words_right, path: mine.py}\n")
+    with DatasetWriter(tmp_path / "data", thinking=True) as writer:
+        for name, report in reports.items():
+            writer.add(make_sample(id=name, task="report", report=report, boxes=(), image=film(ord(name))))
+    status, said = verdict(capsys, tmp_path / "data", "--spec", tmp_path / "spec.yaml")
+    assert status == 1 and "gold below maximum: 2" in said
+    assert "(id b): the gold answer 'lost' earns too little: words_right is 0, no more than for no answer" in said
+    assert "(id c)" in said and "words_right is 3, but 7 without a reasoning trace" in said
+
+
+@pytest.mark.parametrize("report", ["None", "nan", "...", "N/A.", "null"])
+def test_a_report_that_stands_for_a_missing_one(tmp_path, make_sample, capsys, report):
+    with DatasetWriter(tmp_path) as writer:
+        writer.add(make_sample(task="report", report=report, boxes=()))
+        writer.add(make_sample(id="b", task="report", report="No nodule.", kind="impression", boxes=()))
+    status, said = verdict(capsys, tmp_path)
+    assert status == 1 and "placeholder report: 1" in said and repr(report) in said
+
+
+def test_the_ceiling_of_each_box_format_is_printed(tmp_path, make_sample, capsys):
+    """Two boxes on a film of 400 x 300: one that every format can write, one that two decimals cannot."""
+    boxes = (Box(0.1, 0.2, 0.5, 0.75), Box(0.504, 0.1, 0.514, 0.9))
+    with DatasetWriter(tmp_path / "data") as writer:
+        writer.add(make_sample(boxes=boxes, image=film(9, (400, 300)), width=400, height=300))
+        writer.add(make_sample(id="none", phrase="mass", boxes=(), image=film(9, (400, 300)), width=400, height=300))
+    status, said = verdict(capsys, tmp_path / "data", "--json", tmp_path / "report.json")
+    assert status == 0, said
+    formats = json.loads((tmp_path / "report.json").read_text())["box_formats"]
+    # [0.5, 0.1, 0.51, 0.9] meets the second box in 0.006 of 0.014 of the width.
+    assert formats["radvlm"] == pytest.approx({"score": (1 + 6 / 14) / 2, "under_0.5": 0.5})
+    assert formats["qwen3vl"] == pytest.approx({"score": 1, "under_0.5": 0})
+    assert set(formats) == {"radvlm", "qwen3vl", "qwen25vl", "pixel"} and formats["pixel"]["under_0.5"] == 0
+    assert "share of 2 boxes under IoU 0.5" in said and "radvlm     0.714   50.0%" in said
+
+
+def test_gold_answers_longer_than_a_response_can_be(sound, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    from recipe.cxr_grpo import tiny_model
+
+    model = tmp_path / "model"
+    assert tiny_model.main(["--out", str(model), "--hidden-size", "64", "--layers", "1"]) == 0
+    tokens = PromptLengths(str(model)).count_text("Film 0 is clear.")
+    gold = ["--model", model, "--max-response"]
+    status, said = verdict(capsys, sound / "train.parquet", *gold, 500)
+    assert status == 0 and "0 over --max-response" in said
+    status, said = verdict(capsys, sound / "train.parquet", *gold, tokens - 1)
+    assert status == 1 and f"{tokens} tokens, over --max-response {tokens - 1}: no response can be that long" in said
+    status, said = verdict(capsys, sound / "train.parquet", "--max-response", 9)
+    assert status == 2 and "give --model too" in said
+
+
+@pytest.mark.parametrize(("task", "count", "drawn"), [("report", 24, 3), ("grounding", 24, 4), ("grounding", 2, 2)])
+def test_a_sheet_of_what_is_asked(sound, tmp_path, capsys, task, count, drawn):
+    drawings = []
+    for seed in (0, 1, 1):
+        path = tmp_path / "sheet.png"
+        status, said = verdict(capsys, sound, "--sheet", path, "--task", task, "--count", count, "--seed", seed)
+        assert status == 0 and f"{path}: {drawn} rows" in said
+        drawings.append(path.read_bytes())
+    first, second, again = drawings
+    assert second == again and (first != second) == (count == 2)
+
+
+def inked(label, box):
+    """The text pixels of a label on a card, as a picture of them, wherever they are."""
+    card = Image.new("RGB", (sheet._SIDE, sheet._SIDE), "white")
+    sheet._draw_boxes(ImageDraw.Draw(card), [(box, label, True)], (0, 0, *card.size), ImageFont.load_default(13))
+    return ImageChops.invert(card.convert("L").point(lambda shade: 255 if shade > 60 else 0)).getbbox()
+
+
+@pytest.mark.parametrize("box", [(0.9, 0.0, 1.0, 0.1), (0.0, 0.5, 0.2, 0.6), (0.95, 0.95, 1.0, 1.0)])
+def test_a_label_is_drawn_to_its_end(box):
+    label = "pulmonary artery enlargement"
+    wide = ImageDraw.Draw(Image.new("L", (9, 9))).textlength(label, ImageFont.load_default(13))
+    left, top, right, bottom = inked(label, box)
+    assert left >= 0 and right <= sheet._SIDE and right - left >= wide - 2 and bottom - top < 20
+    left, top, right, bottom = inked(f"{label} with a name as long as no card is wide, {label}", box)
+    assert right <= sheet._SIDE and bottom - top > 30
 
 
 def test_many_defects_are_counted_and_the_first_listed(sound, rewrite, tmp_path, capsys):

@@ -71,3 +71,16 @@ def test_wordings_differ_and_name_the_phrase_where_there_is_one(kind):
     wordings = _QUESTIONS[kind]
     assert len(set(wordings)) == len(wordings) >= 4
     assert all(("{phrase}" in wording) == (kind in KINDS["grounding"][:4]) for wording in wordings)
+
+
+def test_context_comes_before_the_question_in_which_nothing_else_changes(make_sample):
+    report = {"task": "report", "report": "Clear.", "boxes": ()}
+    plain, _ = render(make_sample(**report), "radvlm", (40, 30), thinking=True)
+    context = {"indication": "Cough,\n fever.", "prior": "No change.", "lateral": b"film"}
+    question, answer = render(make_sample(**report, **context), "radvlm", (40, 30), thinking=True)
+    assert answer == "Clear."
+    assert question == (
+        "The first image is the frontal view, the second the lateral view.\n"
+        "Indication for this examination: Cough, fever.\n"
+        "Report of the previous examination: No change.\n" + plain
+    )

@@ -1,15 +1,19 @@
 import errno
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.cli import main
 from data_prep.problems import RefusedData
-from data_prep.writer import shards
+from data_prep.sample import BadSample
+from data_prep.writer import shards, staging
 from data_prep.writer.dataset import DatasetWriter
 from data_prep.writer.rows import rl_schema, sft_schema
+from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
 EXTRA_INFO = ["id", "patient_id", "split", "index", "thinking", "task", "box_format", "width", "height"]
@@ -107,7 +111,6 @@ def test_a_patient_in_two_splits_is_refused(make_sample, tmp_path):
 
 def test_shards_hold_the_rows_in_order_and_replace_what_was_there(make_sample, rows, tmp_path):
     samples = [make_sample(id=f"s{i:02d}") for i in range(7)]
-    (tmp_path / "val.parquet").write_text("another run's, for another split")
     (tmp_path / "training.parquet").write_text("not ours")
     for shard_rows, wanted in ((2, [2, 2, 2, 1]), (3, [3, 3, 1]), (None, [7])):
         write(tmp_path, samples, shard_rows=shard_rows)
@@ -119,7 +122,7 @@ def test_shards_hold_the_rows_in_order_and_replace_what_was_there(make_sample, r
             )
         read = [row["extra_info"] for path in sorted(tmp_path.glob("train[-.]*")) for row in rows(path)]
         assert [info["index"] for info in read] == list(range(7)) and read[3]["id"] == "s03"
-    assert {"val.parquet", "training.parquet"} < {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "training.parquet").read_text() == "not ours"
 
 
 def test_a_conversation_becomes_a_row_for_sft_only(make_sample, rows, tmp_path):
@@ -141,6 +144,21 @@ def test_a_report_without_image_has_no_image_tag(make_sample, rows, tmp_path):
     (row,), (sft,) = rows(tmp_path / "train.parquet"), rows(tmp_path / "sft_train.parquet")
     assert row["images"] == sft["images"] == []
     assert "<image>" not in row["prompt"][0]["content"] + sft["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_lateral_is_the_second_image_of_rows_that_validate(make_sample, rows, tmp_path, embed):
+    film, lateral = make_sample().image, make_sample().image + b"another film, in what a PNG reader skips"
+    write(tmp_path, [make_sample(task="report", report="Clear.", boxes=(), lateral=lateral)], embed=embed)
+    (row,), (sft,) = rows(tmp_path / "train.parquet"), rows(tmp_path / "sft_train.parquet")
+    for turn in (row["prompt"][0], sft["messages"][0]):
+        assert turn["content"].startswith("<image>\n<image>\n") and turn["content"].count("<image>") == 2
+    read = [
+        entry["bytes"] if embed else Path(entry["image"].removeprefix("file://")).read_bytes()
+        for entry in row["images"]
+    ]
+    assert read == [film, lateral] and sft["images"] == row["images"]
+    assert main(["validate", str(tmp_path)]) == 0
 
 
 def test_counts_are_by_kind_and_patients_by_split(make_sample, tmp_path):
@@ -191,10 +209,103 @@ def test_a_full_disk_names_the_path_and_leaves_nothing(make_sample, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_leaves_another_one_that_still_writes_alone(make_sample, rows, tmp_path):
+def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(make_sample, rows, tmp_path):
     with DatasetWriter(tmp_path) as first:
         first.add(make_sample())
-        write(tmp_path, [make_sample(id="second", split="test")])
+        with pytest.raises(UsageError, match=f"another run is writing to {tmp_path}"):
+            write(tmp_path, [make_sample(id="second", split="test")])
     assert rows(tmp_path / "train.parquet")[0]["extra_info"]["id"] == "a"
-    assert rows(tmp_path / "test.parquet")[0]["extra_info"]["id"] == "second"
-    assert not list(tmp_path.glob(".*"))
+    assert not (tmp_path / "test.parquet").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_run_of_another_machine_is_named(make_sample, tmp_path):
+    (tmp_path / ".unfinished-other-node-x").mkdir()
+    with pytest.raises(UsageError, match=r"a run on another machine is writing to .*remove .*other-node-x"):
+        write(tmp_path, [make_sample()])
+
+
+def names_in(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_run_leaves_no_file_of_the_first_and_every_file_of_the_user(make_sample, rows, tmp_path):
+    users = {"mine.txt", "old.parquet", "images/mine.png", "images/0123456789abcdef0123.jpg", "README.md"}
+    (tmp_path / "images").mkdir()
+    for name in users:
+        (tmp_path / name).write_text("mine")
+    write(tmp_path, three_splits(make_sample), shard_rows=1)
+    with DatasetWriter(tmp_path) as writer:
+        writer.add(make_sample(id="new", image=make_sample().image + b"other"))
+        writer.add_text("problems.jsonl", '{"kind": "bad"}')
+    second = {"train.parquet", "sft_train.parquet", "problems.jsonl"}
+    image = rows(tmp_path / "train.parquet")[0]["images"][0]["image"]
+    assert names_in(tmp_path) == users | second | {f"images/{Path(image).name}"}
+    write(tmp_path, [make_sample()], embed=True)
+    assert names_in(tmp_path) == users | {"train.parquet", "sft_train.parquet"}
+    for name in users:
+        (tmp_path / name).unlink()
+    write(tmp_path, [make_sample()])
+    write(tmp_path, [make_sample()], embed=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"train.parquet", "sft_train.parquet"}
+
+
+def test_a_foreign_file_with_a_name_of_ours_is_refused(make_sample, tmp_path):
+    (tmp_path / "val.parquet").write_text("not ours")
+    with pytest.raises(UsageError, match=r"val\.parquet was not written by python -m data_prep.*move it away"):
+        write(tmp_path, [make_sample()])
+    assert names_in(tmp_path) == {"val.parquet"}
+
+
+@pytest.mark.parametrize("last", range(1, 6))
+def test_if_moving_into_place_fails_the_files_of_the_first_run_are_back(make_sample, tmp_path, monkeypatch, last):
+    write(tmp_path, three_splits(make_sample))
+    before = {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)}
+    moves = iter(range(1, 100))
+
+    def fail_once(source, target, replace=os.replace):
+        if next(moves) == last:
+            raise OSError(errno.EIO, "broken")
+        replace(source, target)
+
+    writer = DatasetWriter(tmp_path).__enter__()
+    writer.add(make_sample(id="new", image=b"other"))
+    writer.finish()
+    monkeypatch.setattr(staging.os, "replace", fail_once)
+    with pytest.raises(OSError, match="broken"):
+        writer.__exit__(None, None, None)
+    assert {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)} == before
+
+
+HALF = "\ud800"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": HALF},
+        {"patient_id": HALF},
+        {"phrase": HALF},
+        {"question": HALF},
+        {"boxes": (Box(0.1, 0.2, 0.3, 0.4, HALF),)},
+        {"task": "report", "report": f"Clear{HALF}.", "boxes": ()},
+        {"task": "report", "report": "Clear.", "boxes": (), "prior": HALF},
+        {"task": "conversation", "boxes": (), "turns": (("Where?", HALF),)},
+        {"image": Path(f"/films/{HALF}.png")},
+        {"width": 8010},
+    ],
+)
+@pytest.mark.parametrize("box_format", ["radvlm", "qwen25vl"])
+def test_what_cannot_be_written_is_refused_alone(make_sample, rows, tmp_path, change, box_format):
+    with DatasetWriter(tmp_path, box_format) as writer:
+        with pytest.raises(BadSample, match=r"half of a surrogate pair|aspect over 200"):
+            writer.add(make_sample(**change))
+        writer.add(make_sample(id="sound"))
+    assert [row["extra_info"]["id"] for row in rows(tmp_path / "train.parquet")] == ["sound"]
+
+
+def test_an_image_that_cannot_be_embedded_costs_its_sample_only(make_sample, rows, tmp_path):
+    with DatasetWriter(tmp_path, embed=True) as writer:
+        with pytest.raises(BadSample, match=r"missing\.png cannot be read: No such file"):
+            writer.add(make_sample(image=tmp_path / "missing.png"))
+        writer.add(make_sample())
+    assert len(rows(tmp_path / "train.parquet")) == 1

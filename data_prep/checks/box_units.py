@@ -1,0 +1,91 @@
+"""Boxes of a whole data set in a wrong unit: each may pass alone, but together they cannot be boxes on films."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from reward_fns.boxes import Quad
+
+_MIN_BOXES = 20  # below this, chance could look like a rule
+_MIN_SPECKS = 5  # no finding is smaller than `_SPECK`, so a few are enough
+_SPECK = 3.0  # pixels
+_CORNER = 0.34
+_MOST = 0.9
+
+
+class BoxUnits:
+    """Collects the boxes of a data set and says whether their unit is plausible.
+
+    Of the 984 real boxes of NIH ChestX-ray14 none is smaller than 3 pixels, 5 lie in the upper left ninth, none ends at
+    the border, and 181 have a width and height that exceed left and top edge; left edge and width correlate by -0.31,
+    top edge and height by -0.48.
+
+    >>> units = BoxUnits()
+    >>> units.add([(0.0003, 0.0004, 0.0005, 0.0007)] * 5, 1024, 1024)
+    >>> units.complaint()[:55]
+    '5 of 5 boxes are smaller than 3 pixels, so the coordina'
+    """
+
+    def __init__(self) -> None:
+        self.boxes = self._specks = self._in_corner = self._at_border = self._as_corners = 0
+        self._across, self._down = _Correlation(), _Correlation()
+
+    def add(self, boxes: Iterable[Quad], width: int, height: int) -> None:
+        """Count the boxes, in shares, of an image of this size in pixels."""
+        for x1, y1, x2, y2 in boxes:
+            across, down = x2 - x1, y2 - y1
+            self.boxes += 1
+            self._specks += across * width < _SPECK and down * height < _SPECK
+            self._in_corner += x2 < _CORNER and y2 < _CORNER
+            self._at_border += x2 == 1 or y2 == 1
+            self._as_corners += across > x1 and down > y1
+            self._across.add(x1, across)
+            self._down.add(y1, down)
+
+    def complaint(self, outside: int = 0) -> str:
+        """Why these boxes cannot be in the unit that they were read in; "" if they can.
+
+        Args:
+            outside: how many further boxes were left out because they leave their image, where this is known.
+        """
+        if self.boxes >= _MIN_SPECKS and self._specks > self.boxes / 2:
+            return (
+                f"{self._specks:,} of {self.boxes:,} boxes are smaller than {_SPECK:g} pixels, so the coordinates are "
+                "probably shares of the image that were read as pixels"
+            )
+        if self.boxes < _MIN_BOXES:
+            return ""
+        if self._in_corner > _MOST * self.boxes:
+            return (
+                f"{self._in_corner:,} of {self.boxes:,} boxes lie in the upper left ninth of their image, so the "
+                "coordinates are probably shares, percent or thousandths that were read as pixels, or pixels of a "
+                "smaller copy"
+            )
+        # Corners read as width and height: a width is then a right edge, so it is larger than the left edge and grows
+        # with it (in real boxes it shrinks), and boxes in the right or lower half of an image leave it or are clipped.
+        alike = self._across.value() + self._down.value() > 0
+        if self._at_border > self.boxes / 2 or (
+            self._as_corners > _MOST * self.boxes and (alike or outside > self.boxes / 2)
+        ):
+            return (
+                f"{self._at_border:,} of {self.boxes:,} boxes end at the right or lower border, {outside:,} more leave "
+                f"the image, and in {self._as_corners:,} width and height exceed left and top edge, so the coordinates "
+                "are probably [x1, y1, x2, y2] that were read as [x, y, width, height]"
+            )
+        return ""
+
+
+class _Correlation:
+    """Pearson's correlation of two values, without keeping them."""
+
+    def __init__(self) -> None:
+        self._sums = (0.0,) * 6
+
+    def add(self, x: float, y: float) -> None:
+        n, a, b, aa, bb, ab = self._sums
+        self._sums = n + 1, a + x, b + y, aa + x * x, bb + y * y, ab + x * y
+
+    def value(self) -> float:
+        n, a, b, aa, bb, ab = self._sums
+        spread = (n * aa - a * a) * (n * bb - b * b)
+        return float((n * ab - a * b) / spread**0.5) if spread > 1e-12 else 0.0

@@ -1,0 +1,74 @@
+"""What a validation found: defects by kind, and counts per file."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.problems import Problem
+
+_LISTED = 1000  # defects of a kind that the JSON lists
+_SHOWN = 10
+
+
+@dataclass
+class Findings:
+    """Defects by kind: all are counted, and the first of each kind listed."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    listed: dict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, kind: str, where: str, detail: str) -> None:
+        """Note one; see `Problem`."""
+        self.counts[kind] += 1
+        if len(self.listed[kind]) < _LISTED:
+            self.listed[kind].append(Problem(kind, where, detail))
+
+    def lines(self) -> Iterator[str]:
+        """The counts with the first cases of each kind, the most frequent kind first."""
+        for kind, count in self.counts.most_common():
+            yield f"{kind}: {count}"
+            yield from (f"  {problem.where}: {problem.detail}" for problem in self.listed[kind][:_SHOWN])
+            if count > _SHOWN:
+                yield f"  ... and {count - _SHOWN} more"
+
+
+@dataclass
+class FileCounts:
+    """What is in one file; lengths are in tokens."""
+
+    path: Path
+    kind: str
+    rows: int = 0
+    tasks: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    boxes: int = 0
+    without_boxes: int = 0
+    longest_prompt: int = 0
+    longest_gold: int = 0
+    defects: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {**vars(self), "path": str(self.path), "tasks": dict(self.tasks), "splits": dict(self.splits)}
+
+
+def table(files: Sequence[FileCounts]) -> list[str]:
+    """The counts as lines of a table."""
+    head = ("file", "kind", "rows", "report", "grounding", "boxes", "no box", "tokens", "defects")
+    rows = [
+        (
+            counts.path.name,
+            counts.kind,
+            *map(str, (counts.rows, counts.tasks["report"], counts.tasks["grounding"], counts.boxes)),
+            str(counts.without_boxes),
+            str(counts.longest_prompt or "-"),
+            str(counts.defects),
+        )
+        for counts in files
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]

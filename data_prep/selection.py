@@ -1,0 +1,243 @@
+"""Which samples of a data set are written, and to which split: published splits, and balance of the training split.
+
+Both depend on all samples, so these wait in a temporary file while the first pass counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.options import positive, probability
+from data_prep.problems import Problems, RefusedData
+from data_prep.readers import tables
+from data_prep.sample import Sample, stable_hash
+from data_prep.splits import NAMES
+from reward_fns.errors import UsageError
+
+_ID_COLUMNS = ("id", "sample_id", "study_id", "study", "image_id", "dicom_id", "uid", "patient_id", "subject_id")
+_PARTS = re.compile(r"[^A-Za-z0-9]")
+_NORMAL = re.compile(r"\b(?:no|not|without|normal|unremarkable|clear|intact|negative|free|within (?:normal )?limits)\b")
+_BUT = re.compile(r"\b(?:but|except|however|although|other than|apart from)\b")
+_TEST_FIRST = ("test", "val", "train")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that this module reads."""
+    parser.add_argument(
+        "--split-file",
+        type=Path,
+        metavar="FILE",
+        help="published splits, CSV or JSON: split of each patient, study or sample id; other patients keep theirs",
+    )
+    parser.add_argument(
+        "--per-label", type=positive, metavar="N", help="at most N training samples for each phrase to be located"
+    )
+    parser.add_argument(
+        "--max-normal",
+        type=probability,
+        metavar="SHARE",
+        help="at most this share of normal films among the training samples for reports and for detection",
+    )
+    parser.add_argument("--balance-seed", type=int, default=0, help="another seed leaves out other samples")
+
+
+def select(
+    samples: Iterable[Sample], options: argparse.Namespace, problems: Problems, folder: Path
+) -> Iterator[Sample]:
+    """The samples to write, in the same order, with their splits; what was moved or left out is noted.
+
+    Args:
+        samples: of the data set.
+        options: see `add_arguments`.
+        problems: gets the numbers of samples moved and left out, as notes.
+        folder: for the temporary file, which holds all samples with their images, if these are bytes.
+
+    Raises:
+        UsageError: the split file cannot be read, or names a split other than train, val and test.
+        RefusedData: no id of the split file is in the data set.
+    """
+    if not (options.split_file or options.per_label or options.max_normal is not None):
+        yield from samples
+        return
+    splits = SplitFile(options.split_file, problems) if options.split_file else None
+    with tempfile.TemporaryFile(dir=folder) as file:
+        kinds = []
+        for sample in samples:
+            pickle.dump(sample, file)
+            kinds.append((sample.patient_id, sample.split, *_kind(sample), stable_hash(_rank(sample, options))))
+            if splits:
+                splits.see(sample)
+        moved = splits.decide(problems) if splits else {}
+        training = [
+            (rank, number, label, normal)
+            for number, (patient, split, label, normal, rank) in enumerate(kinds)
+            if moved.get(patient, split) == "train"
+        ]
+        left_out = _left_out(sorted(training), options, problems)
+        file.seek(0)
+        for number, (patient, split, *_) in enumerate(kinds):
+            sample = pickle.load(file)
+            new = moved.get(patient, split)
+            if new != split:
+                problems.notes[f"samples moved from {split} to {new} by --split-file"] += 1
+            if number not in left_out:
+                yield replace(sample, split=new) if new != split else sample
+
+
+def _rank(sample: Sample, options: argparse.Namespace) -> str:
+    return f"{options.balance_seed}/{sample.id}"
+
+
+def _kind(sample: Sample) -> tuple[str, bool | None]:
+    """The phrase that counts for --per-label, or the group for --max-normal with whether the sample is normal."""
+    if sample.task == "report":
+        return "report", is_normal(sample.report or "")
+    if sample.kind == "detection":
+        return "detection", not sample.boxes
+    return sample.phrase or "", None
+
+
+def is_normal(report: str) -> bool:
+    """Whether every sentence of a report says that something is normal or absent, as far as its words show.
+
+    >>> is_normal("The lungs are clear. No effusion."), is_normal("The lungs are clear. Small left effusion.")
+    (True, False)
+    """
+    sentences = [sentence for sentence in re.split(r"[.;\n]\s*", report.lower()) if re.search("[a-z]{3}", sentence)]
+    return bool(sentences) and all(_NORMAL.search(text) and not _BUT.search(text) for text in sentences)
+
+
+def _left_out(
+    training: list[tuple[int, int, str, bool | None]], options: argparse.Namespace, problems: Problems
+) -> set[int]:
+    """Numbers of the training samples that are left out, the last by rank."""
+    left_out = set()
+    per_label: Counter[str] = Counter()
+    groups: dict[str, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
+    for _, number, label, normal in training:
+        if normal is not None:
+            groups[label][normal].append(number)
+            continue
+        per_label[label] += 1
+        if options.per_label and per_label[label] > options.per_label:
+            left_out.add(number)
+            problems.notes["training samples left out by --per-label"] += 1
+    for group, numbers in groups.items():
+        if options.max_normal is not None and options.max_normal < 1:
+            most = int(options.max_normal / (1 - options.max_normal) * len(numbers[False]) + 1e-9)
+            left_out |= set(numbers[True][most:])
+            problems.notes[f"normal {group} samples of training left out by --max-normal"] += len(numbers[True][most:])
+    return left_out
+
+
+class SplitFile:
+    """The splits that a published file gives to patients, studies or samples.
+
+    Args:
+        path: CSV with a column "split" and one of ids (the first of `id`, `study_id`, `patient_id` and the like), or
+            JSON: `{id: split}`, `{split: [ids]}`, or a list of objects with an id and `split`. Gzipped CSV is read too.
+        problems: gets the file as a source.
+
+    An id means the patient or sample of this id, or the samples whose id begins with it, as `s50414267` does for the
+    study of `s50414267-<image>`; the "s" or "p" of MIMIC-CXR may be missing.
+    """
+
+    def __init__(self, path: Path, problems: Problems) -> None:
+        self._path = path
+        self._splits: dict[str, set[str]] = defaultdict(set)
+        for identity, named in _pairs(path, problems):
+            split = NAMES.get(named.strip().lower())
+            if split is None:
+                raise UsageError(f"--split-file {path}: split {named!r} of {identity} must be train, val or test")
+            self._splits[identity].add(split)
+        self._by_prefix: dict[str, list[str]] = defaultdict(list)
+        for identity in self._splits:
+            for prefix in list(_prefixes(identity))[1:]:
+                self._by_prefix[prefix].append(identity)
+        self._used: set[str] = set()
+        self._of_patient: dict[str, set[str]] = defaultdict(set)
+
+    def see(self, sample: Sample) -> None:
+        """Look a sample and its patient up."""
+        names = {sample.patient_id, *_prefixes(sample.id)}
+        names |= {name[1:] for name in names if re.fullmatch(r"[sp]\d+", name)}
+        if isinstance(sample.image, Path):
+            names.add(sample.image.stem)
+        named = [name for name in names if name in self._splits] + self._by_prefix.get(sample.patient_id, [])
+        self._used.update(named)
+        self._of_patient[sample.patient_id].update(*(self._splits[name] for name in named))
+
+    def decide(self, problems: Problems) -> Mapping[str, str]:
+        """The split of each patient of the file: test if any of the patient's samples is in test, else val likewise.
+
+        Raises:
+            RefusedData: no id of the file was seen.
+        """
+        if not self._used:
+            example = next(iter(self._splits), "")
+            raise RefusedData(
+                f"--split-file {self._path}: none of its {len(self._splits):,} ids, e.g. {example!r}, is a "
+                "patient, study or sample of this data set"
+            )
+        splits = {}
+        for patient, named in self._of_patient.items():
+            if named:
+                splits[patient] = next(split for split in _TEST_FIRST if split in named)
+        notes = {
+            "ids of --split-file that are not in the data": len(self._splits) - len(self._used),
+            "patients whom --split-file does not name, in their own split": len(self._of_patient) - len(splits),
+            "patients with studies in several splits of --split-file, moved to the first of test, val and train": sum(
+                len(named) > 1 for named in self._of_patient.values()
+            ),
+        }
+        problems.notes.update({note: number for note, number in notes.items() if number})
+        return splits
+
+
+def _prefixes(identity: str) -> Iterator[str]:
+    """An id, and its beginnings up to each sign that is neither letter nor digit."""
+    yield identity
+    yield from (identity[: sign.start()] for sign in _PARTS.finditer(identity) if sign.start())
+
+
+def _pairs(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
+    """Id and split of each entry of a split file."""
+    if path.suffix.lower() != ".json":
+        names = tables.header(path)
+        split = next((name for name in names if name.lower() == "split"), "split")
+        identity = next((name for known in _ID_COLUMNS for name in names if name.lower() == known), names[0])
+        yield from ((row[0], row[1]) for row in tables.rows(path, (identity, split), problems))
+        return
+    problems.source(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"--split-file {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--split-file {path} is not JSON: {error}") from error
+    try:
+        if isinstance(content, list):
+            yield from ((_identity(entry), str(entry["split"])) for entry in content)
+        elif any(isinstance(ids, list) for ids in content.values()):
+            yield from ((_identity(entry), split) for split, ids in content.items() for entry in ids)
+        else:
+            yield from ((identity, str(split)) for identity, split in content.items())
+    except (AttributeError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"--split-file {path}: need {{id: split}}, {{split: [ids]}} or a list of objects with an id and split"
+        ) from error
+
+
+def _identity(entry: Any) -> str:
+    if isinstance(entry, str | int):
+        return str(entry)
+    return str(entry[next((key for key in _ID_COLUMNS if key in entry), "id")])
