@@ -10,12 +10,13 @@ and create_section_files.py), written anew here, so that report files and that C
 - Without findings and impression, what follows the first paragraph of the last section is the `last_paragraph`.
 - Reports of a few studies are too irregular for this; they have no sections (`IRREGULAR`).
 
-Wrapped lines are joined with a space; joining them with nothing, as has been done, glues words together.
+Wrapped lines are joined with a space.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 SECTIONS = ("findings", "impression", "both", "fallback")
@@ -29,6 +30,7 @@ _IMPRESSION = {
 }
 _FINDINGS = {"finding", "findins", "findindgs", "findgings", "findngs", "findnings", "finidngs"}
 _OTHER = ("history", "comparison", "addendum")
+_INDICATION = re.compile("indication|history|reason for exam|clinical info")
 _VIEWS = re.compile(
     "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two views|frontal view|pa view|"
     "ap view|one view|lateral view|bone window|frontal upright|frontal semi-upright|ribs"
@@ -62,20 +64,37 @@ def parse(text: str) -> Sections:
     >>> parse("FINAL REPORT\n \n FINDINGS: \n \n The lungs\n are clear.\n \n IMPRESSION: Normal.\n")
     Sections(findings='The lungs are clear.', impression='Normal.', last_paragraph='')
     """
-    headers = list(_HEADER.finditer(text))
-    ends = [header.start() for header in headers[1:]] + [len(text)]
-    found = {"findings": "", "impression": ""}
-    last = text[: headers[0].start(1)] if headers else text
-    for header, end in zip(headers, ends, strict=False):
-        group = _group(header[1].lower().strip())
-        body = text[header.end(1) + 2 : end]
+    sections = {"findings": "", "impression": ""}
+    last = text
+    for name, body in _bodies(text):
+        group = _group(name)
         if group is None:
             last = body
         elif body.strip():
-            found[group] = line(body)
-    if found["findings"] or found["impression"]:
-        return Sections(**found)
+            sections[group] = line(body)
+    if any(sections.values()):
+        return Sections(**sections)
     return Sections(last_paragraph=line(last.partition(_PARAGRAPH)[2]))
+
+
+def indication(text: str) -> str:
+    r"""Why the film was taken: the first paragraph of the first section that says so, "" without one.
+
+    >>> indication("FINAL REPORT\n INDICATION:  ___F with\n cough.\n \n The lungs are clear.\n")
+    '___F with cough.'
+    """
+    bodies = (body for name, body in _bodies(text) if _INDICATION.search(name) and _group(name) is None)
+    return next((line(body.strip().partition(_PARAGRAPH)[0]) for body in bodies if body.strip()), "")
+
+
+def _bodies(text: str) -> Iterator[tuple[str, str]]:
+    """Name and text of each section; first, without a name, what stands before the first header."""
+    headers = list(_HEADER.finditer(text))
+    if headers:
+        yield "", text[: headers[0].start(1)]
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    for header, end in zip(headers, ends, strict=False):
+        yield header[1].lower().strip(), text[header.end(1) + 2 : end]
 
 
 def _group(name: str) -> str | None:
@@ -119,3 +138,13 @@ def choose(sections: Sections, wanted: str) -> tuple[str, str] | None:
     if impression and wanted != "findings":
         return "impression", impression
     return ("report", last_paragraph) if last_paragraph and wanted == "fallback" else None
+
+
+def whole(sections: Sections) -> str:
+    """Findings and impression, or what there is of them, else the last paragraph: a report for a reader.
+
+    >>> whole(Sections("Clear lungs.", "Normal."))
+    'Findings: Clear lungs. Impression: Normal.'
+    """
+    named = {"Findings": sections.findings, "Impression": sections.impression}
+    return " ".join(f"{name}: {text}" for name, text in named.items() if text) or sections.last_paragraph

@@ -69,7 +69,7 @@ def test_json_lines_and_other_names_of_the_speakers_are_read_too(run):
     turns = [{"from": "user", "value": "What?"}, {"from": "assistant", "value": "Clear."}]
     lines = "\ufeff" + "\n\n".join(json.dumps(item(conversations=turns, id=name, image=["p1/a.png"])) for name in "ab")
     status, told, found, _ = run(lines)
-    assert status == 0 and len(found["sft_train"]) == 2 and "named no <image>: 2" in told
+    assert status == 0 and len(found["sft_train"]) == 2 and "questions without <image>: 2" in told
 
 
 GOOD = item("<image>\nWhat?", "Clear.", id="good")
