@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from data_prep.problems import Problems, RefusedData
 from reward_fns.errors import UsageError
@@ -24,15 +24,9 @@ class Unreadable(ValueError):
 
 
 class ZipTexts:
-    """A zip archive of small text files, asked for by name, with backslashes of other systems read as slashes.
+    """A zip archive of files of at most `largest` bytes, asked for by name; backslashes in names are read as slashes.
 
-    Entries whose name leaves the archive ("../x", "/x") or occurs twice are problems. No more than `largest` bytes of a
-    file are unpacked.
-
-    Args:
-        path: of the archive.
-        problems: gets what is wrong with the archive.
-        largest: bytes that a file may have.
+    Entries whose name leaves the archive ("../x", "/x") or occurs twice are problems.
 
     Raises:
         UsageError: if the archive cannot be opened.
@@ -111,13 +105,7 @@ class FolderTexts:
 def all_files(path: Path, suffix: str, largest: int, problems: Problems) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file with the suffix: in a tar archive's order, of a folder by name, sub-folders too.
 
-    Entries whose name leaves the archive, links and files above the bound are problems.
-
-    Args:
-        path: a tar archive, gzipped or not, or a folder.
-        suffix: e.g. ".xml".
-        largest: bytes that a file may have.
-        problems: is also told what was read.
+    The archive may be gzipped. Entries whose name leaves it, links and files of more than `largest` bytes are problems.
 
     Raises:
         UsageError: the archive cannot be opened, or a folder has no such file.
@@ -144,8 +132,10 @@ def _tar_files(path: Path, suffix: str, largest: int, problems: Problems) -> Ite
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        # gzip checks the sum at the end, tarfile's own unpacking does not.
-        with (gzip.open if zipped else open)(path, "rb") as raw, tarfile.open(fileobj=raw, mode="r|") as archive:
+            file.seek(0)
+            # gzip checks the sum at the end, tarfile's own unpacking does not.
+            raw = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if zipped else file
+            archive = tarfile.open(fileobj=raw, mode="r|")  # noqa: SIM115 (reading it whole closes it)
             for member in archive:
                 name = member.name
                 unpacked += member.size
@@ -157,8 +147,8 @@ def _tar_files(path: Path, suffix: str, largest: int, problems: Problems) -> Ite
                     problems.add("unsafe_path", name, "leaves the archive's folder, or is a link; not read")
                 elif member.size > largest:
                     problems.add("too_large", name, f"has more than {largest:,} bytes; not read")
-                elif file := archive.extractfile(member):
-                    yield name, file.read()
+                elif content := archive.extractfile(member):
+                    yield name, content.read()
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise RefusedData(f"{path} is not a tar archive, or damaged ({error}); get it again") from error
     except OSError as error:

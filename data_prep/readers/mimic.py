@@ -112,10 +112,12 @@ class Mimic:
 
     def size(self, width: str, height: str, where: str) -> tuple[int, int] | None:
         """Width and height as numbers; None, and a problem, if they are not positive whole numbers."""
-        with suppress(ValueError):
+        try:
             size = int(width), int(height)
-            if min(size) > 0:
-                return size
+        except ValueError:
+            size = 0, 0
+        if min(size) > 0:
+            return size
         wrong = f"width {width!r} and height {height!r} must be positive whole numbers; image not used"
         self._problems.add("bad_size", where, wrong)
         return None

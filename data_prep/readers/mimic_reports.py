@@ -19,6 +19,7 @@ from data_prep.readers.sections import IRREGULAR, Sections, line, parse
 from reward_fns.errors import UsageError
 
 _LARGEST = 1 << 20  # bytes; reports have about a thousand
+_END = len("p10000032/s50414267.txt")
 _COLUMNS = ("study", "findings", "impression", "last_paragraph")
 
 Reports = Iterator[tuple[str, Sections, str]]
@@ -66,12 +67,8 @@ def reports(source: Path, wanted: Mapping[str, str], problems: Problems) -> Repo
 
 def _from_zip(source: Path, wanted: Mapping[str, str], problems: Problems) -> Reports:
     with ZipTexts(source, problems, _LARGEST) as archive:
-        names = {"/".join(name.rsplit("/", 2)[-2:]): name for name in archive.names}
-
-        def read(name: str) -> bytes | None:
-            return archive.read(names.get("/".join(name.rsplit("/", 2)[-2:]), name))
-
-        yield from _parsed(source, read, wanted, problems)
+        names = {name[-_END:]: name for name in reversed(archive.names)}
+        yield from _parsed(source, lambda name: archive.read(names.get(name[-_END:], name)), wanted, problems)
 
 
 def _parsed(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.options import shares
 from data_prep.problems import Problems
 from data_prep.readers import pictures
+from data_prep.readers.images import Film
 from data_prep.readers.sections import SECTIONS, Sections, choose, line
 from data_prep.sample import SPLITS, Sample, split_of
 from reward_fns.errors import UsageError
@@ -82,52 +81,28 @@ def reference(sections: Sections, wanted: str, where: str, problems: Problems) -
     return chosen
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study with a usable report.
-
-    Attributes:
-        id: of the study, unique within the set.
-        patient, split, kind, report, indication, prior: as in `Sample`.
-        films: the id of the row for an image, and its path; best first.
-        lateral: path of a lateral view.
-    """
+class Study(NamedTuple):
+    """A study with a usable report; fields as in `Sample`, but `films` has the row's id and the path of each image, best first."""
 
     id: str
     patient: str
     split: str
     kind: str
     report: str
-    films: Iterable[tuple[str, Path]] = ()
+    films: Sequence[tuple[str, Path]] = ()
     lateral: Path | None = None
     indication: str = ""
     prior: str = ""
 
     def sample(
-        self,
-        dataset: str,
-        identity: str,
-        image: Path | bytes | None = None,
-        width: int = 0,
-        height: int = 0,
-        lateral: Path | bytes | None = None,
+        self, dataset: str, identity: str, film: Film | None = None, lateral: Path | bytes | None = None
     ) -> Sample:
-        """The sample of one image of the study, or without one; see `Sample`."""
-        return Sample(
-            id=identity,
-            patient_id=self.patient,
-            split=self.split,
-            dataset=dataset,
-            task="report",
-            image=image,
-            width=width,
-            height=height,
-            report=self.report,
-            kind=self.kind,
-            indication=self.indication,
-            prior=self.prior,
-            lateral=lateral,
-        )
+        """The sample of one image of the study, or of none."""
+        names = ("report", "kind", "indication", "prior")
+        texts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        image, width, height = film or (None, 0, 0)
+        ids = identity, self.patient, self.split, dataset, "report"
+        return Sample(*ids, image, width, height, lateral=lateral, **texts)
 
 
 def samples(
@@ -140,17 +115,15 @@ def samples(
 
     def films() -> Iterator[tuple[tuple[Study, str], Path]]:
         for study in studies:
-            for number, (identity, path) in enumerate(islice(study.films, 1 if options.per == "study" else None)):
-                if study.lateral and not number:
-                    yield (study, ""), study.lateral
+            if study.films and study.lateral:
+                yield (study, ""), study.lateral
+            for identity, path in study.films[: 1 if options.per == "study" else None]:
                 yield (study, identity), path
 
     seen: tuple[Study | None, Path | bytes | None] = None, None
-    for (study, identity), (picture, width, height) in pictures.read(films(), options, problems):
+    for (study, identity), film in pictures.read(films(), options, problems):
         if not identity:
-            seen = study, picture
+            seen = study, film[0]
         else:
             lateral = seen[1] if seen[0] is study else None
-            yield study.sample(
-                dataset, study.id if options.per == "study" else identity, picture, width, height, lateral
-            )
+            yield study.sample(dataset, study.id if options.per == "study" else identity, film, lateral)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 SECTIONS = ("findings", "impression", "both", "fallback")
@@ -97,6 +98,7 @@ def _bodies(text: str) -> Iterator[tuple[str, str]]:
         yield header[1].lower().strip(), text[header.end(1) + 2 : end]
 
 
+@lru_cache(maxsize=1024)
 def _group(name: str) -> str | None:
     if name in _IMPRESSION or "impression" in name:
         return "impression"

@@ -68,27 +68,18 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     """
     reports.folder(options.root, "--root", "the images")
     records = _records(tqdm(objects(options.annotations, problems), unit="object", disable=None), options, problems)
-    for (where, item), (picture, width, height) in pictures.read(records, options, problems):
+    for (where, item), film in pictures.read(records, options, problems):
         try:
-            boxes = _boxes(item, width, height, options.box_unit)
+            boxes = _boxes(item, *film[1:], options.box_unit)
         except (TypeError, ValueError, OverflowError) as error:
             problems.add("bad_box", where, f"{error}; not used")
             continue
-        yield Sample(
-            id=item["id"],
-            patient_id=item["patient_id"],
-            split=item.get("split") or reports.split(options, item["patient_id"]),
-            dataset=options.name,
-            task="report" if "report" in item else "grounding",
-            image=picture,
-            width=width,
-            height=height,
-            report=item.get("report"),
-            phrase=item.get("phrase"),
-            boxes=boxes,
-            kind=item.get("kind", ""),
-            question=item.get("question"),
-        )
+        patient = item["patient_id"]
+        split = item.get("split") or reports.split(options, patient)
+        task = "report" if "report" in item else "grounding"
+        content: dict[str, Any] = {key: item.get(key) for key in ("report", "phrase", "question")}
+        kind = item.get("kind", "")
+        yield Sample(item["id"], patient, split, options.name, task, *film, boxes=boxes, kind=kind, **content)
 
 
 def _records(

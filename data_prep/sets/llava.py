@@ -63,22 +63,12 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         raise UsageError(f"--kind {kind} is not of --task {options.task}, which has {', '.join(KINDS[options.task])}")
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
     placed = _placed(items, options, problems)
-    for (dialog, patient), (picture, width, height) in pictures.read(placed, options, problems):
-        frame = get_convention(options.source_format).frame(width, height)
+    for (dialog, patient), film in pictures.read(placed, options, problems):
+        frame = get_convention(options.source_format).frame(*film[1:])
         content = task_content(options.task, dialog, options.source_format, frame, problems)
         if content is not None:
-            yield Sample(
-                id=dialog.id,
-                patient_id=patient,
-                split=reports.split(options, patient),
-                dataset=options.name,
-                task=options.task,
-                image=picture,
-                width=width,
-                height=height,
-                kind=kind,
-                **content,
-            )
+            split = reports.split(options, patient)
+            yield Sample(dialog.id, patient, split, options.name, options.task, *film, kind=kind, **content)
 
 
 def _placed(

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -88,12 +88,12 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         patient = entry.films[0].patient
         record = Study(f"s{study}", patient, split, *chosen, prior=prior)
         if "indication" in options.context:
-            record = replace(record, indication=indication(text))
+            record = record._replace(indication=indication(text))
         for film in entry.films:
             path = mimic.path(film)
             if path is not None:
                 identity = record.id if options.per == "study" else f"{record.id}-{film.dicom}"
-                yield record.sample("mimic_cxr", identity, path, film.width, film.height, lateral)
+                yield record.sample("mimic_cxr", identity, (path, film.width, film.height), lateral)
 
 
 @dataclass(slots=True)

@@ -98,25 +98,24 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
     placed = _placed(items, options, problems)
     # Only headers are read: to decode a million films takes days, and `validate` opens those that are used.
-    patients = _Patients(options, problems)
-    for (dialog, source, path), (picture, width, height) in pictures.headers(placed, problems):
+    padchest: dict[str, str] | None = None
+    for (dialog, source, path), film in pictures.headers(placed, problems):
         content = _content(dialog, source, problems)
-        patient = patients.of(dialog, source, path) if content else None
-        if content is None or patient is None:
+        if content is None:
             continue
-        yield Sample(
-            id=dialog.id,
-            patient_id=patient,
-            split=reports.split(options, patient),
-            dataset=source.name,
-            task=source.task,
-            image=picture,
-            width=width,
-            height=height,
-            kind=source.kind,
-            answer=dialog.turns[0][1] if verbatim and source.task == "grounding" else None,
-            **content,
-        )
+        patient = patient_in_path(dialog.image) or film_patient(dialog.image)
+        if source.name == "padchest_gr":
+            if padchest is None:
+                padchest = _padchest_table(options, path, problems)
+            if patient not in padchest:
+                wrong = f"no {_MASTER_TABLE} names the patient of {path.name}; give it by --padchest-table; not used"
+                problems.add("no_patient", f"id {dialog.id}", wrong)
+                continue
+            patient = padchest[patient]
+        answer = dialog.turns[0][1] if verbatim and source.task == "grounding" else None
+        content |= {"kind": source.kind, "answer": answer}
+        split = reports.split(options, patient)
+        yield Sample(dialog.id, patient, split, source.name, source.task, *film, **content)
 
 
 def _placed(
@@ -161,31 +160,12 @@ class _Finder:
         return str(name) if (self._root / name).is_file() else None
 
 
-class _Patients:
-    """Names the patient of each film as the source's own loader does."""
-
-    def __init__(self, options: argparse.Namespace, problems: Problems) -> None:
-        self._options, self._problems = options, problems
-        self._padchest: dict[str, str] | None = None
-
-    def of(self, dialog: Dialog, source: _Source, path: Path) -> str | None:
-        """The patient, or None, a problem, if nothing names a PadChest film's patient."""
-        if source.name != "padchest_gr":
-            return patient_in_path(dialog.image) or film_patient(dialog.image)
-        if self._padchest is None:
-            self._padchest = self._read_padchest(path)
-        patient = self._padchest.get(film_patient(dialog.image))
-        if patient is None:
-            wrong = f"no {_MASTER_TABLE} names the patient of {path.name}; give it by --padchest-table; not used"
-            self._problems.add("no_patient", f"id {dialog.id}", wrong)
-        return patient
-
-    def _read_padchest(self, film: Path) -> dict[str, str]:
-        table = self._options.padchest_table
-        if table is None:
-            folders = [folder for folder in film.parents if folder.is_relative_to(self._options.root)]
-            table = next((path for folder in folders if (path := folder / _MASTER_TABLE).is_file()), None)
-        return padchest_patients(table, self._problems) if table else {}
+def _padchest_table(options: argparse.Namespace, film: Path, problems: Problems) -> dict[str, str]:
+    """PadChest's patients by film: from --padchest-table, or from the table beside the film or above, below --root."""
+    above = [options.root, *(folder for folder in film.parents if folder.is_relative_to(options.root))]
+    tables = [options.padchest_table] if options.padchest_table else [folder / _MASTER_TABLE for folder in above]
+    table = next((table for table in tables if options.padchest_table or table.is_file()), None)
+    return padchest_patients(table, problems) if table else {}
 
 
 def _content(dialog: Dialog, source: _Source, problems: Problems) -> dict[str, Any] | None:
