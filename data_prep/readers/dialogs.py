@@ -93,12 +93,7 @@ def task_content(
 ) -> dict[str, Any] | None:
     """The fields of a sample that hold question and answer, or None, a problem, if they do not fit the task.
 
-    Args:
-        task: one of `sample.TASKS`.
-        dialog: the item.
-        source_format: convention of boxes in its answer.
-        frame: what their coordinates refer to.
-        problems: is told what is wrong.
+    `source_format` is the convention of boxes in the answer, and `frame` what their coordinates refer to.
     """
     if task == "conversation":
         return {"turns": dialog.turns}

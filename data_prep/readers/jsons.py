@@ -22,12 +22,8 @@ _SPACE = " \t\r\n"
 def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object of a file with its place, "item 3" or "line 3".
 
-    An item that is no object or has a `defect` is a problem and skipped, and so is a broken line. A list that is broken
-    refuses the file, because the next item cannot be found.
-
-    Args:
-        path: a list of objects, or one object per line (JSON lines), in UTF-8.
-        problems: is also told that the file was read.
+    The file is a list of objects, or has one object per line (JSON lines), in UTF-8. A broken line and an item that is
+    not an object or has a `defect` are problems and skipped; behind a break in a list, the next item cannot be found.
 
     Raises:
         UsageError: the file cannot be read.
@@ -46,10 +42,6 @@ def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any
 
 def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
     """Key and value of each member of the one object in a file; a member with a `defect` is a problem and skipped.
-
-    Args:
-        path: an object, in UTF-8.
-        problems: is also told that the file was read.
 
     Raises:
         UsageError: the file cannot be read.
@@ -147,9 +139,9 @@ class _Text:
                 return self._held[self._at : self._at + 1]
 
     def skip(self, character: str) -> None:
-        found = self.next()
-        if found != character:
-            self.fail(f"expected {character!r}, found {found!r}" if found else f"ends where {character!r} should be")
+        start = self.next()
+        if start != character:
+            self.fail(f"expected {character!r}, found {start!r}" if start else f"ends where {character!r} should be")
         self._at += 1
 
     def take(self, number: int) -> Any:

@@ -60,12 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Mimic:
-    """The images under `--root`, with the split of each patient.
-
-    Args:
-        options: with the options of `add_arguments`. With `--embed`, which reads every image, missing ones are listed
-            as with `--check-images`.
-        problems: gets whatever is wrong.
+    """The images under `--root`, with the split of each patient, by the options of `add_arguments`.
 
     Raises:
         UsageError: if the folder or the split file is missing, or the folder holds no film at all.
@@ -77,16 +72,12 @@ class Mimic:
         splits = options.mimic_splits or tables.find(root, FILE, "--mimic-splits")
         self.authority = Authority(read_mimic_splits(splits, problems), splits, problems)
         self._root, self._problems = root.absolute(), problems
-        self._check = options.check_images or options.embed
+        self._check = options.check_images or options.embed  # embedding reads every image
         if next(root.glob("files/p1?/p1*/s5*/*.jpg"), None) is None:
             raise UsageError(f"--root {root} holds no film files/p1./p1......./s5......./<dicom_id>.jpg; download them")
 
     def films(self, wanted: Container[str] | None = None, *, dated: bool = False) -> Iterator[Film]:
-        """The images in the metadata's order; of those in `wanted` only, by dicom_id, where it is given.
-
-        Args:
-            wanted: dicom_ids.
-            dated: read when they were taken.
+        """The images in the metadata's order, of the dicom_ids in `wanted` or all; `dated` reads when they were taken.
 
         Raises:
             UsageError: if the metadata are missing.

@@ -33,12 +33,7 @@ def is_table(source: Path) -> bool:
 def reports(source: Path, wanted: Mapping[str, str], problems: Problems) -> Reports:
     """Study id, sections and whole text ("" in a CSV file) of each wanted study whose report can be read.
 
-    They come in the order of `wanted`, or in that of a CSV file.
-
-    Args:
-        source: archive, folder or CSV file, see above.
-        wanted: study id -> subject id.
-        problems: gets missing and unreadable reports.
+    They come in the order of `wanted`, which maps a study id to its subject id, or in that of a CSV file.
 
     Raises:
         UsageError: if the source is missing or of another kind.

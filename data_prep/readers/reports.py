@@ -82,7 +82,7 @@ def reference(sections: Sections, wanted: str, where: str, problems: Problems) -
 
 
 class Study(NamedTuple):
-    """A study with a usable report; fields as in `Sample`, but `films` has the row's id and the path of each image, best first."""
+    """A study with a usable report; as in `Sample`; `films` has each image's row id and path, best first."""
 
     id: str
     patient: str

@@ -4,7 +4,7 @@ The rules are those that `mimic_cxr_sectioned.csv` is made with (github.com/MIT-
 and create_section_files.py), written anew here, so that report files and that CSV give the same text:
 
 - A header is a line, not the first one, of a space, capitals and a colon followed by white space: ` FINDINGS: `. The
-  rest of its line belongs to it, and where there is none, the next line does and is no header.
+  rest of its line belongs to it, and where there is none, the next line does and is not a header.
 - Headers are grouped: IMPRESSION, CONCLUSION and misspellings; FINDINGS, misspellings and headers that name the views
   (`CHEST, PA AND LATERAL:`). Of several sections of a group the last one that is not blank counts.
 - Without findings and impression, what follows the first paragraph of the last section is the `last_paragraph`.

@@ -68,7 +68,7 @@ class _Film(NamedTuple):
     context=("indication", "prior", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; whatever cannot be used goes to `problems`.
+    """One report sample per study or image; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: if the folder, the table or a column is missing.
@@ -144,15 +144,15 @@ def _studies(
 
 def _priors(table: Path, problems: Problems) -> dict[tuple[str, str], str]:
     """Study -> the report of the patient's study before it, by patient_report_date_order; holds all reports."""
-    found: dict[str, dict[str, tuple[int, str]]] = {}
+    orders: dict[str, dict[str, tuple[int, str]]] = {}
     columns = ("path_to_image", _ORDER, "section_findings", "section_impression")
     for path, order, findings, impression in tables.rows(table, columns, problems):
         match = _PATH.fullmatch(path)
         if match and order.removesuffix(".0").isdecimal():
             text = whole(Sections(line(findings), line(impression)))
-            found.setdefault(match[1], {})[match[2]] = int(order.removesuffix(".0")), text
+            orders.setdefault(match[1], {})[match[2]] = int(order.removesuffix(".0")), text
     priors = {}
-    for patient, studies in found.items():
+    for patient, studies in orders.items():
         for study, (place, _) in studies.items():
             earlier = [entry for entry in studies.values() if entry[0] < place and entry[1]]
             priors[patient, study] = max(earlier, default=(0, ""))[1]

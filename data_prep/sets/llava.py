@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One sample per item; whatever cannot be used goes to `problems`.
+    """One sample per item; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: the folder or the file is missing, or --kind is of another task.

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context=("indication", "prior", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; whatever cannot be used goes to `problems`.
+    """One report sample per study or image; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: if a folder, a file or a column is missing.

@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context=("indication", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; whatever cannot be used goes to `problems`.
+    """One report sample per study or image; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: a file, folder or column is missing, or nothing says which images are frontal.
@@ -92,8 +92,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     _find_files(options)
     kaggle = options.reports.suffix == ".csv"
     views = {} if options.text_only else _views(options, kaggle, problems)
-    found = _kaggle(options.reports, views, problems) if kaggle else _nlm(options.reports, problems)
-    studies = _studies(tqdm(found, unit="report", disable=None), views, options, problems)
+    records = _kaggle(options.reports, views, problems) if kaggle else _nlm(options.reports, problems)
+    studies = _studies(tqdm(records, unit="report", disable=None), views, options, problems)
     if options.text_only:
         yield from (study.sample("openi", study.id) for study in studies)
     else:
@@ -116,11 +116,11 @@ def _find_files(options: argparse.Namespace) -> None:
 
 
 def _studies(
-    found: Iterable[_Report], views: _Views, options: argparse.Namespace, problems: Problems
+    records: Iterable[_Report], views: _Views, options: argparse.Namespace, problems: Problems
 ) -> Iterator[Study]:
     """The studies that have the part of the report that is asked for, with the images to use."""
     total, lost, example = 0, 0, ""
-    for uid, sections, indication, names in found:
+    for uid, sections, indication, names in records:
         patient = openi_patient(uid)
         if not sections.findings and not sections.impression:
             problems.notes["reports with neither findings nor impression, not used"] += 1

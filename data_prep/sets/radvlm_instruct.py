@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expected={"items": 1_115_021},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One sample per item; whatever cannot be used goes to `problems`.
+    """One sample per item; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: the folder or the file is missing.

@@ -1,6 +1,6 @@
 """Seconds and memory from a made-up MIMIC-CXR to parquet: `python tests/bench/bench_mimic.py --studies 227835`.
 
-Writes tables and reports in the published layout, with one empty image, then runs the command line on them in a process of
+Writes tables, reports and one empty image in the published layout, then runs the command line on them in a process of
 its own and prints the time, the rows and the peak of its memory. 227,835 studies are as many as the published set
 has. Arguments that are not its own go to that command line.
 """

@@ -79,7 +79,7 @@ STOPS = {
     "empty table": (cut(f"jpg/{METADATA}", 0), 2, "has no column dicom_id"),
     "cut table": (cut(f"jpg/{METADATA}", 300), 1, "line 2: 6 fields where the header has 12"),
     "cut gzip": (cut_gzip, 1, f"{METADATA}.gz is damaged"),
-    "no gzip": (no_gzip, 1, "is no gzip file"),
+    "no gzip": (no_gzip, 1, "is not a gzip file"),
     "other encoding": (other_encoding, 1, "not in UTF-8"),
     "Latin-1": (replace(METADATA, b"CHEST", b"CH\xc9ST"), 1, r"not in UTF-8 \(byte 0xc9\)"),
     "two splits": (replace(SPLIT, b"10000032,train", b"10000032,test"), 1, "subject 10000032 is in two splits"),
