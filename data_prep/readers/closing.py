@@ -1,8 +1,7 @@
-"""Things that hold a file and let go of it at the end of a `with`."""
+"""The base of what holds a file and lets go of it at the end of a `with`."""
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """Has `close` called at the end of a `with`."""
+    """Calls `close` at the end of a `with`."""
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -19,7 +18,5 @@ class Closing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""Conversations about one image in the JSON format of LLaVA."""
+"""Conversations about one image in the JSON format of LLaVA, and what their answers are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from data_prep.problems import Problems
 from data_prep.readers.jsons import objects
+from data_prep.readers.reports import is_placeholder
+from reward_fns.conventions import get_convention
 
 _ASKS, _ANSWERS = ("human", "user"), ("gpt", "assistant")
 _TAG = "<image>"
@@ -56,10 +58,8 @@ def _image(item: dict[str, Any], where: str, problems: Problems) -> str | None:
         image = image[0]
     if isinstance(image, str) and image.strip():
         return image
-    kind, told = (
-        ("several_images", "more than one image") if isinstance(image, list) and image else ("no_image", "none")
-    )
-    problems.add(kind, where, f"'image' must be the path of one image, it gives {told}; not used")
+    kind = "several_images" if isinstance(image, list) and image else "no_image"
+    problems.add(kind, where, f"'image' must be the path of one image, but is {image!r:.80}; not used")
     return None
 
 
@@ -69,20 +69,48 @@ def _turns(messages: Any, where: str, problems: Problems) -> tuple[tuple[str, st
         speaker, value = (message.get("from"), message.get("value")) if isinstance(message, dict) else (None, None)
         wanted = _ANSWERS if len(texts) % 2 else _ASKS
         if speaker not in wanted or not isinstance(value, str):
-            told = f"message {len(texts) + 1} must be a text from {wanted[0]!r}, but is from {speaker!r}"
-            problems.add("bad_conversation", where, f"{told}; not used")
+            wrong = f"message {len(texts) + 1} must be a text from {wanted[0]!r}, but is from {speaker!r}"
+            problems.add("bad_conversation", where, f"{wrong}; not used")
             return None
         texts.append(value)
     if not texts or len(texts) % 2:
         problems.add("bad_conversation", where, "needs questions each followed by an answer; not used")
         return None
     if _TAG not in texts[0]:
-        problems.notes["questions that named no <image>"] += 1
+        problems.notes["questions without <image>"] += 1
     texts = [texts[0].replace(_TAG, "", 1).strip(), *(text.strip() for text in texts[1:])]
     if any(_TAGS.search(text) for text in texts):
-        problems.add("image_tags", where, "the tag of an image, video or sound must be in the first question once only")
+        problems.add("image_tags", where, "has a tag of an image, video or sound beyond the first <image>; not used")
         return None
     if not all(texts):
         problems.add("bad_conversation", where, "has a question or an answer without text; not used")
         return None
     return tuple(zip(texts[::2], texts[1::2], strict=True))
+
+
+def task_content(
+    task: str, dialog: Dialog, source_format: str, frame: tuple[int, int], problems: Problems
+) -> dict[str, Any] | None:
+    """The fields of a sample that hold question and answer, or None, a problem, if they do not fit the task.
+
+    `source_format` is the convention of boxes in the answer, and `frame` what their coordinates refer to.
+    """
+    if task == "conversation":
+        return {"turns": dialog.turns}
+    where = f"id {dialog.id}"
+    (question, answer), *more = dialog.turns
+    if more:
+        problems.add("several_turns", where, f"task {task} needs one question and its answer; not used")
+        return None
+    if task == "report":
+        if is_placeholder(answer):
+            problems.add("placeholder_report", where, f"the report is {answer[:40]!r}, which says nothing; not used")
+            return None
+        return {"question": question, "report": answer}
+    parsed = get_convention(source_format).parse(answer, frame)
+    if parsed.invalid or parsed.unreadable:
+        problems.add("bad_box", where, f"the answer has a malformed box by {source_format}: {answer[:200]!r}; not used")
+        return None
+    if not parsed.boxes:
+        problems.notes["answers without a box, read as: nothing there"] += 1
+    return {"question": question, "phrase": question, "boxes": parsed.boxes}

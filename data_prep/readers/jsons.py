@@ -1,10 +1,12 @@
-"""Objects from JSON files of any size: a list of them, one per line, or one by name. Memory holds one at a time."""
+"""JSON files of any size, read part by part: a list, one object per line, or the members of one object."""
 
 from __future__ import annotations
 
 import codecs
 import json
+import reprlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,66 +14,77 @@ from data_prep.problems import Problems, RefusedData
 from reward_fns.errors import UsageError
 
 _BLOCK = 2**20
-_LONGEST = 2**26  # characters of one object; more means that a bracket or quote is missing
+_LONGEST = 2**26  # characters of one part; more means that a bracket or quote is missing
+_DEEPEST = 50  # levels; no published record has more than ten
 _SPACE = " \t\r\n"
 
 
 def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object with its place, "item 3" or "line 3", for messages.
+    """Each object of a file with its place, "item 3" or "line 3".
 
-    What is no object is a problem and passed over, a broken line too; in a list nothing can be found again behind a
-    break, so it refuses the file.
-
-    Args:
-        path: a list of objects, or one object per line (JSON lines), in UTF-8.
-        problems: is also told that the file was read.
+    The file is a list of objects, or has one object per line (JSON lines), in UTF-8. A broken line and an item that is
+    not an object or has a `defect` are problems and skipped; behind a break in a list, the next item cannot be found.
 
     Raises:
         UsageError: the file cannot be read.
-        RefusedData: a list that is broken or cut short, or not in UTF-8.
+        RefusedData: the list is broken, cut short, or not in UTF-8.
     """
-    problems.source(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(_BLOCK).decode("utf-8-sig", "replace").lstrip()[:1]
-            file.seek(0)
-            found = _listed(path, file) if start == "[" else _lines(file, problems)
-            for place, item in found:
-                if isinstance(item, dict):
-                    yield place, item
-                else:
-                    problems.add("bad_json", place, f"is no object but {str(item)[:60]!r}; not used")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    with _opened(path, problems) as file:
+        start = file.read(_BLOCK).decode("utf-8-sig", "replace").lstrip()[:1]
+        file.seek(0)
+        for place, item in _parts(path, file, "[]") if start == "[" else _lines(file, problems):
+            wrong = defect(item) if isinstance(item, dict) else f"not an object, but {reprlib.repr(item)}"
+            if wrong:
+                problems.add("bad_json", place, f"{wrong}; not used")
+            else:
+                yield place, item
 
 
 def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
-    """Key and value of each member of the one object that a file holds; whatever is wrong with it refuses the file.
-
-    Args:
-        path: an object whose values are objects or lists, in UTF-8.
-        problems: is told that the file was read.
+    """Key and value of each member of the one object in a file; a member with a `defect` is a problem and skipped.
 
     Raises:
         UsageError: the file cannot be read.
-        RefusedData: it is broken, cut short, no object, or not in UTF-8.
+        RefusedData: it is broken, cut short, not an object, or not in UTF-8.
     """
+    with _opened(path, problems) as file:
+        for key, value in _parts(path, file, "{}"):
+            if wrong := defect([key, value]):
+                problems.add("bad_json", f"{path.name}: {key!a}", f"{wrong}; not used")
+            else:
+                yield key, value
+
+
+def defect(item: Any) -> str:
+    r"""Why a parsed value cannot be stored: half of a surrogate pair, or deep nesting; "" if it can.
+
+    >>> defect({"report": "\ud83d"})
+    "holds half of a surrogate pair, which is not a character: '\\ud83d'"
+    """
+    waiting = [(item, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return f"holds half of a surrogate pair, which is not a character: {reprlib.repr(value)}"
+        elif isinstance(value, dict | list):
+            if depth > _DEEPEST:
+                return f"is nested more than {_DEEPEST} levels deep"
+            if isinstance(value, dict):
+                waiting += ((key, depth) for key in value)
+                value = value.values()
+            waiting += ((part, depth + 1) for part in value)
+    return ""
+
+
+@contextmanager
+def _opened(path: Path, problems: Problems) -> Iterator[IO[bytes]]:
     problems.source(path)
     try:
         with path.open("rb") as file:
-            decoder, text = json.JSONDecoder(), _Text(path, file)
-            text.skip("{")
-            number = 0
-            while text.next() != "}":
-                if number:
-                    text.skip(",")
-                number += 1
-                key = text.take(decoder, number)
-                text.skip(":")
-                yield str(key), text.take(decoder, number)
-            text.skip("}")
-            if text.next():
-                text.fail("there is more behind its end")
+            yield file
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -81,8 +94,7 @@ def _lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, Any]]:
         place = f"line {number}"
         try:
             # "utf-8-sig": some editors put a mark in front of the first line.
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            if text:
+            if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                 yield place, json.loads(text)
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
@@ -91,30 +103,35 @@ def _lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, Any]]:
             problems.add("bad_json", place, f"is not valid JSON: {error}; not used")
 
 
-def _listed(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    decoder, text = json.JSONDecoder(), _Text(path, file)
-    text.skip("[")
+def _parts(path: Path, file: IO[bytes], brackets: str) -> Iterator[tuple[str, Any]]:
+    """Place and value of each item of a list, or key and value of each member of an object."""
+    text = _Text(path, file)
+    text.skip(brackets[0])
     number = 0
-    while text.next() != "]":
+    while text.next() != brackets[1]:
         if number:
             text.skip(",")
         number += 1
-        yield f"item {number}", text.take(decoder, number)
-    text.skip("]")
+        name = f"item {number}"
+        if brackets == "{}":
+            name = str(text.take(number))
+            text.skip(":")
+        yield name, text.take(number)
+    text.skip(brackets[1])
     if text.next():
         text.fail("there is more behind its end")
 
 
 class _Text:
-    """The text of a file, of which as much is held as the next object needs."""
+    """The text of a file, of which only what the next part needs is held."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path, self._file = path, file
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._decoder, self._json = codecs.getincrementaldecoder("utf-8-sig")(), json.JSONDecoder()
         self._held, self._at, self._ended = "", 0, False
 
     def next(self) -> str:
-        """The next character that is no space; "" at the end."""
+        """The next character that is not a space; "" at the end."""
         while True:
             while self._at < len(self._held) and self._held[self._at] in _SPACE:
                 self._at += 1
@@ -122,20 +139,20 @@ class _Text:
                 return self._held[self._at : self._at + 1]
 
     def skip(self, character: str) -> None:
-        found = self.next()
-        if found != character:
-            self.fail(f"expected {character!r}, found {found!r}" if found else f"ends where {character!r} should be")
+        start = self.next()
+        if start != character:
+            self.fail(f"expected {character!r}, found {start!r}" if start else f"ends where {character!r} should be")
         self._at += 1
 
-    def take(self, decoder: json.JSONDecoder, number: int) -> Any:
+    def take(self, number: int) -> Any:
         self.next()
         block = _BLOCK
         while True:
             try:
-                item, self._at = decoder.raw_decode(self._held, self._at)
+                item, self._at = self._json.raw_decode(self._held, self._at)
                 return item
             except (json.JSONDecodeError, RecursionError) as error:
-                # Perhaps only the rest of the object is not there yet. Twice as much each time keeps this linear.
+                # Perhaps the rest of the part was not read yet. Twice as much each time keeps this linear.
                 if len(self._held) - self._at > _LONGEST or not self._more(block):
                     self.fail(f"item {number}: {getattr(error, 'msg', error)}")
                 block *= 2

@@ -4,18 +4,20 @@ The rules are those that `mimic_cxr_sectioned.csv` is made with (github.com/MIT-
 and create_section_files.py), written anew here, so that report files and that CSV give the same text:
 
 - A header is a line, not the first one, of a space, capitals and a colon followed by white space: ` FINDINGS: `. The
-  rest of its line belongs to it, and where there is none, the next line does and is no header.
+  rest of its line belongs to it, and where there is none, the next line does and is not a header.
 - Headers are grouped: IMPRESSION, CONCLUSION and misspellings; FINDINGS, misspellings and headers that name the views
   (`CHEST, PA AND LATERAL:`). Of several sections of a group the last one that is not blank counts.
 - Without findings and impression, what follows the first paragraph of the last section is the `last_paragraph`.
 - Reports of a few studies are too irregular for this; they have no sections (`IRREGULAR`).
 
-Wrapped lines are joined with a space; joining them with nothing, as has been done, glues words together.
+Wrapped lines are joined with a space.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 SECTIONS = ("findings", "impression", "both", "fallback")
@@ -29,6 +31,7 @@ _IMPRESSION = {
 }
 _FINDINGS = {"finding", "findins", "findindgs", "findgings", "findngs", "findnings", "finidngs"}
 _OTHER = ("history", "comparison", "addendum")
+_INDICATION = re.compile("indication|history|reason for exam|clinical info")
 _VIEWS = re.compile(
     "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two views|frontal view|pa view|"
     "ap view|one view|lateral view|bone window|frontal upright|frontal semi-upright|ribs"
@@ -62,22 +65,40 @@ def parse(text: str) -> Sections:
     >>> parse("FINAL REPORT\n \n FINDINGS: \n \n The lungs\n are clear.\n \n IMPRESSION: Normal.\n")
     Sections(findings='The lungs are clear.', impression='Normal.', last_paragraph='')
     """
-    headers = list(_HEADER.finditer(text))
-    ends = [header.start() for header in headers[1:]] + [len(text)]
-    found = {"findings": "", "impression": ""}
-    last = text[: headers[0].start(1)] if headers else text
-    for header, end in zip(headers, ends, strict=False):
-        group = _group(header[1].lower().strip())
-        body = text[header.end(1) + 2 : end]
+    sections = {"findings": "", "impression": ""}
+    last = text
+    for name, body in _bodies(text):
+        group = _group(name)
         if group is None:
             last = body
         elif body.strip():
-            found[group] = line(body)
-    if found["findings"] or found["impression"]:
-        return Sections(**found)
+            sections[group] = line(body)
+    if any(sections.values()):
+        return Sections(**sections)
     return Sections(last_paragraph=line(last.partition(_PARAGRAPH)[2]))
 
 
+def indication(text: str) -> str:
+    r"""Why the film was taken: the first paragraph of the first section that says so, "" without one.
+
+    >>> indication("FINAL REPORT\n INDICATION:  ___F with\n cough.\n \n The lungs are clear.\n")
+    '___F with cough.'
+    """
+    bodies = (body for name, body in _bodies(text) if _INDICATION.search(name) and _group(name) is None)
+    return next((line(body.strip().partition(_PARAGRAPH)[0]) for body in bodies if body.strip()), "")
+
+
+def _bodies(text: str) -> Iterator[tuple[str, str]]:
+    """Name and text of each section; first, without a name, what stands before the first header."""
+    headers = list(_HEADER.finditer(text))
+    if headers:
+        yield "", text[: headers[0].start(1)]
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    for header, end in zip(headers, ends, strict=False):
+        yield header[1].lower().strip(), text[header.end(1) + 2 : end]
+
+
+@lru_cache(maxsize=1024)
 def _group(name: str) -> str | None:
     if name in _IMPRESSION or "impression" in name:
         return "impression"
@@ -119,3 +140,13 @@ def choose(sections: Sections, wanted: str) -> tuple[str, str] | None:
     if impression and wanted != "findings":
         return "impression", impression
     return ("report", last_paragraph) if last_paragraph and wanted == "fallback" else None
+
+
+def whole(sections: Sections) -> str:
+    """Findings and impression, or what there is of them, else the last paragraph: a report for a reader.
+
+    >>> whole(Sections("Clear lungs.", "Normal."))
+    'Findings: Clear lungs. Impression: Normal.'
+    """
+    named = {"Findings": sections.findings, "Impression": sections.impression}
+    return " ".join(f"{name}: {text}" for name, text in named.items() if text) or sections.last_paragraph

@@ -15,7 +15,7 @@ from typing import Any
 from data_prep.problems import Problems, RefusedData
 from reward_fns.errors import UsageError
 
-_LONGEST_FIELD = 1 << 24  # characters; Python's own limit of 131,072 is no help against more than that either
+_LONGEST_FIELD = 1 << 24  # characters; Python limits it to 131,072, which reports exceed
 
 
 def find(folder: Path, name: str, option: str) -> Path:
@@ -41,8 +41,8 @@ def rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tup
 
     Args:
         path: a CSV file in UTF-8 with a header line; gzipped if its name ends in ".gz". Fields may hold line breaks.
-        columns: two or more names; other columns are passed over, and their order does not matter.
-        problems: is told that the file was read.
+        columns: two or more names; other columns are ignored, and the order does not matter.
+        problems: records that the file was read.
 
     Raises:
         UsageError: if the file cannot be opened or lacks a column.
@@ -80,7 +80,7 @@ def _open(path: Path) -> Iterator[Any]:
             # "utf-8-sig": spreadsheet programs put a mark in front of the first name.
             yield csv.reader(io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline=""))
     except gzip.BadGzipFile as error:
-        raise RefusedData(f"{path} is no gzip file: {error}; get it again") from error
+        raise RefusedData(f"{path} is not a gzip file: {error}; get it again") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

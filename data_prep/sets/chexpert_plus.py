@@ -2,9 +2,10 @@
 
 Files: `df_chexpert_plus_240401.csv` with, of 27 columns, path_to_image
 (`train/patient42142/study5/view1_frontal.jpg`), path_to_dcm, frontal_lateral (Frontal, Lateral), ap_pa (AP, PA or
-nothing), section_findings, section_impression and split (train, valid); and the images, which are not what
-path_to_image says: PNG as `PNG/train/.../view1_frontal.png` or DICOM as `DICOM/train/.../view1_frontal.dcm`. Each
-image is looked for in PNG/, in the folder itself, then in DICOM/.
+nothing), section_findings, section_impression, split (train, valid) and for context section_clinical_history,
+section_history and patient_report_date_order; and the images, which are not what path_to_image says: PNG as
+`PNG/train/.../view1_frontal.png` or DICOM as `DICOM/train/.../view1_frontal.dcm`. Each image is looked for in PNG/, in
+the folder itself, then in DICOM/.
 
 Licence: Stanford University Dataset Research Use Agreement, after registration at
 https://stanfordaimi.azurewebsites.net/datasets/5158c524-d3ab-4e02-96e9-6ee9efc110a1; research only, no handing on.
@@ -23,38 +24,38 @@ import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from data_prep.problems import Problems
-from data_prep.readers import images, pictures, tables
-from data_prep.readers.sections import SECTIONS, Sections, choose, line
+from data_prep.readers import images, reports, tables
+from data_prep.readers.reports import Study, reference
+from data_prep.readers.sections import Sections, line, whole
 from data_prep.registry import data_set
 from data_prep.sample import Sample
 from data_prep.splits import NAMES
-from reward_fns.errors import UsageError
 
 _TABLE = "df_chexpert_plus_240401.csv"
-_FILM = ("path_to_image", "path_to_dcm", "frontal_lateral", "ap_pa", "split")
-_TEXT = ("section_findings", "section_impression")
+_FILM = ("path_to_image", "frontal_lateral", "ap_pa", "split")
+_TEXT = ("path_to_image", "path_to_dcm", "section_findings", "section_impression")
+_INDICATION = ("section_clinical_history", "section_history")
+_ORDER = "patient_report_date_order"
 _PATH = re.compile(r"(?:train|valid)/(patient\d+)/(study\d+)/view(\d+)_\w+\.\w+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of CheXpert Plus."""
     parser.add_argument("--root", type=Path, required=True, help=f"folder with {_TABLE} and PNG/ or DICOM/")
-    parser.add_argument("--section", choices=SECTIONS, default="impression", help="the part of a report to ask for")
-    parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
+    reports.add_arguments(parser, section="impression")
     images.add_arguments(parser)
 
 
 class _Film(NamedTuple):
-    """A frontal film; `rank` is lowest for the one that stands for its study."""
+    """A film; `rank` is lowest for the one that stands for its study."""
 
     path: str
-    patient: str
-    study: str
+    study: tuple[str, str]
     rank: tuple[int, int, str]
 
 
@@ -64,85 +65,105 @@ class _Film(NamedTuple):
     example="python -m data_prep chexpert_plus --root chexpert-plus --section impression --out data/chexpert",
     arguments=add_arguments,
     expected={"images": 223_462},
+    context=("indication", "prior", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; whatever cannot be used goes to `problems`.
+    """One report sample per study or image; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: if the folder, the table or a column is missing.
         RefusedData: if the table is damaged.
     """
-    if not options.root.is_dir():
-        raise UsageError(f"--root {options.root} is not a folder; give the one with {_TABLE}")
-    table = tables.find(options.root, _TABLE, "--root")
-    films = _films(table, problems)
+    table = tables.find(reports.folder(options.root, "--root", _TABLE), _TABLE, "--root")
+    films, laterals = _films(table, problems)
     if options.per == "study":
-        best: dict[tuple[str, str], _Film] = {}
-        for film in films.values():
-            study = film.patient, film.study
-            best[study] = min(film, best.get(study, film), key=lambda one: one.rank)
-        films = {film.path: film for film in best.values()}
-    records = _records(table, films, options, problems)
-    for fields, (image, width, height) in pictures.read(records, options, problems):
-        yield Sample(image=image, width=width, height=height, **fields)
+        films = {film.path: film for film in _best(films).values()}
+    return reports.samples(
+        _studies(table, films, _best(laterals), options, problems), "chexpert_plus", options, problems
+    )
 
 
-def _films(table: Path, problems: Problems) -> dict[str, _Film]:
-    """Every usable frontal film by path_to_image; the reports are too large to keep and come in a second pass."""
-    found: dict[str, _Film] = {}
-    for path, _, side, direction, split in tables.rows(table, _FILM, problems):
+def _best(films: dict[str, _Film]) -> dict[tuple[str, str], _Film]:
+    """The film of lowest rank of each study."""
+    return {film.study: film for film in sorted(films.values(), key=lambda film: film.rank, reverse=True)}
+
+
+def _films(table: Path, problems: Problems) -> tuple[dict[str, _Film], dict[str, _Film]]:
+    """Usable frontal and lateral film by path_to_image; reports are too large to keep and come in a second pass."""
+    films: dict[str, _Film] = {}
+    laterals: dict[str, _Film] = {}
+    for path, side, direction, split in tables.rows(table, _FILM, problems):
         problems.count("images")
-        match = _PATH.fullmatch(path)
+        match, where = _PATH.fullmatch(path), f"{table.name}: {path}"
         if match is None:
-            told = "path_to_image is not split/patient../study../view.._..; not used"
-            problems.add("unsafe_path", f"{table.name}: {path}", told)
-        elif path in found:
-            problems.add("duplicate_id", f"{table.name}: {path}", "has a row already; this one is not used")
+            problems.add("unsafe_path", where, "path_to_image is not split/patient../study../view.._..; not used")
+        elif path in films or path in laterals:
+            problems.add("duplicate_id", where, "has a row already; this one is not used")
         elif split not in NAMES:
-            problems.add("no_split", f"{table.name}: {path}", f"split {split!r} is neither train nor valid; not used")
-        elif side != "Frontal":
-            problems.notes["films from the side, left out"] += 1
+            problems.add("no_split", where, f"split {split!r} is neither train nor valid; not used")
         else:
             rank = {"PA": 0, "AP": 1}.get(direction, 2), int(match[3]), path
-            found[path] = _Film(path, match[1], match[2], rank)
-    return found
+            (films if side == "Frontal" else laterals)[path] = _Film(path, (match[1], match[2]), rank)
+    if laterals:
+        problems.notes["films from the side, left out"] += len(laterals)
+    return films, laterals
 
 
-def _records(
-    table: Path, films: dict[str, _Film], options: argparse.Namespace, problems: Problems
-) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The samples but for their image, and where that lies."""
-    rows = tables.rows(table, (*_FILM, *_TEXT), problems)
-    for path, dicom, _, _, split, findings, impression in tqdm(rows, unit="row", disable=None):
+def _studies(
+    table: Path,
+    films: dict[str, _Film],
+    laterals: dict[tuple[str, str], _Film],
+    options: argparse.Namespace,
+    problems: Problems,
+) -> Iterator[Study]:
+    """A study for each of the films."""
+    priors = _priors(table, problems) if "prior" in options.context else {}
+    columns = (*_TEXT, "split", *(_INDICATION if "indication" in options.context else ()))
+    rows = tables.rows(table, columns, problems)
+    for path, dicom, findings, impression, split, *histories in tqdm(rows, unit="row", disable=None):
         film = films.pop(path, None)
         if film is None:
             continue
-        chosen = choose(Sections(line(findings), line(impression)), options.section)
-        if chosen is None:
-            problems.notes[f"reports without the section asked for ({options.section})"] += 1
+        chosen = reference(Sections(line(findings), line(impression)), options.section, path, problems)
+        image = _image(options.root, path, dicom, problems) if chosen else None
+        if chosen is None or image is None:
             continue
-        kind, report = chosen
-        study = f"{film.patient}_{film.study}"
-        place = _image(options.root, path, dicom, problems)
-        if place is not None:
-            fields = {
-                "id": study if options.per == "study" else f"{study}_{place.stem}",
-                "patient_id": film.patient,
-                "split": NAMES[split],
-                "dataset": "chexpert_plus",
-                "task": "report",
-                "report": report,
-                "kind": kind,
-            }
-            yield fields, place
+        lateral = laterals.get(film.study) if "lateral" in options.context else None
+        name = "_".join(film.study)
+        yield Study(
+            name,
+            film.study[0],
+            NAMES[split],
+            *chosen,
+            films=[(f"{name}_{image.stem}", image)],
+            lateral=_image(options.root, lateral.path, "", problems) if lateral else None,
+            indication=next(filter(None, map(line, histories)), ""),
+            prior=priors.get(film.study, ""),
+        )
+
+
+def _priors(table: Path, problems: Problems) -> dict[tuple[str, str], str]:
+    """Study -> the report of the patient's study before it, by patient_report_date_order; holds all reports."""
+    orders: dict[str, dict[str, tuple[int, str]]] = {}
+    columns = ("path_to_image", _ORDER, "section_findings", "section_impression")
+    for path, order, findings, impression in tables.rows(table, columns, problems):
+        match = _PATH.fullmatch(path)
+        if match and order.removesuffix(".0").isdecimal():
+            text = whole(Sections(line(findings), line(impression)))
+            orders.setdefault(match[1], {})[match[2]] = int(order.removesuffix(".0")), text
+    priors = {}
+    for patient, studies in orders.items():
+        for study, (place, _) in studies.items():
+            earlier = [entry for entry in studies.values() if entry[0] < place and entry[1]]
+            priors[patient, study] = max(earlier, default=(0, ""))[1]
+    return priors
 
 
 def _image(root: Path, path: str, dicom: str, problems: Problems) -> Path | None:
     png = Path(path).with_suffix(".png")
-    places = [root / "PNG" / png, root / png, root / path]
-    if _PATH.fullmatch(dicom):
-        places += [root / "DICOM" / dicom, root / dicom]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    dicom = dicom if _PATH.fullmatch(dicom) else str(Path(path).with_suffix(".dcm"))
+    places = [root / "PNG" / png, root / png, root / path, root / "DICOM" / dicom, root / dicom]
+    image = next((place for place in places if place.is_file()), None)
+    if image is None:
         problems.add("missing_image", path, f"neither {places[0]} nor any other form of it is there; not used")
-    return found
+    return image

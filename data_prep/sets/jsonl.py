@@ -9,7 +9,7 @@ and either
 
 and where wanted `question`, asked instead of one of our own, and `split`: train, val or test. Boxes are left, top,
 right and bottom edge in the unit --box-unit: shares of the image's width and height, or its pixels. Other keys are
-passed over and counted.
+ignored and counted.
 
     {"id": "a1", "patient_id": "p7", "image": "a.png", "report": "The lungs are clear."}
     {"id": "a2", "patient_id": "p7", "image": "a.png", "phrase": "left nodule", "boxes": [[0.6, 0.2, 0.7, 0.3]]}
@@ -18,34 +18,37 @@ passed over and counted.
 from __future__ import annotations
 
 import argparse
+import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.options import shares
 from data_prep.problems import Problems
-from data_prep.readers import images, pictures
+from data_prep.readers import images, pictures, reports
 from data_prep.readers.jsons import objects
 from data_prep.registry import data_set
-from data_prep.sample import KINDS, SPLITS, Sample, split_of
+from data_prep.sample import KINDS, SPLITS, Sample
 from reward_fns.boxes import Box
-from reward_fns.errors import UsageError
 
 _TEXTS = ("id", "patient_id", "image", "report", "phrase", "question", "kind", "split")
 _KEYS = (*_TEXTS, "boxes", "labels")
+_Record = tuple[str, dict[str, Any]]
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the description as it is written, and defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The loader's own options."""
+    """The loader's own options; `--help` shows the keys of an object."""
+    parser.description, parser.formatter_class = __doc__, _Help
     parser.add_argument("--root", type=Path, required=True, help="folder of the images")
     parser.add_argument("--annotations", type=Path, required=True, help="file with one JSON object per line")
     parser.add_argument("--name", default="jsonl", help="name of the data set in the rows")
     parser.add_argument("--box-unit", choices=("share", "pixel"), default="share", help="unit of boxes, of the image")
-    split = parser.add_mutually_exclusive_group()
-    split.add_argument("--split", choices=SPLITS, default="train", help="the split of objects that name none")
-    split.add_argument("--split-by-hash", type=shares, help="or shares of their patients, train,val,test: 0.8,0.1,0.1")
+    reports.add_splits(parser)
     images.add_arguments(parser)
 
 
@@ -57,47 +60,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One sample per object; whatever cannot be used goes to `problems`.
+    """One sample per object; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: the folder or the file is missing.
         RefusedData: a JSON list is broken or cut short.
     """
-    if not options.root.is_dir():
-        raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
+    reports.folder(options.root, "--root", "the images")
     records = _records(tqdm(objects(options.annotations, problems), unit="object", disable=None), options, problems)
-    for (where, item), (picture, width, height) in pictures.read(records, options, problems):
-        boxes = _boxes(item, width, height, options.box_unit, where, problems)
-        if boxes is not None:
-            patient = item["patient_id"]
-            by_hash = options.split_by_hash and split_of(patient, options.split_by_hash)
-            yield Sample(
-                id=item["id"],
-                patient_id=patient,
-                split=item.get("split") or by_hash or options.split,
-                dataset=options.name,
-                task="report" if "report" in item else "grounding",
-                image=picture,
-                width=width,
-                height=height,
-                report=item.get("report"),
-                phrase=item.get("phrase"),
-                boxes=boxes,
-                kind=item.get("kind", ""),
-                question=item.get("question"),
-            )
+    for (where, item), film in pictures.read(records, options, problems):
+        try:
+            boxes = _boxes(item, *film[1:], options.box_unit)
+        except (TypeError, ValueError, OverflowError) as error:
+            problems.add("bad_box", where, f"{error}; not used")
+            continue
+        patient = item["patient_id"]
+        split = item.get("split") or reports.split(options, patient)
+        task = "report" if "report" in item else "grounding"
+        content: dict[str, Any] = {key: item.get(key) for key in ("report", "phrase", "question")}
+        kind = item.get("kind", "")
+        yield Sample(item["id"], patient, split, options.name, task, *film, boxes=boxes, kind=kind, **content)
 
 
 def _records(
-    items: Iterable[tuple[str, dict[str, Any]]], options: argparse.Namespace, problems: Problems
-) -> Iterator[tuple[tuple[str, dict[str, Any]], Path]]:
+    items: Iterable[_Record], options: argparse.Namespace, problems: Problems
+) -> Iterator[tuple[_Record, Path]]:
     """The objects whose texts can be used, with the paths of their images."""
     seen: set[int] = set()
     for place, item in items:
         for key in item.keys() - set(_KEYS):
             problems.notes[f"objects with the unknown key {key[:40]!r}"] += 1
         item = {key: value for key, value in item.items() if key in _KEYS and value is not None}
-        where = f"{place} (id {item.get('id')})"
+        where = f"{place} (id {reprlib.repr(item.get('id'))})"
         if wrong := _wrong(item):
             problems.add("bad_record", where, f"{wrong}; not used")
         elif hash(item["id"]) in seen:
@@ -110,43 +104,53 @@ def _records(
 
 
 def _wrong(item: dict[str, Any]) -> str:
-    """What the texts of an object lack, or nothing."""
+    """What is wrong with the texts of an object, or nothing."""
     for key in ("id", "patient_id", "image"):
         if key not in item:
             return f"has no {key}"
     for key in _TEXTS:
         if key in item and not (isinstance(item[key], str) and item[key].strip()):
-            return f"{key} must be a text that is not blank, it is {str(item[key])[:80]!r}"
+            return f"{key} must be a text that is not blank, but is {reprlib.repr(item[key])}"
     if ("report" in item) == ("phrase" in item):
         return "needs either a report or a phrase with boxes"
+    if "report" in item and reports.is_placeholder(item["report"]):
+        return f"the report is {item['report'][:40]!r}, which says nothing"
     if "phrase" in item and "boxes" not in item:
         return "has a phrase but no boxes; an empty list says that it is not there"
     kinds = KINDS["report" if "report" in item else "grounding"]
     if item.get("kind", kinds[0]) not in kinds:
-        return f"kind must be one of {', '.join(kinds)}, it is {item['kind']!r}"
+        return f"kind must be one of {', '.join(kinds)}, but is {item['kind']!r}"
     if item.get("split", "train") not in SPLITS:
-        return f"split must be one of {', '.join(SPLITS)}, it is {item['split']!r}"
+        return f"split must be one of {', '.join(SPLITS)}, but is {item['split']!r}"
     return ""
 
 
-def _boxes(
-    item: dict[str, Any], width: int, height: int, unit: str, where: str, problems: Problems
-) -> tuple[Box, ...] | None:
+def _boxes(item: dict[str, Any], width: int, height: int, unit: str) -> tuple[Box, ...]:
+    """The boxes of an object.
+
+    Raises:
+        TypeError, ValueError, OverflowError: if one is malformed, outside the image or in the other unit.
+    """
     boxes = item.get("boxes", [])
     labels = item.get("labels", [item.get("phrase", "")] * len(boxes) if isinstance(boxes, list) else None)
     if not isinstance(boxes, list) or not isinstance(labels, list) or len(labels) != len(boxes):
-        problems.add("bad_box", where, "boxes must be a list of boxes, and labels a list with one for each; not used")
-        return None
-    scale = (width, height) * 2 if unit == "pixel" else (1, 1, 1, 1)
-    found = []
-    for box, label in zip(boxes, labels, strict=True):
-        try:
-            if not all(type(value) in (int, float) for value in box):
-                raise TypeError("not all numbers")
-            x1, y1, x2, y2 = (value / side for value, side in zip(box, scale, strict=True))
-            found.append(Box(x1, y1, x2, y2, str(label)))
-        except (TypeError, ValueError, OverflowError) as error:
-            told = f"box {str(box)[:80]} is no [x1, y1, x2, y2] within the image ({error}); not used"
-            problems.add("bad_box", where, f"{told}; --box-unit is {unit}")
-            return None
-    return tuple(found)
+        raise TypeError("boxes must be a list of boxes, and labels a list with one for each")
+    return tuple(_box(box, str(label), width, height, unit) for box, label in zip(boxes, labels, strict=True))
+
+
+def _box(box: Any, label: str, width: int, height: int, unit: str) -> Box:
+    shown = f"box {reprlib.repr(box)} with --box-unit {unit}"
+    if not isinstance(box, list) or [type(value) in (int, float) for value in box] != [True] * 4:
+        raise TypeError(f"{shown} is not [x1, y1, x2, y2]")
+    x1, y1, x2, y2 = box
+    if x1 >= x2 or y1 >= y2:
+        raise ValueError(f"{shown} has no area; give the right and bottom edge, not width and height")
+    if unit == "share" and max(box) > 1:
+        raise ValueError(f"{shown} is larger than 1; if it is in pixels, give --box-unit pixel")
+    if unit == "pixel" and min(x2 - x1, y2 - y1) < 1:
+        raise ValueError(f"{shown} is smaller than a pixel; if it is in shares of the image, leave --box-unit out")
+    across, down = (width, height) if unit == "pixel" else (1, 1)
+    try:
+        return Box(x1 / across, y1 / down, x2 / across, y2 / down, label)
+    except ValueError as error:
+        raise ValueError(f"{shown} is outside the {width} x {height} image: {error}") from error

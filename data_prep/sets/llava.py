@@ -1,8 +1,8 @@
 """Your own data in the JSON format of LLaVA: questions and answers about one image each.
 
 File: a JSON list, or JSON lines, of {"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."},
-{"from": "gpt", "value": "..."}]}; `image` is a path below --root. See `dialogs` for what is checked. What the answers
-are decides what becomes of them:
+{"from": "gpt", "value": "..."}]}; `image` is a path below --root. See `readers/dialogs.py` for what is
+checked. `--task` says what the answers are:
 
 --task conversation  any answers, several turns too: rows for SFT, because no reward can score them
 --task report        the answer is the reference report; one turn
@@ -18,16 +18,15 @@ import argparse
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.options import shares, with_group
+from data_prep.options import with_group
 from data_prep.problems import Problems
-from data_prep.readers import images, pictures
-from data_prep.readers.dialogs import Dialog, dialogs
+from data_prep.readers import images, pictures, reports
+from data_prep.readers.dialogs import Dialog, dialogs, task_content
 from data_prep.registry import data_set
-from data_prep.sample import KINDS, SPLITS, TASKS, Sample, split_of
+from data_prep.sample import KINDS, TASKS, Sample
 from reward_fns.conventions import CONVENTIONS, get_convention
 from reward_fns.errors import UsageError
 
@@ -41,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=[kind for kinds in KINDS.values() for kind in kinds], help="of the task")
     parser.add_argument("--source-format", choices=sorted(CONVENTIONS), default="radvlm", help="of boxes in answers")
     parser.add_argument("--patient-regex", type=with_group, help="first group in the path is the patient")
-    split = parser.add_mutually_exclusive_group()
-    split.add_argument("--split", choices=SPLITS, default="train", help="the split that all items go to")
-    split.add_argument("--split-by-hash", type=shares, help="shares of patients, train,val,test: 0.8,0.1,0.1")
+    reports.add_splits(parser)
     images.add_arguments(parser)
 
 
@@ -54,35 +51,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One sample per item; whatever cannot be used goes to `problems`.
+    """One sample per item; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: the folder or the file is missing, or --kind is of another task.
         RefusedData: the JSON list is broken or cut short.
     """
-    if not options.root.is_dir():
-        raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
+    reports.folder(options.root, "--root", "the images")
     kind = options.kind or KINDS[options.task][0]
     if kind not in KINDS[options.task]:
         raise UsageError(f"--kind {kind} is not of --task {options.task}, which has {', '.join(KINDS[options.task])}")
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
     placed = _placed(items, options, problems)
-    for (dialog, patient), (picture, width, height) in pictures.read(placed, options, problems):
-        frame = get_convention(options.source_format).frame(width, height)
+    for (dialog, patient), film in pictures.read(placed, options, problems):
+        frame = get_convention(options.source_format).frame(*film[1:])
         content = task_content(options.task, dialog, options.source_format, frame, problems)
         if content is not None:
-            yield Sample(
-                id=dialog.id,
-                patient_id=patient,
-                split=split_of(patient, options.split_by_hash) if options.split_by_hash else options.split,
-                dataset=options.name,
-                task=options.task,
-                image=picture,
-                width=width,
-                height=height,
-                kind=kind,
-                **content,
-            )
+            split = reports.split(options, patient)
+            yield Sample(dialog.id, patient, split, options.name, options.task, *film, kind=kind, **content)
 
 
 def _placed(
@@ -95,34 +81,3 @@ def _placed(
             problems.add("no_patient", dialog.image, "--patient-regex finds no patient; not used")
         elif path:
             yield (dialog, patient[1] if patient else dialog.image), path
-
-
-def task_content(
-    task: str, dialog: Dialog, source_format: str, frame: tuple[int, int], problems: Problems
-) -> dict[str, Any] | None:
-    """The fields of a sample that hold question and answer, or None, a problem, if they do not fit the task.
-
-    Args:
-        task: one of `sample.TASKS`.
-        dialog: the item.
-        source_format: convention of boxes in its answer.
-        frame: what their coordinates refer to.
-        problems: is told what is wrong.
-    """
-    if task == "conversation":
-        return {"turns": dialog.turns}
-    where = f"id {dialog.id}"
-    (question, answer), *more = dialog.turns
-    if more:
-        problems.add("several_turns", where, f"task {task} needs one question and its answer; not used")
-        return None
-    if task == "report":
-        return {"question": question, "report": answer}
-    parsed = get_convention(source_format).parse(answer, frame)
-    if parsed.invalid or parsed.unreadable:
-        written = f"as {source_format}: {answer[:200]!r}"
-        problems.add("bad_box", where, f"the answer has a box that is none {written}; not used")
-        return None
-    if not parsed.boxes:
-        problems.notes["answers without a box, read as: nothing there"] += 1
-    return {"question": question, "phrase": question, "boxes": parsed.boxes}

@@ -3,7 +3,7 @@
 Files: MIMIC-CXR-JPG 2.1.0 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/), see `readers/mimic.py`, and the
 reports, which are in another project, MIMIC-CXR 2.1.0 (https://physionet.org/content/mimic-cxr/2.1.0/), see
 `readers/mimic_reports.py`. Of the tables, these are read: metadata (dicom_id, subject_id, study_id, ViewPosition,
-Rows, Columns) and split (subject_id, split; "validate" is our "val").
+Rows, Columns; for previous reports StudyDate, StudyTime) and split (subject_id, split; "validate" is our "val").
 
 Licence: PhysioNet Credentialed Health Data License 1.5.0: training, a signed agreement, and no handing on, also not
 to a language model's API that the agreement does not cover.
@@ -13,13 +13,15 @@ the official one, by patient; its test patients were not drawn at random, so sco
 validation.
 
 A study has one report and often several films. Per study, its first PA film is taken, else its first AP film, in the
-order of dicom_id; per image, each frontal film asks for the same report.
+order of dicom_id; per image, each frontal film asks for the same report. About 6 % of the images have a blank
+ViewPosition: `--views PA AP UNKNOWN` takes them too.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,12 +29,15 @@ from tqdm import tqdm
 from data_prep.problems import Problems
 from data_prep.readers.mimic import Film, Mimic
 from data_prep.readers.mimic import add_arguments as mimic_arguments
-from data_prep.readers.mimic_reports import reports
-from data_prep.readers.sections import SECTIONS, choose
+from data_prep.readers.mimic_reports import is_table, reports
+from data_prep.readers.reports import Study, reference
+from data_prep.readers.reports import add_arguments as report_arguments
+from data_prep.readers.sections import Sections, indication, whole
 from data_prep.registry import data_set
 from data_prep.sample import Sample
+from reward_fns.errors import UsageError
 
-_FRONTAL = ("PA", "AP")
+_LATERAL = ("LATERAL", "LL")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,11 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reports", type=Path, required=True, help="mimic-cxr-reports.zip, its folder, or mimic_cxr_sectioned.csv"
     )
-    parser.add_argument(
-        "--section", choices=SECTIONS, default="findings", help="the part of a report that is asked for"
-    )
-    parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
-    parser.add_argument("--views", nargs="+", default=list(_FRONTAL), metavar="VIEW", help="ViewPositions, best first")
+    report_arguments(parser)
+    views = "ViewPositions, best first; UNKNOWN for a blank one"
+    parser.add_argument("--views", nargs="+", default=["PA", "AP"], metavar="VIEW", help=views)
 
 
 @data_set(
@@ -54,67 +57,109 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     example="python -m data_prep mimic_cxr --root mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --out data/mimic",
     arguments=add_arguments,
     expected={"images": 377_110, "studies": 227_835, "patients": 65_379},
+    context=("indication", "prior", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; whatever cannot be used goes to `problems`.
+    """One report sample per study or image; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: if a folder, a file or a column is missing.
-        RefusedData: if a file is damaged or a patient is in two splits.
+        RefusedData: if a file is damaged, a patient is in two splits, or not one report is there.
     """
+    if is_table(options.reports) and {"indication", "prior"} & set(options.context):
+        raise UsageError("--context indication and prior need the reports themselves: --reports mimic-cxr-reports.zip")
     mimic = Mimic(options, problems)
-    films = _films(mimic, options, problems)
-    subjects = {study: of_study[0].subject for study, of_study in films.items()}
-    for study, sections in tqdm(
-        reports(options.reports, subjects, problems), total=len(subjects), unit="study", disable=None
-    ):
-        chosen = choose(sections, options.section)
-        if chosen is None:
-            problems.notes[f"reports without the section asked for ({options.section})"] += 1
+    studies = _studies(mimic, options, problems)
+    subjects = {study: entry.subject for study, entry in studies.items() if entry.films}
+    history = _History(studies) if "prior" in options.context else None
+    if history:
+        subjects = history.subjects
+    bar = tqdm(reports(options.reports, subjects, problems), total=len(subjects), unit="study", disable=None)
+    for study, sections, text in bar:
+        prior = history.prior(study, sections) if history else ""
+        entry = studies[study]
+        if not entry.films:
             continue
-        split = mimic.authority.split(subjects[study], f"s{study}")
-        if split is None:
+        chosen = reference(sections, options.section, f"s{study}", problems)
+        split = mimic.authority.split(entry.subject, f"s{study}") if chosen else None
+        if chosen is None or split is None:
             continue
-        kind, report = chosen
-        for film in films[study]:
+        lateral = mimic.path(entry.lateral) if entry.lateral else None
+        patient = entry.films[0].patient
+        record = Study(f"s{study}", patient, split, *chosen, prior=prior)
+        if "indication" in options.context:
+            record = record._replace(indication=indication(text))
+        for film in entry.films:
             path = mimic.path(film)
             if path is not None:
-                yield Sample(
-                    id=f"s{study}" if options.per == "study" else f"s{study}-{film.dicom}",
-                    patient_id=film.patient,
-                    split=split,
-                    dataset="mimic_cxr",
-                    task="report",
-                    image=path,
-                    width=film.width,
-                    height=film.height,
-                    report=report,
-                    kind=kind,
-                )
+                identity = record.id if options.per == "study" else f"{record.id}-{film.dicom}"
+                yield record.sample("mimic_cxr", identity, (path, film.width, film.height), lateral)
 
 
-def _films(mimic: Mimic, options: argparse.Namespace, problems: Problems) -> dict[str, list[Film]]:
-    """The films to use of each study that has any, best first."""
-    ranks = {view: rank for rank, view in enumerate(options.views)}
-    found: dict[str, list[Film]] = {}
-    subjects: dict[str, str] = {}
-    for film in mimic.films():
+@dataclass(slots=True)
+class _Entry:
+    """The films of a study to use, best first; its lateral view, where wanted; and when its first film was taken."""
+
+    subject: str
+    films: list[Film] = field(default_factory=list)
+    lateral: Film | None = None
+    taken: float = 0
+
+
+def _studies(mimic: Mimic, options: argparse.Namespace, problems: Problems) -> dict[str, _Entry]:
+    """Every study of one patient."""
+    ranks = {"" if view == "UNKNOWN" else view: rank for rank, view in enumerate(options.views)}
+    lateral = "lateral" in options.context
+    studies: dict[str, _Entry] = {}
+    two_patients = set()
+    for film in mimic.films(dated="prior" in options.context):
         problems.count("images")
-        subject = subjects.setdefault(film.study, film.subject)
-        if subject != film.subject:
-            told = f"study {film.study} is of subject {film.subject} here and of {subject} elsewhere; study not used"
-            problems.add("two_patients", film.dicom, told)
-            subjects[film.study] = ""
+        entry = studies.get(film.study)
+        if entry is None:
+            entry = studies[film.study] = _Entry(film.subject, taken=film.taken)
+        entry.taken = min(entry.taken, film.taken)
+        if entry.subject != film.subject:
+            both = f"study {film.study} is of subject {film.subject} here and of {entry.subject} elsewhere"
+            problems.add("two_patients", film.dicom, f"{both}; study not used")
+            two_patients.add(film.study)
         elif film.view in ranks:
-            found.setdefault(film.study, []).append(film)
-    problems.count("studies", len(subjects))
-    problems.count("patients", len(set(subjects.values()) - {""}))
-    for study, of_study in list(found.items()):
-        of_study.sort(key=lambda film: (ranks[film.view], film.dicom))
-        if not subjects[study]:
-            del found[study]
-        elif options.per == "study":
-            del of_study[1:]
-    if without := sum(bool(subject) for subject in subjects.values()) - len(found):
+            entry.films.append(film)
+        elif not film.view:
+            problems.notes["images with a blank ViewPosition, not used (--views PA AP UNKNOWN uses them)"] += 1
+        elif lateral and film.view in _LATERAL and (entry.lateral is None or film.dicom < entry.lateral.dicom):
+            entry.lateral = film
+    problems.count("studies", len(studies))
+    problems.count("patients", len({entry.subject for name, entry in studies.items() if name not in two_patients}))
+    for study in two_patients:
+        del studies[study]
+    for entry in studies.values():
+        entry.films.sort(key=lambda film: (ranks[film.view], film.dicom))
+        if options.per == "study":
+            del entry.films[1:]
+    if without := sum(not entry.films for entry in studies.values()):
         problems.notes[f"studies without a film of view {' or '.join(options.views)}"] += without
-    return found
+    return studies
+
+
+class _History:
+    """The previous report of each patient; reports must come in the order of `subjects`.
+
+    Attributes:
+        subjects: study id -> subject id, each patient's studies in the order of time.
+    """
+
+    def __init__(self, studies: Mapping[str, _Entry]) -> None:
+        self._studies = studies
+        ordered = sorted(studies, key=lambda study: (studies[study].subject, studies[study].taken))
+        self.subjects = {study: studies[study].subject for study in ordered}
+        self._subject, self._earlier = "", [(0.0, "")]
+
+    def prior(self, study: str, sections: Sections) -> str:
+        """The report of the patient's latest study before this one, "" if there is none or a date is unknown."""
+        entry = self._studies[study]
+        if entry.subject != self._subject:
+            self._subject, self._earlier = entry.subject, []
+        prior = next((text for taken, text in reversed(self._earlier) if taken < entry.taken), "")
+        if entry.taken and (text := whole(sections)):
+            self._earlier.append((entry.taken, text))
+        return prior

@@ -18,8 +18,9 @@ The id begins with the source, which says what an item is:
 
 Questions are asked word by word. For --box-format radvlm, in which the set is written, SFT teaches its answers word by
 word too; else boxes alone are written anew. Classification and conversations become rows for SFT only. All of it is
-meant for training. Patients are read from the paths of MIMIC-CXR and CheXpert; VinDr-CXR and PadChest do not have them
-there, so each of their images counts as one.
+meant for training. Patients are named as the sources' own loaders name them: from the paths of MIMIC-CXR and CheXpert;
+each film of VinDr-CXR counts as one; PadChest's are only in master_table.csv of PadChest-GR, which is looked for beside
+its films and above, or named by --padchest-table.
 """
 
 from __future__ import annotations
@@ -33,14 +34,12 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_prep.options import shares
 from data_prep.problems import Problems
-from data_prep.readers import pictures
-from data_prep.readers.dialogs import Dialog, dialogs
+from data_prep.readers import pictures, reports
+from data_prep.readers.dialogs import Dialog, dialogs, task_content
+from data_prep.readers.patients import film_patient, padchest_patients, patient_in_path
 from data_prep.registry import data_set
-from data_prep.sample import SPLITS, Sample, split_of
-from data_prep.sets.llava import task_content
-from reward_fns.errors import UsageError
+from data_prep.sample import Sample
 
 
 class _Source(NamedTuple):
@@ -66,7 +65,7 @@ _SOURCES = {
     "conv-grounded-padchest": _Source("padchest_gr", "conversation", "conversation"),
 }
 _ID = re.compile(r"(.+)-train\d*_\d+")
-_PATIENT = re.compile(r"(?:^|/)(p\d{8}|patient\d{5,})(?=/)")
+_MASTER_TABLE = "master_table.csv"
 # "a nodule/mass located at the coordinates [...], [...] and [...]; an ..." names the places that follow.
 _NAMED = re.compile(r"(?:^|[\s:])an? ((?:(?! an? )[^;\[\]]){1,60}) located at the coordinates ([^;]*)")
 
@@ -76,9 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder below which the images of all sources lie")
     parser.add_argument("--annotations", type=Path, required=True, help="the set's JSON file")
     parser.add_argument("--sources", nargs="+", choices=sorted(_SOURCES), metavar="SOURCE", help="only these")
-    split = parser.add_mutually_exclusive_group()
-    split.add_argument("--split", choices=SPLITS, default="train", help="the split that all items go to")
-    split.add_argument("--split-by-hash", type=shares, help="shares of patients, train,val,test: 0.98,0.02,0")
+    parser.add_argument("--padchest-table", type=Path, help="PadChest-GR's master_table.csv, which names its patients")
+    reports.add_splits(parser)
 
 
 @data_set(
@@ -89,52 +87,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expected={"items": 1_115_021},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One sample per item; whatever cannot be used goes to `problems`.
+    """One sample per item; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: the folder or the file is missing.
         RefusedData: the JSON list is broken or cut short.
     """
-    if not options.root.is_dir():
-        raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
+    reports.folder(options.root, "--root", "the images")
     verbatim = options.box_format == "radvlm"
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
     placed = _placed(items, options, problems)
     # Only headers are read: to decode a million films takes days, and `validate` opens those that are used.
-    for (dialog, source), (picture, width, height) in pictures.headers(placed, problems):
+    padchest: dict[str, str] | None = None
+    for (dialog, source, path), film in pictures.headers(placed, problems):
         content = _content(dialog, source, problems)
         if content is None:
             continue
-        patient = _patient(dialog.image, source)
-        yield Sample(
-            id=dialog.id,
-            patient_id=patient,
-            split=split_of(patient, options.split_by_hash) if options.split_by_hash else options.split,
-            dataset=source.name,
-            task=source.task,
-            image=picture,
-            width=width,
-            height=height,
-            kind=source.kind,
-            answer=dialog.turns[0][1] if verbatim and source.task == "grounding" else None,
-            **content,
-        )
+        patient = patient_in_path(dialog.image) or film_patient(dialog.image)
+        if source.name == "padchest_gr":
+            if padchest is None:
+                padchest = _padchest_table(options, path, problems)
+            if patient not in padchest:
+                wrong = f"no {_MASTER_TABLE} names the patient of {path.name}; give it by --padchest-table; not used"
+                problems.add("no_patient", f"id {dialog.id}", wrong)
+                continue
+            patient = padchest[patient]
+        answer = dialog.turns[0][1] if verbatim and source.task == "grounding" else None
+        content |= {"kind": source.kind, "answer": answer}
+        split = reports.split(options, patient)
+        yield Sample(dialog.id, patient, split, source.name, source.task, *film, **content)
 
 
 def _placed(
     items: Iterable[Dialog], options: argparse.Namespace, problems: Problems
-) -> Iterator[tuple[tuple[Dialog, _Source], Path]]:
+) -> Iterator[tuple[tuple[Dialog, _Source, Path], Path]]:
     finder = _Finder(options.root)
     for dialog in items:
-        told = _ID.fullmatch(dialog.id)
-        source = _SOURCES.get(told[1]) if told else None
-        if source is None or told is None:
+        match = _ID.fullmatch(dialog.id)
+        name = match[1] if match else ""
+        if name not in _SOURCES:
             names = ", ".join(_SOURCES)
             problems.add("unknown_source", f"id {dialog.id}", f"does not begin with one of {names}; not used")
-        elif options.sources is None or told[1] in options.sources:
+        elif options.sources is None or name in options.sources:
             path = pictures.within(options.root, finder.name(dialog.image), f"id {dialog.id}", problems)
             if path:
-                yield (dialog, source), path
+                yield (dialog, _SOURCES[name], path), path
 
 
 class _Finder:
@@ -163,10 +160,12 @@ class _Finder:
         return str(name) if (self._root / name).is_file() else None
 
 
-def _patient(image: str, source: _Source) -> str:
-    found = _PATIENT.search(image)
-    # CheXpert and CheXpert-Plus are the same patients, and so are MIMIC-CXR and what annotates it.
-    return found[1] if found else f"{source.name.removesuffix('_gr')}-{PurePosixPath(image).stem}"
+def _padchest_table(options: argparse.Namespace, film: Path, problems: Problems) -> dict[str, str]:
+    """PadChest's patients by film: from --padchest-table, or from the table beside the film or above, below --root."""
+    above = [options.root, *(folder for folder in film.parents if folder.is_relative_to(options.root))]
+    tables = [options.padchest_table] if options.padchest_table else [folder / _MASTER_TABLE for folder in above]
+    table = next((table for table in tables if options.padchest_table or table.is_file()), None)
+    return padchest_patients(table, problems) if table else {}
 
 
 def _content(dialog: Dialog, source: _Source, problems: Problems) -> dict[str, Any] | None:

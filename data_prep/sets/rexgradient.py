@@ -3,8 +3,8 @@
 Files, from https://huggingface.co/datasets/rajpurkarlab/ReXGradient-160K (access on request):
 `metadata/{train,valid,test}_metadata_view_position.json`, one object whose keys are studies, each with lists
 ImagePath (`../deid_png/<patient>/<accession>/studies/<study>/series/<series>/instances/<image>.png`) and
-ImageViewPosition, and with Findings, Impression and PatientID; and `deid_png.part*`, which joined together are a tar
-archive with `deid_png/`. Missing texts are null, NaN or the words "None" or "nan".
+ImageViewPosition, and with Findings, Impression, Indication and PatientID; and `deid_png.part*`, which joined together
+are a tar archive with `deid_png/`. Missing texts are null, NaN or the words "None" or "nan".
 
 Licence: ReXGradient-160K's own, non-commercial.
 
@@ -23,22 +23,22 @@ from typing import Any
 from tqdm import tqdm
 
 from data_prep.problems import Problems
-from data_prep.readers import images, jsons, pictures
-from data_prep.readers.sections import SECTIONS, Sections, choose, line
+from data_prep.readers import images, jsons, pictures, reports
+from data_prep.readers.reports import Study, known_text, reference
+from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
 from data_prep.splits import NAMES
 from reward_fns.errors import UsageError
 
 _VIEWS = {"PA": 0, "POSTERO_ANTERIOR": 0, "AP": 1, "ANTERO_POSTERIOR": 1}
-_MISSING = {"", "none", "nan", "n/a"}
+_LATERAL = {"LATERAL", "LL", "RL", "LEFT_LATERAL", "RIGHT_LATERAL"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ReXGradient."""
     parser.add_argument("--root", type=Path, required=True, help="folder with metadata/ and deid_png/")
-    parser.add_argument("--section", choices=SECTIONS, default="findings", help="the part of a report to ask for")
-    parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
+    reports.add_arguments(parser)
     images.add_arguments(parser)
 
 
@@ -48,76 +48,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     example="python -m data_prep rexgradient --root ReXGradient-160K --workers 8 --out data/rexgradient",
     arguments=add_arguments,
     expected={"studies": 160_000, "images": 273_004},
+    context=("indication", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; whatever cannot be used goes to `problems`.
+    """One report sample per study or image; what cannot be used goes to `problems`.
 
     Raises:
         UsageError: if the folder or all metadata are missing.
         RefusedData: if a file is damaged.
     """
     files = {name: options.root / f"metadata/{name}_metadata_view_position.json" for name in ("train", "valid", "test")}
-    there = {name: path for name, path in files.items() if path.is_file()}
-    if not there:
-        raise UsageError(f"--root {options.root}: there is none of {', '.join(str(path) for path in files.values())}")
-    for name in files.keys() - there.keys():
+    present = {name: path for name, path in files.items() if path.is_file()}
+    if not present:
+        raise UsageError(f"--root {options.root} has not one of {', '.join(str(path) for path in files.values())}")
+    for name in files.keys() - present.keys():
         problems.notes[f"no metadata of the {name} split"] += 1
-    records = _records(there, options, problems)
-    for fields, (image, width, height) in pictures.read(records, options, problems):
-        yield Sample(image=image, width=width, height=height, **fields)
+    return reports.samples(_studies(present, options, problems), "rexgradient", options, problems)
 
 
-def _records(
-    files: dict[str, Path], options: argparse.Namespace, problems: Problems
-) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The samples but for their image, and where that lies."""
-    for name, path in files.items():
-        for study, entry in tqdm(jsons.members(path, problems), desc=name, unit="study", disable=None):
+def _studies(files: dict[str, Path], options: argparse.Namespace, problems: Problems) -> Iterator[Study]:
+    for split, path in files.items():
+        for study, entry in tqdm(jsons.members(path, problems), desc=split, unit="study", disable=None):
             where = f"{path.name}: {study}"
             problems.count("studies")
-            films = _films(entry, where, problems)
-            if films is None:
+            if not _is_complete(entry, where, problems):
                 continue
-            texts = [_text(entry.get(section)) for section in ("Findings", "Impression")]
-            chosen = choose(Sections(*texts), options.section)
+            sections = Sections(known_text(entry.get("Findings")), known_text(entry.get("Impression")))
+            chosen = reference(sections, options.section, where, problems)
             if chosen is None:
-                problems.notes[f"reports without the section asked for ({options.section})"] += 1
                 continue
-            if not films:
+            views = [str(view) for view in entry["ImageViewPosition"]]
+            names = [str(name).removeprefix("../") for name in entry["ImagePath"]]
+            order = sorted((_VIEWS[view], place) for place, view in enumerate(views) if view in _VIEWS)
+            if not order:
                 problems.notes["studies without a film of view PA or AP"] += 1
-            kind, report = chosen
-            for film in films[: 1 if options.per == "study" else None]:
-                place = pictures.within(options.root, film, where, problems)
-                if place is not None:
-                    fields = {
-                        "id": study if options.per == "study" else f"{study}-{place.stem}",
-                        "patient_id": str(entry["PatientID"]),
-                        "split": NAMES[name],
-                        "dataset": "rexgradient",
-                        "task": "report",
-                        "report": report,
-                        "kind": kind,
-                    }
-                    yield fields, place
+            wanted = [names[place] for _, place in order][: 1 if options.per == "study" else None]
+            films = [film for name in wanted if (film := pictures.within(options.root, name, where, problems))]
+            lateral = None
+            if films and "lateral" in options.context:
+                side = next((name for name, view in zip(names, views, strict=True) if view in _LATERAL), None)
+                lateral = pictures.within(options.root, side, where, problems) if side else None
+            indication = known_text(entry.get("Indication")) if "indication" in options.context else ""
+            named = [(f"{study}-{film.stem}", film) for film in films]
+            yield Study(study, str(entry["PatientID"]), NAMES[split], *chosen, named, lateral, indication)
 
 
-def _text(value: Any) -> str:
-    text = line(value) if isinstance(value, str) else ""
-    return "" if text.lower() in _MISSING else text
-
-
-def _films(entry: Any, where: str, problems: Problems) -> list[str] | None:
-    """The frontal films of a study, best first, relative to the root; None, and a problem, if the entry is unusable."""
+def _is_complete(entry: Any, where: str, problems: Problems) -> bool:
     values = entry if isinstance(entry, dict) else {}
     paths, views, patient = (values.get(key) for key in ("ImagePath", "ImageViewPosition", "PatientID"))
     problems.count("images", len(paths) if isinstance(paths, list) else 0)
-    if not (isinstance(paths, list) and isinstance(views, list) and _text(str(patient))):
-        told = "needs lists ImagePath and ImageViewPosition, and PatientID; study not used"
-        problems.add("missing_key", where, told)
-        return None
-    if len(paths) != len(views):
-        told = f"{len(paths)} ImagePath and {len(views)} ImageViewPosition; study not used"
-        problems.add("missing_key", where, told)
-        return None
-    ranked = [(_VIEWS[str(view)], place) for place, view in enumerate(views) if str(view) in _VIEWS]
-    return [str(paths[place]).removeprefix("../") for _, place in sorted(ranked)]
+    wrong = ""
+    if not (isinstance(paths, list) and isinstance(views, list)) or str(patient).lower() in ("", "none", "nan"):
+        wrong = "needs lists ImagePath and ImageViewPosition, and PatientID; study not used"
+    elif len(paths) != len(views):
+        wrong = f"{len(paths)} ImagePath and {len(views)} ImageViewPosition; study not used"
+    if wrong:
+        problems.add("missing_key", where, wrong)
+    return not wrong

@@ -153,3 +153,26 @@ def test_missing_inputs_are_named(run, rows, tmp_path):
     (tmp_path / "empty").mkdir()
     status, told, _ = run.again(rows, tmp_path / "empty", tmp_path / "out")
     assert status == 2 and "df_chexpert_plus_240401.csv" in told
+
+
+def context(rows, run, *, order="2"):
+    later, first, side = (dict(fixture.FILMS[place]) for place in (0, 1, 3))
+    later |= {"patient_report_date_order": order, "section_history": "\nCOUGH\n AND FEVER.\n"}
+    side["patient_report_date_order"] = order
+    first["path_to_image"] = "train/patient00001/study9/view1_frontal.jpg"
+    root_films = [later, first, side, fixture.FILMS[4]]
+    _, _, written = run(rows, "--context", "indication,prior,lateral", films=root_films)
+    return written
+
+
+def test_context(run, rows):
+    written = context(rows, run)
+    row = written["patient00001_study1"]
+    names = [image["image"].rpartition("/")[2] for image in row["images"]]
+    assert names == ["view1_frontal.png", "view3_lateral.png"]
+    text = row["prompt"][0]["content"]
+    assert "Indication for this examination: COUGH AND FEVER.\n" in text
+    prior = "Findings: THE LUNGS ARE CLEAR. Impression: 1. NORMAL CHEST."
+    assert f"Report of the previous examination: {prior}\n" in text
+    for order in ("1", "1.0", "", "0"):
+        assert "previous" not in context(rows, run, order=order)["patient00001_study1"]["prompt"][0]["content"]

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main
+from data_prep.sets import jsonl
 
 
 @pytest.fixture
@@ -34,6 +35,13 @@ def report(**changes):
 def phrase(**changes):
     boxes = {"phrase": "nodule", "boxes": [[0.1, 0.2, 0.3, 0.4]]}
     return {"id": "g", "patient_id": "p1", "image": "a.png", **boxes, **changes}
+
+
+def nested(levels):
+    value = 7
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 def truth(row):
@@ -100,12 +108,55 @@ def test_a_patient_in_two_splits_is_refused(run, tmp_path):
         (phrase(boxes={"x": 1}), "bad_box"),
         (phrase(labels=[]), "bad_box"),
         (phrase(labels="nodule"), "bad_box"),
+        *((report(report=text), "bad_record") for text in ("None", "nan", "...", "N/A")),
+        *((report(**{key: "half \ud83d"}), "bad_json") for key in ("id", "patient_id", "image", "report")),
+        (phrase(labels=["\udc00"]), "bad_json"),
+        (report(**{"\ud800": 1}), "bad_json"),
+        (report(comment=nested(100)), "bad_json"),
+        (report(comment=nested(900)), "bad_json"),
+        (report(id=nested(40)), "bad_record"),
     ],
 )
 def test_what_cannot_be_used_is_listed_and_refused_under_strict(run, broken, kind):
     status, _, found, kinds = run([report(id="good"), broken])
     assert status == 0 and kinds == {kind: 1} and list(found) == ["good"]
     assert run([report(id="good"), broken], "--strict")[0] == 1
+
+
+def test_json_nested_beyond_what_python_reads_is_listed(run, tmp_path):
+    deep = "[" * 100_000 + "]" * 100_000
+    (tmp_path / "deep.jsonl").write_text(json.dumps(report()) + f'\n{{"id": {deep}}}\n{deep}\n')
+    status, told, found, kinds = run([], "--annotations", str(tmp_path / "deep.jsonl"))
+    assert status == 0 and list(found) == ["r"] and kinds == {"bad_json": 2} and "line 2" in told
+
+
+@pytest.mark.parametrize(
+    ("box", "unit", "hint"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], "pixel", "smaller than a pixel; if it is in shares of the image, leave --box-unit out"),
+        ([4, 4, 12, 8], "share", "larger than 1; if it is in pixels, give --box-unit pixel"),
+        ([0.5, 0.5, 0.2, 0.1], "share", "no area; give the right and bottom edge, not width and height"),
+        ([4, 4, 50, 8], "pixel", "is outside the 40 x 20 image"),
+    ],
+)
+def test_a_box_in_another_unit_says_what_to_do(run, box, unit, hint):
+    status, told, _, kinds = run([report(), phrase(boxes=[box])], "--box-unit", unit)
+    assert status == 0 and kinds == {"bad_box": 1} and hint in told
+
+
+def test_a_byte_order_mark_is_read(run, tmp_path):
+    for mark, content in (("lines", json.dumps(report())), ("list", json.dumps([report()]))):
+        path = tmp_path / f"{mark}.json"
+        path.write_text("\ufeff" + content, encoding="utf-8")
+        assert list(run([], "--annotations", str(path), "--strict")[2]) == ["r"]
+
+
+def test_help_lists_the_keys(capsys):
+    with pytest.raises(SystemExit):
+        main(["jsonl", "--help"])
+    told = capsys.readouterr().out
+    assert all(f"`{key}`" in told for key in jsonl._KEYS) and "(default: share)" in told
+    assert '{"id": "a1", "patient_id": "p7"' in told
 
 
 def test_a_missing_folder_is_wrong_use(run):

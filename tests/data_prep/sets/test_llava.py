@@ -69,7 +69,7 @@ def test_json_lines_and_other_names_of_the_speakers_are_read_too(run):
     turns = [{"from": "user", "value": "What?"}, {"from": "assistant", "value": "Clear."}]
     lines = "\ufeff" + "\n\n".join(json.dumps(item(conversations=turns, id=name, image=["p1/a.png"])) for name in "ab")
     status, told, found, _ = run(lines)
-    assert status == 0 and len(found["sft_train"]) == 2 and "named no <image>: 2" in told
+    assert status == 0 and len(found["sft_train"]) == 2 and "questions without <image>: 2" in told
 
 
 GOOD = item("<image>\nWhat?", "Clear.", id="good")
@@ -97,11 +97,19 @@ GOOD = item("<image>\nWhat?", "Clear.", id="good")
         (item("<image>\nWhat?", "Clear.", image="p1/a\0.png"), "missing_image"),
         ("just a text", "bad_json"),
         (float("nan"), "bad_json"),
+        (item("<image>\nWhat?", "half \udc00"), "bad_json"),
+        (item("<image>\nWhat?", "Clear.", id="\udc00"), "bad_json"),
     ],
 )
 def test_what_cannot_be_used_is_listed(run, broken, kind):
     status, _, found, kinds = run([GOOD, broken])
     assert status == 0 and kinds == {kind: 1} and len(found["sft_train"]) == 1
+
+
+@pytest.mark.parametrize("text", ["None", "nan", "..."])
+def test_a_report_that_says_nothing_is_listed(run, text):
+    status, _, found, kinds = run([GOOD, item("<image>\nWhat?", text)], "--task", "report")
+    assert status == 0 and kinds == {"placeholder_report": 1} and len(found["train"]) == 1
 
 
 def test_an_image_that_is_damaged_is_listed(run, tmp_path):

@@ -123,3 +123,62 @@ def test_images_are_looked_for_only_when_asked(run, rows, tmp_path):
 def test_published_counts_are_compared(run, rows):
     _, told, _ = run(rows)
     assert "227,835" in told and "377,110" in told
+
+
+def test_a_blank_view_is_counted_and_can_be_asked_for(run, rows):
+    _, told, _ = run(rows)
+    assert "images with a blank ViewPosition, not used (--views PA AP UNKNOWN uses them): 1" in told
+    assert "s50000002" in run(rows, "--views", "PA", "AP", "UNKNOWN")[2]
+
+
+def asked(row):
+    return row["prompt"][0]["content"]
+
+
+def test_indication_and_lateral_view(run, rows):
+    _, _, written = run(rows, "--context", "indication,lateral", "--section", "fallback")
+    first, second = written["s50414267"], written["s57375967"]
+    assert "Indication for this examination: ___F with cough\n" in asked(first)
+    assert [image["image"].rpartition("/")[2] for image in first["images"]] == [
+        f"{fixture.dicom(9)}.jpg", f"{fixture.dicom(2)}.jpg"
+    ]  # fmt: skip
+    # The history ends where the report begins.
+    assert "Indication for this examination: Fever.\n" in asked(second) and "right atrium" not in asked(second)
+    assert len(second["images"]) == 1 and "Indication" not in asked(run(rows)[2]["s50414267"])
+
+
+@pytest.mark.parametrize(
+    ("dates", "prior"),
+    [
+        # Without leading zeros, 9:30:14 comes before 21:30:14.
+        ({50414267: (21800506, "93014.531"), 50414268: (21800506, "213014.531")}, "50414268"),
+        ({50414267: (21800507, "213014.531"), 50414268: (21800506, "220000")}, "50414267"),
+        ({50414267: (21800506, "213014.531"), 50414268: (21800506, "213014.531")}, None),
+        ({50414267: ("", ""), 50414268: (21800506, "213014.531")}, None),
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_previous_report_is_of_a_strictly_earlier_study_of_the_patient(run, rows, tmp_path, dates, prior, reverse):
+    root = fixture.write_tables(tmp_path / "jpg", fixture.FILMS[::-1] if reverse else fixture.FILMS, dates=dates)
+    _, _, written = run(rows, "--context", "prior", "--section", "fallback", root=root)
+    texts = {
+        "50414268": "Findings: There is a small effusion on the right. No pneumothorax. Impression: Small effusion.",
+        "50414267": "Impression: Clear lungs.",
+    }
+    shown = {name[1:]: asked(row) for name, row in written.items() if "Report of the previous" in asked(row)}
+    assert set(shown) == ({prior} if prior else set())
+    if prior:
+        assert f"Report of the previous examination: {texts[prior]}\n" in shown[prior]
+
+
+def test_the_report_of_a_study_without_a_frontal_film_can_be_the_previous_one(run, rows, tmp_path):
+    films = [*fixture.FILMS[3:5], *((s, t, d, "LATERAL", w, h) for s, t, d, _, w, h in fixture.FILMS[:3])]
+    root = fixture.write_tables(tmp_path / "jpg", films, dates={50414268: (21800507, "1")})
+    _, _, written = run(rows, "--context", "prior", "--section", "impression", root=root)
+    assert list(written) == ["s50414268"] and "Small effusion" in asked(written["s50414268"])
+
+
+def test_the_section_file_has_no_indications(run, rows, tmp_path):
+    reports = SOURCES["sectioned"](tmp_path)
+    status, told, _ = run(rows, "--context", "prior", reports=reports)
+    assert status == 2 and "--reports mimic-cxr-reports.zip" in told

@@ -74,17 +74,17 @@ def other_encoding(folder):
 STOPS = {
     "no metadata": (lambda folder: (folder / "jpg" / METADATA).unlink(), 2, f"neither .*{METADATA} nor"),
     "no split file": (lambda folder: (folder / "jpg" / SPLIT).unlink(), 2, "--mimic-splits: neither"),
-    "no reports": (lambda folder: (folder / "mimic-cxr-reports.zip").unlink(), 2, "--reports .* is not there"),
+    "no reports": (lambda folder: (folder / "mimic-cxr-reports.zip").unlink(), 2, "--reports .* is missing"),
     "no column": (replace(METADATA, b"Columns", b"Width"), 2, "has no column Columns; it has dicom_id"),
     "empty table": (cut(f"jpg/{METADATA}", 0), 2, "has no column dicom_id"),
     "cut table": (cut(f"jpg/{METADATA}", 300), 1, "line 2: 6 fields where the header has 12"),
     "cut gzip": (cut_gzip, 1, f"{METADATA}.gz is damaged"),
-    "no gzip": (no_gzip, 1, "is no gzip file"),
+    "no gzip": (no_gzip, 1, "is not a gzip file"),
     "other encoding": (other_encoding, 1, "not in UTF-8"),
     "Latin-1": (replace(METADATA, b"CHEST", b"CH\xc9ST"), 1, r"not in UTF-8 \(byte 0xc9\)"),
     "two splits": (replace(SPLIT, b"10000032,train", b"10000032,test"), 1, "subject 10000032 is in two splits"),
     "unknown split": (replace(SPLIT, b"validate", b"validation"), 1, "'validation' of subject 10000764 is none of"),
-    "cut zip": (cut("mimic-cxr-reports.zip", 500), 1, "is no zip archive or cut short"),
+    "cut zip": (cut("mimic-cxr-reports.zip", 500), 1, "is not a zip archive, or cut short"),
 }
 
 
@@ -205,3 +205,57 @@ def test_another_split_file_can_be_named(run, rows, tmp_path):
     _, _, _ = run(rows, "--mimic-splits", str(path))
     assert {file.name for file in (tmp_path / "out").iterdir()} >= {"train.parquet", "test.parquet"}
     assert not (tmp_path / "out/val.parquet").exists()
+
+
+def repack(folder, rename, reports=fixture.REPORTS):
+    with zipfile.ZipFile(folder / "mimic-cxr-reports.zip", "w") as archive:
+        for study, text in reports.items():
+            archive.writestr(rename(fixture.report_name(study)), text)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"mimic-cxr-reports/{name}",
+        lambda name: name.replace("/", "\\"),
+        lambda name: name.removeprefix("files/"),
+        lambda name: name,
+    ],
+    ids=["folder on top", "backslashes", "no files", "as published"],
+)
+def test_reports_packed_anew_are_found(run, rows, tmp_path, rename):
+    repack(tmp_path, rename, {study: f"\ufeff{text}" for study, text in fixture.REPORTS.items()})
+    status, told, written = run(rows, "--strict")
+    assert status == 0 and len(written) == 4, told
+
+
+@pytest.mark.parametrize("source", ["zip", "folder", "csv"])
+def test_without_one_of_the_reports_there_is_one_message(run, rows, tmp_path, source):
+    repack(tmp_path, lambda name: f"{name}.bak")
+    (tmp_path / "folder/files").mkdir(parents=True)
+    fixture.write_sectioned(tmp_path / "a.csv", [("s59999999", "a", "b", "", "")])
+    names = {"zip": "mimic-cxr-reports.zip", "folder": "folder", "csv": "a.csv"}
+    status, told, _ = run(rows, reports=names[source])
+    assert status == 1 and "has not one of the 4 reports" in told and told.count("s50414267") <= 1
+
+
+def test_a_root_without_any_film_is_refused(run, rows, tmp_path):
+    shutil.rmtree(tmp_path / "jpg/files")
+    status, told, written = run(rows)
+    assert status == 2 and f"--root {tmp_path / 'jpg'} holds no film" in told and not written
+
+
+def test_one_missing_film_does_not_end_an_embedding_run(run, rows, tmp_path):
+    for film in fixture.FILMS[1:]:
+        path = fixture.image_path(tmp_path / "jpg", film)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"film")
+    status, _, written = run(rows, "--embed")
+    assert status == 0 and written == {"s50414268", "s57375967", "s58913004"}
+    assert kinds(tmp_path) == {"missing_image": 1}
+
+
+@pytest.mark.parametrize("text", ["None.", "nan", "..."])
+def test_a_section_that_says_nothing_is_a_problem(run, rows, tmp_path, text):
+    repack(tmp_path, lambda name: name, fixture.REPORTS | {58913004: f"FINAL REPORT\n FINDINGS:  {text}\n"})
+    assert run(rows)[0] == 0 and kinds(tmp_path) == {"placeholder_report": 1}

@@ -1,9 +1,11 @@
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 from fixtures import instructions as fixture
+from fixtures import vindr_cxr as vindr
 
 from data_prep.cli import main
 from reward_fns.conventions import get_convention
@@ -70,7 +72,38 @@ def test_patients_are_those_of_the_sources(run):
     patients = {name.rpartition("-train")[0]: row["extra_info"]["patient_id"] for name, row in found.items()}
     assert patients["mimic"] == patients["mscxr"] == "p10000001" and patients["chestima"] == "p11000002"
     assert patients["chexpertplus"] == "patient00008"
-    assert patients["vindr-cxr"] == patients["vindr-cxr-mono"] == "vindr_cxr-0123456789abcdef0123456789abcdef"
+    # As vindr_cxr and padchest_gr name them.
+    assert patients["vindr-cxr"] == patients["vindr-cxr-mono"] == "0123456789abcdef0123456789abcdef"
+    assert patients["padchest"] == "P77"
+
+
+def test_without_the_table_of_its_patients_no_film_of_padchest_is_used(run, tmp_path):
+    run()
+    table = tmp_path / "datasets" / fixture.MASTER_TABLE
+    moved = table.rename(tmp_path / "patients.csv")
+    fixture.write(tmp_path)
+    arguments = ["--root", str(tmp_path / "datasets"), "--annotations", str(tmp_path / "all_train.json")]
+    for options, count in (([], 2), (["--padchest-table", str(moved)], 0)):
+        assert main(["radvlm_instruct", *arguments, "--out", str(tmp_path / "again"), *options]) == 0
+        listed = tmp_path / "again/problems.jsonl"
+        kinds = [json.loads(line)["kind"] for line in listed.read_text().splitlines()] if listed.exists() else []
+        assert kinds == ["no_patient"] * count
+
+
+def test_patients_have_the_names_that_the_sets_of_their_own_give_them(run, tmp_path, convert, rows):
+    """One film in two sets, each in a split of its own, is seen by `validate` as one patient in two splits."""
+    root = vindr.write(tmp_path / "vindr")
+    status, told, out = convert("vindr_cxr", root)
+    assert status == 0, told
+    patient = rows(out / "train.parquet")[0]["extra_info"]["patient_id"]
+    instructions = [fixture.item("vindr-cxr-mono-train1_2", f"x/{patient}.jpg", "Where?", "At [0.1, 0.2, 0.3, 0.4].")]
+    folder = tmp_path / "datasets/x"
+    folder.mkdir(parents=True)
+    fixture.write_images(tmp_path / "datasets")
+    (tmp_path / "datasets" / fixture.VINDR).rename(folder / f"{patient}.jpg")
+    shutil.rmtree(out)
+    found = run(content=instructions)[2]
+    assert found["vindr-cxr-mono-train1_2"]["extra_info"]["patient_id"] == patient
 
 
 def test_deep_films_are_made_readable_and_others_stay(run):

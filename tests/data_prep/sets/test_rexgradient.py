@@ -125,3 +125,19 @@ def test_a_split_can_be_absent_but_not_all(run, rows, tmp_path):
     shutil.rmtree(root / "metadata")
     status, told, _ = run(rows, root)
     assert status == 2 and TRAIN in told
+
+
+def test_context(run, rows, tmp_path):
+    root = fixture.write(tmp_path / "rex")
+    _, _, written = run(rows, root, "--context", "indication,lateral", "--section", "fallback")
+    first = written[FIRST]
+    assert "Indication for this examination: Cough\n" in first["prompt"][0]["content"]
+    assert [image["image"].rpartition("/")[2] for image in first["images"]] == ["1.4.3.png", "1.4.1.png"]
+    assert len(written["pGRDNVAL_aGRDNA8_s8"]["images"]) == 1
+
+
+def test_half_a_surrogate_pair_is_listed(run, rows, tmp_path):
+    studies = copy.deepcopy(fixture.STUDIES)
+    change(Findings="half \ud83d")(studies)
+    status, told, written = run(rows, fixture.write(tmp_path / "rex", studies))
+    assert status == 0 and len(written) == 2 and set(kinds(tmp_path)) == {"bad_json"} and FIRST in told

@@ -1,0 +1,129 @@
+"""Steps that the report sets share: options, the part of a report that is asked for, rows per study or per image."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.options import shares
+from data_prep.problems import Problems
+from data_prep.readers import pictures
+from data_prep.readers.images import Film
+from data_prep.readers.sections import SECTIONS, Sections, choose, line
+from data_prep.sample import SPLITS, Sample, split_of
+from reward_fns.errors import UsageError
+
+_PLACEHOLDERS = {"", "none", "nan", "null", "n/a", "na"}
+
+
+def add_arguments(parser: argparse.ArgumentParser, section: str = "findings") -> None:
+    """`--section` with this default, and `--per`."""
+    parser.add_argument("--section", choices=SECTIONS, default=section, help="the part of a report that is asked for")
+    parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
+
+
+def add_splits(parser: argparse.ArgumentParser, by_hash: str | None = None) -> None:
+    """`--split` and `--split-by-hash` with this default, for sets without a published split; see `split`."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--split", choices=SPLITS, help=f"one split for all ({'else by hash' if by_hash else 'else train'})"
+    )
+    group.add_argument(
+        "--split-by-hash", type=shares, default=by_hash, help="or shares of patients, train,val,test: 0.8,0.1,0.1"
+    )
+
+
+def split(options: argparse.Namespace, patient: str, salt: str = "") -> str:
+    """The split of a patient by the options of `add_splits`."""
+    if options.split is None and options.split_by_hash:
+        return split_of(patient, options.split_by_hash, salt)
+    return options.split or "train"
+
+
+def folder(path: Path, option: str, holds: str) -> Path:
+    """The path if it is a folder.
+
+    Raises:
+        UsageError: if not; it names the option and what the folder should hold.
+    """
+    if not path.is_dir():
+        raise UsageError(f"{option} {path} is not a folder; give the one that holds {holds}")
+    return path
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether a text says nothing: it is blank, has no letters, is masked, or only says that it is missing.
+
+    >>> [is_placeholder(text) for text in ("nan", "...", "XXXX.", "None.", "Normal.")]
+    [True, True, True, True, False]
+    """
+    return not any(map(str.isalpha, text)) or text.strip(" .…'\"()[]_X").lower() in _PLACEHOLDERS
+
+
+def known_text(value: Any) -> str:
+    """A text in one line; "" for a placeholder and for what is not a text, such as NaN, where a set publishes these."""
+    return line(value) if isinstance(value, str) and not is_placeholder(value) else ""
+
+
+def reference(sections: Sections, wanted: str, where: str, problems: Problems) -> tuple[str, str] | None:
+    """`choose`, for which placeholders such as "None" are problems, and reports without the section a note."""
+    names = {"both": ("findings", "impression"), "fallback": Sections._fields}.get(wanted, (wanted,))
+    for name in names:
+        text = getattr(sections, name)
+        if text and is_placeholder(text):
+            problems.add("placeholder_report", where, f"its {name} is {text[:40]!r}, which says nothing; not used")
+            sections = sections._replace(**{name: ""})
+    chosen = choose(sections, wanted)
+    if chosen is None:
+        problems.notes[f"reports without the section asked for ({wanted})"] += 1
+    return chosen
+
+
+class Study(NamedTuple):
+    """A study with a usable report; as in `Sample`; `films` has each image's row id and path, best first."""
+
+    id: str
+    patient: str
+    split: str
+    kind: str
+    report: str
+    films: Sequence[tuple[str, Path]] = ()
+    lateral: Path | None = None
+    indication: str = ""
+    prior: str = ""
+
+    def sample(
+        self, dataset: str, identity: str, film: Film | None = None, lateral: Path | bytes | None = None
+    ) -> Sample:
+        """The sample of one image of the study, or of none."""
+        names = ("report", "kind", "indication", "prior")
+        texts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        image, width, height = film or (None, 0, 0)
+        ids = identity, self.patient, self.split, dataset, "report"
+        return Sample(*ids, image, width, height, lateral=lateral, **texts)
+
+
+def samples(
+    studies: Iterable[Study], dataset: str, options: argparse.Namespace, problems: Problems
+) -> Iterator[Sample]:
+    """One sample for the first film of each study, or for each film, as `--per` says; reads the images.
+
+    A lateral view that cannot be read is a problem, and the sample goes without it.
+    """
+
+    def films() -> Iterator[tuple[tuple[Study, str], Path]]:
+        for study in studies:
+            if study.films and study.lateral:
+                yield (study, ""), study.lateral
+            for identity, path in study.films[: 1 if options.per == "study" else None]:
+                yield (study, identity), path
+
+    seen: tuple[Study | None, Path | bytes | None] = None, None
+    for (study, identity), film in pictures.read(films(), options, problems):
+        if not identity:
+            seen = study, film[0]
+        else:
+            lateral = seen[1] if seen[0] is study else None
+            yield study.sample(dataset, study.id if options.per == "study" else identity, film, lateral)

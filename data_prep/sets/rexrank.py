@@ -1,0 +1,126 @@
+"""ReXrank: the studies that the public leaderboard tests on, from IU X-ray, MIMIC-CXR or CheXpert Plus.
+
+Files, from https://github.com/rajpurkarlab/ReXrank, `data/`: ReXRank_IUXray_test.json, ReXRank_IUXray_valid.json,
+ReXRank_MIMICCXR_test.json, ReXRank_CheXpertPlus.json. Each is one object whose keys are studies, such as
+CXR3030_IM-1405, 50051329 or patient64620_study1, with image_path (list), frontal_lateral (the view of each),
+key_image_path (the frontal image for models that take one), section_findings, section_impression, context ("Age:77.0.
+Gender:F.Indication: ... Comparison: ..."), split, and for MIMIC-CXR subject_id. Missing texts are NaN.
+
+Images lie below --root, the image_root_dir of ReXrank: `images` of IU X-ray as R2Gen names them
+(CXR3030_IM-1405/0.png), `files` of MIMIC-CXR-JPG, or `PNG` of CheXpert Plus; the folder above will do too.
+
+Licence: that of each source. Counts: 590 test and 296 valid studies of IU X-ray, 2,347 of MIMIC-CXR, 200 of CheXpert
+Plus. Patients are named as the sources' own loaders name them. A study goes to the split that its record names, and
+without one to test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.problems import Problems
+from data_prep.readers import images, jsons, pictures, reports
+from data_prep.readers.patients import mimic_patient, openi_patient
+from data_prep.readers.reports import Study, known_text, reference
+from data_prep.readers.sections import Sections
+from data_prep.registry import data_set
+from data_prep.sample import Sample
+from data_prep.splits import NAMES
+
+_FOLDERS = ("", "images", "files", "PNG")
+_INDICATION = re.compile(r"Indication:(.*?)(?:Comparison:|$)", re.DOTALL)
+_OPENI = re.compile(r"CXR(\d+)_")
+_CHEXPERT = re.compile(r"(patient\d+)_study\d+")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ReXrank."""
+    parser.add_argument(
+        "--root", type=Path, required=True, help="folder of the images: images, files or PNG, see above"
+    )
+    parser.add_argument("--annotations", type=Path, required=True, help="ReXRank_IUXray_test.json or another of them")
+    parser.add_argument("--name", default="rexrank", help="name of the data set in the rows")
+    reports.add_arguments(parser)
+    images.add_arguments(parser)
+
+
+@data_set(
+    "rexrank",
+    summary="the studies of the ReXrank leaderboard, from its JSON files",
+    example="python -m data_prep rexrank --root iu_xray/images --annotations ReXRank_IUXray_test.json --out data/rex",
+    arguments=add_arguments,
+    context=("indication", "lateral"),
+)
+def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
+    """One report sample per study, of its key image, or per frontal image; what cannot be used goes to `problems`.
+
+    Raises:
+        UsageError: if the folder or the file is missing.
+        RefusedData: if the file is damaged.
+    """
+    reports.folder(options.root, "--root", "the images")
+    return reports.samples(_studies(options, problems), options.name, options, problems)
+
+
+def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[Study]:
+    for name, entry in tqdm(jsons.members(options.annotations, problems), unit="study", disable=None):
+        patient = _patient(name, entry)
+        names, views = (entry.get(key) for key in ("image_path", "frontal_lateral")) if patient else (None, None)
+        split = str(entry.get("split", "test")) if patient else ""
+        if not (isinstance(names, list) and isinstance(views, list) and len(names) == len(views)):
+            wrong = "needs a key or subject_id that names a patient, image_path and as many frontal_lateral"
+            problems.add("missing_key", name, f"{wrong}; study not used")
+            continue
+        if split not in NAMES:
+            problems.add("no_split", name, f"split {split!r} is not one of {', '.join(NAMES)}; study not used")
+            continue
+        sections = Sections(*(known_text(entry.get(f"section_{part}")) for part in ("findings", "impression")))
+        chosen = reference(sections, options.section, name, problems)
+        if chosen is None:
+            continue
+        lateral = [str(image) for image, view in zip(names, views, strict=True) if "lateral" in str(view).lower()]
+        frontal = [str(image) for image in names if image not in lateral]
+        if not frontal:
+            problems.notes["studies without a frontal image"] += 1
+        # The key image first: it is what the leaderboard shows to models that take one image.
+        frontal.sort(key=lambda image: image != entry.get("key_image_path"))
+        films = [
+            (f"{name}-{path.stem}", path)
+            for image in frontal[: 1 if options.per == "study" else None]
+            if (path := _place(options.root, image, name, problems))
+        ]
+        side = lateral[:1] if films and "lateral" in options.context else []
+        indication = _INDICATION.search(str(entry.get("context"))) if "indication" in options.context else None
+        yield Study(
+            name,
+            patient,
+            NAMES[split],
+            *chosen,
+            films=films,
+            lateral=next((_place(options.root, image, name, problems) for image in side), None),
+            indication=known_text(indication[1]) if indication else "",
+        )
+
+
+def _patient(name: str, entry: Any) -> str:
+    """The patient by the name that the source's own loader gives; "" if there is none."""
+    if not isinstance(entry, dict):
+        return ""
+    if re.fullmatch(r"1\d{7}", subject := str(entry.get("subject_id"))):
+        return mimic_patient(subject)
+    if match := _OPENI.match(name):
+        return openi_patient(match[1])
+    match = _CHEXPERT.fullmatch(name)
+    return match[1] if match else ""
+
+
+def _place(root: Path, image: str, where: str, problems: Problems) -> Path | None:
+    relative = image.lstrip("/")  # MIMIC's begin with a slash
+    folders = (name for name in _FOLDERS if (root / name / relative).is_file())
+    return pictures.within(root / next(folders, ""), relative, where, problems)
