@@ -5,7 +5,7 @@ import json
 import pytest
 
 pytest.importorskip("torch")
-from reward_fns.cli import main
+from reward_fns.commands.cli import main
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_a_failed_request_is_asked_again_alone(spec, server):
         (200, b"[1]", "answered with"),
         (200, b'{"values": [0.5, 0.5, 0.5, 0.5]}', "answered 1 samples with"),
         (200, b'{"values": [null]}', "returned nan"),
-        (200, b'{"values": ["0.1x"]}', "which is no number"),
+        (200, b'{"values": ["0.1x"]}', "which is not a number"),
         (200, b'{"error": "CUDA error"}', "CUDA error"),
     ],
 )
