@@ -1,7 +1,5 @@
 """The command line of data preparation; exit status 0: all done, 1: data refused, 2: wrong use."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import itertools

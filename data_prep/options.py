@@ -1,7 +1,5 @@
 """Types of command line options that several parts share."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

@@ -1,7 +1,5 @@
 """Problems of the raw data: counted, listed, and refused where the user asks for it or most of the data is lost."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -82,7 +80,7 @@ class Problems:
         """Note a file that labels or texts are read from, or with a pattern such as "*.xml" a folder of such files."""
         self.sources[path.absolute()] = pattern
 
-    def merge(self, other: Problems) -> None:
+    def merge(self, other: "Problems") -> None:
         """Add the problems of another loader, e.g. of another process."""
         self.found += other.found
         self.notes += other.notes

@@ -1,7 +1,5 @@
 """Where data sets register: one module of this package per set, found by itself."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import pkgutil

@@ -1,7 +1,5 @@
 """The common record: every data set yields these, and everything behind works on these only."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

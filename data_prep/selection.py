@@ -3,8 +3,6 @@
 Both depend on all samples, so these wait in a temporary file while the first pass counts.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import pickle

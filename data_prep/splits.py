@@ -5,8 +5,6 @@ MIMIC-CXR's: a patient of the one's test split is in the other's training split.
 MIMIC-CXR's official file decides for all of them, by patient, and where a set says otherwise is counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

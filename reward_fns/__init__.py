@@ -4,8 +4,6 @@ verl loads `compute_score` from here (`reward.custom_reward_function.path=pkg://
 reward imports `reward` and, for grounding, `Box`.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

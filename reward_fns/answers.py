@@ -4,8 +4,6 @@ Read are four numbers in any form that leaves no doubt; what they count is the b
 (`reward_fns.conventions`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, field
@@ -106,7 +104,7 @@ def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -
 class _Object:
     """A JSON object that is being read."""
 
-    parent: _Object | None = None
+    parent: "_Object | None" = None
     label: str = ""
     edges: dict[str, float] = field(default_factory=dict)
     has_box: bool = False

@@ -1,7 +1,5 @@
 """The box record, IoU and generalised IoU, and one-to-one matching."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Call a reward: inline, awaited or in a thread; under a time limit; again if it fails."""
 
-from __future__ import annotations
-
 import asyncio
 import concurrent.futures
 import contextlib

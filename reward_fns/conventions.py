@@ -3,8 +3,6 @@
 The numbers alone do not show which convention they follow, so nothing here guesses.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

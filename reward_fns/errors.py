@@ -1,7 +1,5 @@
 """The errors of scoring that are not the model's fault."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

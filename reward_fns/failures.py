@@ -1,7 +1,5 @@
 """Count how rewards fare in this process, and give up those whose scorer keeps failing."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from dataclasses import dataclass

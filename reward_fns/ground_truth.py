@@ -1,7 +1,5 @@
 """The ground truth of a row, parsed in one place for scoring, validation and reports."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence

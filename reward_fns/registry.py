@@ -1,7 +1,5 @@
 """Register rewards and look them up: built-ins, installed packages and users' files, with the same decorator."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

@@ -1,7 +1,5 @@
 """A rollout as rewards see it: its texts and boxes parsed once, before any reward is called."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

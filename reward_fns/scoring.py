@@ -1,7 +1,5 @@
 """Score what a model wrote: `compute_score` for verl, `score_batch` for everything else."""
 
-from __future__ import annotations
-
 import asyncio
 import concurrent.futures
 import math

@@ -3,8 +3,6 @@
 Every value is checked against its type hint before anything runs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

@@ -1,7 +1,5 @@
 """Reward specs: which rewards a task has, with which weights and options."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Boxes of a whole data set in a wrong unit: each may pass alone, but together they cannot be boxes on films."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from reward_fns.boxes import Quad

@@ -1,7 +1,5 @@
 """What a validation found: defects by kind, and counts per file."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The gold answer of a row through the real rewards: what earns too little cannot be learnt."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

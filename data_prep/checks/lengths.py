@@ -1,7 +1,5 @@
 """Length of prompts in tokens, with a model's own tokenizer and image processor, without decoding an image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any

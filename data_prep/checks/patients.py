@@ -1,7 +1,5 @@
 """No patient in two splits, over all files of all sets that are used together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

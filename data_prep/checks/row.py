@@ -1,7 +1,5 @@
 """What a prepared row must be for verl 0.9.1 to read it and for the rewards to score it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

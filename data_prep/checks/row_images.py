@@ -1,7 +1,5 @@
 """Images as a prepared row names them, opened as verl's reader (qwen_vl_utils) opens them."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor

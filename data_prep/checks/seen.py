@@ -1,7 +1,5 @@
 """A memory of keys for any number of rows, which does not grow with them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sqlite3

@@ -1,7 +1,5 @@
 """A contact sheet: some rows of a data set as they are, with boxes drawn, for the eye to judge."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

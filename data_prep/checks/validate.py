@@ -12,8 +12,6 @@ This command does not load the data with verl itself: python -m recipe.cxr_grpo.
 set classes and the model's processor, where the package is installed with verl.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -4,8 +4,6 @@ Each thread has one such process, from its first call to its own end. A process 
 by itself.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import signal

@@ -3,8 +3,6 @@
 A question with a malformed box is left out whole: with the rest of its boxes alone, a right answer would be punished.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -1,7 +1,5 @@
 """Conversations about one image in the JSON format of LLaVA, and what their answers are."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ has no window to go by, so its own darkest value becomes 0 and its brightest 255
 10 to 16 bits, and dropping the lower byte, as image readers do, would leave many of them black. All keep their aspect.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """JSON files of any size, read part by part: a list, one object per line, or the members of one object."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import reprlib

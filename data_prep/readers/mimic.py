@@ -5,8 +5,6 @@ MIMIC-CXR-JPG 2.1.0 (PhysioNet, credentialed access) has `files/p10/p10000032/s5
 keeps the size of the original, which the metadata give as Rows (height) and Columns (width): no image is opened.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

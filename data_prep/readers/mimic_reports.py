@@ -7,8 +7,6 @@
   comparison. It leaves out the 54 studies of `sections.IRREGULAR`, so they are left out everywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 

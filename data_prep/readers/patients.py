@@ -4,8 +4,6 @@ The authority is each set's own loader; sets that reuse its films ask here. Ches
 MIMIC-CXR, CheXpert Plus as CheXpert.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path, PurePosixPath
 

@@ -1,7 +1,5 @@
 """Records with the pictures that they name: found within a folder, read, and listed as a problem where that fails."""
 
-from __future__ import annotations
-
 import argparse
 from collections import deque
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Steps that the report sets share: options, the part of a report that is asked for, rows per study or per image."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -13,8 +13,6 @@ and create_section_files.py), written anew here, so that report files and that C
 Wrapped lines are joined with a space.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """CSV files of published data sets, plain or gzipped, row by row with the columns that are needed."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

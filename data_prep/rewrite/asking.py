@@ -4,8 +4,6 @@ The server is any that speaks OpenAI's chat API, as `vllm serve` does. A key com
 CXR_GRPO_LLM_KEY only.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

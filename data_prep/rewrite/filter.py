@@ -11,8 +11,6 @@ RL files (rows of task report), the SFT files of the same data, and JSON lines a
 names; images stay where they are. The journal holds report texts: keep it where the data may be.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

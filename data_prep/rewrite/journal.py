@@ -1,7 +1,5 @@
 """The answers of a model so far, on disk, so that an interrupted run resumes."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 

@@ -5,8 +5,6 @@ clause as a comparison that they remove, and miss wordings that they do not know
 `python -m data_prep filter --rules` prints, and some of the reports.
 """
 
-from __future__ import annotations
-
 import re
 
 

@@ -11,8 +11,6 @@ questions end in --suffix, as RL prompts prepared with --thinking do. The journa
 they may be.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import hashlib

@@ -18,8 +18,6 @@ enough to ask for. Images of gold patients are left out, and so are those of `FA
 splits are MIMIC-CXR's, by patient; that Chest ImaGenome's own differ is counted (see `data_prep/splits.py`).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -18,8 +18,6 @@ used. Paths of some 150 images lead nowhere; they are listed.
 Per study, its first PA film is taken, else its first AP film, else the first of unknown direction.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator

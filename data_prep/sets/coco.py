@@ -9,8 +9,6 @@ Categories are asked for as words: "ActiveTuberculosis" as "active tuberculosis"
 "Mass" and "mass", are one. The patient id is the file's name without suffix, or what --patient-regex finds in it.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections import Counter

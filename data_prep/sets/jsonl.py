@@ -15,8 +15,6 @@ ignored and counted.
     {"id": "a2", "patient_id": "p7", "image": "a.png", "phrase": "left nodule", "boxes": [[0.6, 0.2, 0.7, 0.3]]}
 """
 
-from __future__ import annotations
-
 import argparse
 import reprlib
 from collections.abc import Iterable, Iterator

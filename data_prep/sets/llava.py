@@ -12,8 +12,6 @@ Questions are asked as they are written; `--format-hint` adds the answer format.
 --patient-regex finds it in the image's path, else each image counts as a patient of its own.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterable, Iterator

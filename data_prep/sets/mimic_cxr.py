@@ -17,8 +17,6 @@ order of dicom_id; per image, each frontal film asks for the same report. About 
 ViewPosition: `--views PA AP UNKNOWN` takes them too.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

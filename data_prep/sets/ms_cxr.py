@@ -17,8 +17,6 @@ Counts: 1,162 phrases with 1,448 boxes on 1,047 images, in eight categories. The
 that 1.1.0 says otherwise is counted (see `data_prep/splits.py`). The patient id is the subject's folder, "p10000032".
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator

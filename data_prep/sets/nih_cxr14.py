@@ -16,8 +16,6 @@ Licence: free use, with attribution to the NIH Clinical Center and the paper (Wa
 Counts: 984 boxes on 880 films. The patient id is the first part of a film's name, e.g. "00013118".
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator

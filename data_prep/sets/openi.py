@@ -17,8 +17,6 @@ is counted. There is no patient id and no official split, so each study counts a
 Licence: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 images at NLM; 28 reports are empty.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterable, Iterator

@@ -20,8 +20,6 @@ Counts: 4,555 studies with 7,037 positive and 3,422 negative sentences; 8,787 ro
 is the master table's PatientID.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator, Mapping

@@ -23,8 +23,6 @@ each film of VinDr-CXR counts as one; PadChest's are only in master_table.csv of
 its films and above, or named by --padchest-table.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterable, Iterator

@@ -13,8 +13,6 @@ Counts: 160,000 studies with 273,004 images: 140,000, 10,000 and 10,000 studies 
 Per study, its first film whose view is PA is taken, else the first that is AP, in the file's order.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from pathlib import Path

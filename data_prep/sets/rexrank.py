@@ -14,8 +14,6 @@ Plus. Patients are named as the sources' own loaders name them. A study goes to 
 without one to test.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator

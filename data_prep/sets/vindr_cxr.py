@@ -28,8 +28,6 @@ Counts: 15,000 and 3,000 films, 45,000 readings of training films. RadVLM's pape
 and finding, and 2,108 of test film and finding.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

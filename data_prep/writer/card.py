@@ -1,7 +1,5 @@
 """The data card, README.md in the output folder: a run's inputs, options, files, problems and versions."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import importlib.metadata

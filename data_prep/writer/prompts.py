@@ -1,7 +1,5 @@
 """Questions and gold answers, in wordings of our own, for any box convention."""
 
-from __future__ import annotations
-
 from data_prep.sample import KINDS, Sample, stable_hash
 from reward_fns.conventions import get_convention
 

@@ -1,7 +1,5 @@
 """Samples to rows: for verl's RLHFDataset and for its MultiTurnSFTDataset, from the same samples."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from typing import Any

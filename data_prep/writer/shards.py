@@ -1,7 +1,5 @@
 """Parquet files that are written a row group at a time, in one file or in shards of a given number of rows."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

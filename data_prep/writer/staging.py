@@ -1,7 +1,5 @@
 """Files that appear in a folder all at once, and parquet files rewritten a batch at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Try a reward on good, wrong and odd answers before a run depends on it: the command `check`."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence

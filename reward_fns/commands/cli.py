@@ -1,7 +1,5 @@
 """Command line: `list` the rewards, `score` a file of answers, `check` a reward of your own, `download` weights."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Score a JSON-lines file: read its rows, write one result each."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -1,7 +1,5 @@
 """What models found in texts, kept in memory within a bound."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Generic, TypeVar
 

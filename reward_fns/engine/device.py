@@ -1,7 +1,5 @@
 """Where the models of a process run, and what must be installed for them."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

@@ -1,7 +1,5 @@
 """The queue of one model, and the thread that reads the texts in it."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import threading

@@ -5,8 +5,6 @@ which collects texts for a few milliseconds, sorts them by length and reads them
 tokens. A text whose result is cached, or that is waiting or being read, is not read again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

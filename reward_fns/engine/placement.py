@@ -1,7 +1,5 @@
 """Whether scorers and a trainer both have room in a Ray cluster; verl waits silently for what it can't get."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

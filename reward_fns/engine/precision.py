@@ -1,7 +1,5 @@
 """`python -m reward_fns precision`: what changes when models run faster and less exactly."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

@@ -4,8 +4,6 @@ A request is one call of a batched reward, with its options; the replica makes t
 travels as a JSON object over HTTP, or as the same object between processes of a Ray cluster.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import json

@@ -1,7 +1,5 @@
 """The client of a language model behind any OpenAI-compatible server."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import os

@@ -1,7 +1,5 @@
 """The texts of a GREEN-style judge: its prompt, and the parsers of its answer. No network here."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What RadGraph finds in a report."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -3,8 +3,6 @@
 As in bert-score 0.3.13 without idf weights (arXiv 1904.09675, section 3; parity is tested), on transformers 5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -4,8 +4,6 @@ CheXbert (arXiv 2004.09167) is a BERT-base with one linear head for each of 14 o
 reads the file that the `f1chexbert` package reads, and labels as that package does (parity is tested), in batches.
 """
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Fetch ahead what rewards need."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 

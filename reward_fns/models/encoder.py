@@ -1,7 +1,5 @@
 """A published transformer encoder with its tokenizer: from texts to hidden states."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Compare what RadGraph finds in two reports: F1 of facts, and of entities and relations apart."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from typing import Literal
 

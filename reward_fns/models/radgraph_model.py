@@ -5,8 +5,6 @@ encoder, and that a linear layer over joined vectors, `W [a; b]`, is taken apart
 word instead of once per span or pair.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path

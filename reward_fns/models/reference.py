@@ -5,8 +5,6 @@ The packages break on the transformers that verl needs. They run in a virtual en
 which `python -m reward_fns score` computes their values; a training run can't use them.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence

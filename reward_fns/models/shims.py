@@ -1,7 +1,5 @@
 """What the pinned versions need before transformers' models can be imported."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Prepare the texts of report rewards that read them with a model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Weight files: fetched from the Hugging Face hub into its usual cache, hashed and unpacked."""
 
-from __future__ import annotations
-
 import fnmatch
 import gzip
 import hashlib

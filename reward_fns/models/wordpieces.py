@@ -1,7 +1,5 @@
 """How RadGraph lays a report's wordpieces out in rows for its encoder, oddities of the radgraph package included."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

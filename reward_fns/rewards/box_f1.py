@@ -1,7 +1,5 @@
 """F1 of boxes at an IoU threshold."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

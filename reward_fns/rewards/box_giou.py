@@ -1,7 +1,5 @@
 """Generalised IoU of matched boxes: a reward that rises already before boxes overlap."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from reward_fns.boxes import Box, Duplicates, Invalid, Labels, Quad, assign, compare

@@ -1,7 +1,5 @@
 """Mean IoU of matched boxes."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from reward_fns.boxes import Box, Duplicates, Invalid, Labels, Quad, assign, compare

@@ -1,7 +1,5 @@
 """Soft F1 of boxes: the grounding reward of arXiv 2512.10691."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from reward_fns.boxes import Box, Duplicates, Invalid, Labels, Quad, assign, compare

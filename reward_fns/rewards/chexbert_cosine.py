@@ -1,7 +1,5 @@
 """Likeness of two reports as CheXbert sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Agreement of the findings that CheXbert reads in two reports."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 

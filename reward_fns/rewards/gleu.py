@@ -1,7 +1,5 @@
 """GLEU of a report, a text reward without any model."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

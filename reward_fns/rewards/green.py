@@ -1,7 +1,5 @@
 """A language model that counts errors and matched findings: a judge after GREEN."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Whether a report has about the length of the reference."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from reward_fns.errors import UsageError

@@ -1,7 +1,5 @@
 """The soft penalty of DAPO for outputs that come near the length limit."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from reward_fns.errors import UsageError

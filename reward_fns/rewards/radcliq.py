@@ -1,7 +1,5 @@
 """RadCliQ-v1 of a report, the reward of arXiv 2512.10691, and a form of it that stays between 0 and 1."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal

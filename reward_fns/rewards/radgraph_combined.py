@@ -1,7 +1,5 @@
 """RadGraph F1 as RadCliQ has it, entities and relations apart."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """RadGraph F1: do two reports name the same findings, in the same places?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ROUGE-L of a report, a text reward without any model."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Sequence

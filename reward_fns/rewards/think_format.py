@@ -1,7 +1,5 @@
 """Whether a thinking model followed the format: thoughts in tags, then an answer."""
 
-from __future__ import annotations
-
 from reward_fns.registry import reward
 
 _OPEN, _CLOSE = "<think>", "</think>"

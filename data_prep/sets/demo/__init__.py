@@ -4,8 +4,6 @@ No real patient is behind it. It exists to run and test the whole pipeline in mi
 there are and where, so that a small model can learn both tasks from it.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace

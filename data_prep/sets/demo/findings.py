@@ -4,8 +4,6 @@ Each finding leaves one mask per lesion on the chest's pixel grid; the box is th
 tight under any pose. Finding kinds and their places are drawn together for a film so that no lesion hides another.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast

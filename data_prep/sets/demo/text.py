@@ -1,7 +1,5 @@
 """Phrases and reports for the demo films: a small vocabulary, every sentence true of the film it goes with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images are prepared once for all rollouts of a prompt; on a CPU, preparing them anew takes much of the time."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

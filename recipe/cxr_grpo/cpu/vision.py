@@ -3,8 +3,6 @@
 The gradient is the same but for rounding: an image's gradient is the sum over the rollouts that show it.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

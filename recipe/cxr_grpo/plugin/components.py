@@ -1,7 +1,5 @@
 """Metrics of every part of the reward over one training step's rollouts; ``trainers`` gives them to verl."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

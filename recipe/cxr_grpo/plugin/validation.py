@@ -1,7 +1,5 @@
 """The rows of one of verl's validations, completed so that verl's own metrics of them are right."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
