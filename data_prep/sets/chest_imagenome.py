@@ -6,16 +6,14 @@ that it unpacks to; `silver_dataset/splits/{train,valid,test}.csv` (subject_id, 
 ViewPosition) name the images, and `images_to_avoid.csv` beside them those of the patients of the hand-checked gold
 set. The images are MIMIC-CXR-JPG's, see `readers/mimic.py`. Of a scene graph, `objects` are read: bbox_name and
 original_x1, original_y1, original_x2, original_y2 in pixels of the original image. Its original_width and
-original_height are those of the box, so the size of the image comes from MIMIC-CXR's metadata. For --negatives, its
-`attributes` are read too: findings that the report says are absent, "anatomicalfinding|no|pneumothorax", and nowhere
-present.
+original_height are those of the box, so the size of the image comes from MIMIC-CXR's metadata. --negatives reads
+`attributes` too: findings that the report says are absent, "anatomicalfinding|no|pneumothorax", and nowhere present.
 
-Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself.
-
-Counts: 242,072 scene graphs. The boxes were made by a program and checked on a sample; some leave the image (they are
-clipped), some have no area or only lie outside (they are listed). Of about 36 names, the 29 of `REGIONS` are good
-enough to ask for. Images of gold patients are left out, and so are those of `FAILED`, which have no scene graph. The
-splits are MIMIC-CXR's, by patient; that Chest ImaGenome's own differ is counted (see `data_prep/splits.py`).
+Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself. Counts: 242,072 scene graphs. The
+boxes were made by a program and checked on a sample; some leave the image (they are clipped), some have no area or only
+lie outside (they are listed). Of about 36 names, the 29 of `REGIONS` are good enough to ask for. Images of gold
+patients are left out, and so are those of `FAILED`, which have no scene graph. The splits are MIMIC-CXR's, by patient;
+that Chest ImaGenome's own differ is counted (see `data_prep/splits.py`).
 """
 
 import argparse
@@ -42,14 +40,15 @@ from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
 _SIDED = (
-    *("lung", "apical zone", "upper lung zone", "mid lung zone", "lower lung zone", "hilar structures"),
-    *("costophrenic angle", "hemidiaphragm", "clavicle"),
+    "lung, apical zone, upper lung zone, mid lung zone, lower lung zone, hilar structures, costophrenic angle, "
+    "hemidiaphragm, clavicle"
 )
-REGIONS = frozenset(
-    [f"{side} {part}" for side in ("right", "left") for part in _SIDED]
-    + ["trachea", "spine", "aortic arch", "mediastinum", "upper mediastinum", "svc", "cardiac silhouette"]
-    + ["cavoatrial junction", "right atrium", "carina", "abdomen"]
+_SINGLE = (
+    "trachea, spine, aortic arch, mediastinum, upper mediastinum, svc, cardiac silhouette, cavoatrial junction, "
+    "right atrium, carina, abdomen"
 )
+_SIDES = [f"{side} {part}" for side in ("right", "left") for part in _SIDED.split(", ")]
+REGIONS = frozenset([*_SIDES, *_SINGLE.split(", ")])
 """The names of the regions that are asked for."""
 
 _FAILED = (
@@ -75,12 +74,10 @@ _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of Chest ImaGenome."""
     mimic_arguments(parser)
     parser.add_argument("--annotations", type=Path, required=True, help="folder of Chest ImaGenome: silver_dataset/")
-    parser.add_argument(
-        "--regions", type=positive, default=1, help="how many regions of an image are asked for, drawn by its id"
-    )
+    regions = "how many regions of an image are asked for, drawn by its id"
+    parser.add_argument("--regions", type=positive, default=1, help=regions)
     box_sets.add_negatives(parser, "of those that its report says are absent, by the scene graph")
 
 
@@ -93,33 +90,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expected={"scene graphs": 242_072},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per drawn region; unusable annotations go to `problems`.
-
-    Raises:
-        UsageError: if a folder, a file or a column is missing.
-        RefusedData: if a file is damaged or a patient is in two splits.
-    """
+    """Yield one grounding sample per drawn region; unusable annotations go to `problems`."""
     mimic = Mimic(options, problems)
     silver = options.annotations / "silver_dataset"
     own_splits = _own_splits(silver / "splits", problems)
     with _scene_graphs(silver, problems) as read:
-        films = tqdm(mimic.films(own_splits), total=len(own_splits), unit="image", disable=None)
-        for film in films:
+        for film in tqdm(mimic.films(own_splits), total=len(own_splits), unit="image", disable=None):
             split = mimic.authority.split(film.subject, film.dicom, own_splits.pop(film.dicom))
             path = mimic.path(film)
             graph = _scene_graph(f"{film.dicom}_SceneGraph.json", read, problems) if split and path else None
             if split is None or path is None or graph is None:
                 continue
             regions = _regions(graph, film, problems)
-            # By a hash, so that the same regions are drawn everywhere.
+            # By a hash, so that every run draws the same.
             drawn = sorted(regions, key=lambda region: stable_hash(f"{film.dicom}/{region}"))[: options.regions]
             questions = [regions[region] for region in drawn]
             if options.negatives:
                 said = _findings(graph)
                 questions += box_sets.absent_questions(film.dicom, said["no"], said["yes"], options).values()
-            picture = path, film.width, film.height
-            common = {"patient_id": film.patient, "split": split, "dataset": "chest_imagenome"}
-            yield from box_sets.grounding_samples(film.dicom, questions, picture, problems, **common)
+            picture, row = (path, film.width, film.height), (film.patient, split, "chest_imagenome")
+            yield from box_sets.grounding_samples(film.dicom, questions, picture, row, problems)
     for dicom in own_splits:
         problems.add("unknown_image", dicom, "is in the split files, but has no usable row in MIMIC-CXR's metadata")
 
@@ -137,8 +127,8 @@ def _own_splits(folder: Path, problems: Problems) -> dict[str, str]:
             elif dicom in FAILED:
                 problems.notes["images without a film, left out"] += 1
             elif dicom in splits:
-                detail = f"is in {splits[dicom]} already; this row is not used"
-                problems.add("duplicate_id", f"{path.name}: {dicom}", detail)
+                where = f"{path.name}: {dicom}"
+                problems.add("duplicate_id", where, f"is in {splits[dicom]} already; this row is not used")
             else:
                 splits[dicom] = NAMES[name]
     return splits
@@ -198,9 +188,7 @@ def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str,
             problems.add("missing_key", where, f"no {' or '.join(missing)}; region not used")
         else:
             corners = [entry[key] for key in _CORNERS]
-            box = box_sets.normalized_box(
-                corners, (film.width, film.height), region, where, problems, overshoot=math.inf
-            )
+            box = box_sets.normalized_box(corners, film[4:6], region, where, problems, overshoot=math.inf)
             if box and boxes.setdefault(region, box) != box:
                 problems.add("duplicate_region", where, "has two different boxes; region not used")
                 ambiguous.add(region)
