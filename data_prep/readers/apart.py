@@ -10,7 +10,8 @@ import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, ParamSpec, TypeVar
+from multiprocessing.context import SpawnProcess
+from typing import ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,40 +19,6 @@ T = TypeVar("T")
 
 class ProcessDied(Exception):
     """The process ended in the middle of a call; the message says how."""
-
-
-class _Apart:
-    """A process that answers calls one at a time."""
-
-    def __init__(self) -> None:
-        # Spawned, not forked: a fork copies locks that other threads hold. Not a ProcessPoolExecutor: its own thread
-        # waits for the process too, which hides how the process died.
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
-        try:
-            self._connection.recv()
-        except EOFError as error:
-            raise RuntimeError(
-                "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
-            ) from error
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            self._connection.send((function, arguments))
-            failed, answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._process.join()
-            code = self._process.exitcode or 0
-            raise ProcessDied(signal.strsignal(-code) if code < 0 else f"exit status {code}") from error
-        try:
-            if failed:
-                raise answer
-            return answer
-        finally:
-            del answer  # an exception and the frame that holds it would keep each other, and the process, alive
 
 
 _threads = threading.local()
@@ -63,14 +30,43 @@ def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
     Raises:
         ProcessDied: it crashed; the next call gets a new process. What the function raises is raised here.
     """
-    if not hasattr(_threads, "process"):
-        _threads.process = _Apart()
+    held = vars(_threads)
+    if not held:
+        held["process"], held["connection"] = _start()
+    process, connection = held["process"], held["connection"]
     try:
-        return _threads.process.call(function, *arguments)
-    except (ProcessDied, KeyboardInterrupt):
-        # After an interruption, the answer to this call would be taken as the answer to the next.
-        del _threads.process
-        raise
+        connection.send((function, arguments))
+        failed, answer = connection.recv()
+    except BaseException as error:
+        held.clear()  # after an interruption, the answer to this call would be taken as the answer to the next
+        if not isinstance(error, EOFError | OSError):
+            raise
+        process.join()
+        code = process.exitcode or 0
+        raise ProcessDied(signal.strsignal(-code) if code < 0 else f"exit status {code}") from error
+    try:
+        if failed:
+            raise answer
+        return cast(T, answer)
+    finally:
+        del answer  # an exception and the frame that holds it would keep each other, and the process, alive
+
+
+def _start() -> tuple[SpawnProcess, Connection]:
+    # Spawned, not forked: a fork copies locks that other threads hold. Not a ProcessPoolExecutor: its own thread waits
+    # for the process too, which hides how the process died.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+    except EOFError as error:
+        raise RuntimeError(
+            "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
+        ) from error
+    return process, ours
 
 
 def _serve(connection: Connection) -> None:

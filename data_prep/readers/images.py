@@ -41,20 +41,14 @@ class Unreadable(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every set whose films are converted."""
     parser.add_argument("--workers", type=positive, default=1, help="processes that convert films")
-    parser.add_argument(
-        "--store-pixels", type=positive, help="scale films of more pixels down to this, e.g. 1048576, before storing"
-    )
-    parser.add_argument(
-        "--keep-films", type=Path, metavar="DIR", help="keep converted films there: a stopped run goes on where it was"
-    )
+    pixels = "scale films of more pixels down to this, e.g. 1048576, before storing"
+    parser.add_argument("--store-pixels", type=positive, help=pixels)
+    keep = "keep converted films there: a stopped run goes on where it was"
+    parser.add_argument("--keep-films", type=Path, metavar="DIR", help=keep)
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, from the file's header only.
-
-    Raises:
-        Unreadable: the file is missing, or its header is not that of a film.
-    """
+    """Width and height in pixels, from the file's header only; `Unreadable` if it is missing or not a film's."""
     with _named(path):
         if dicom.is_dicom(path):
             return dicom.size(path)
@@ -63,16 +57,11 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def film(path: Path, store_pixels: int | None = None, *, decode: bool = True) -> Film:
-    """The path itself if it is an 8-bit picture, else the bytes of an 8-bit PNG.
+    """The path itself if it is an 8-bit picture, else the bytes of an 8-bit PNG; with its width and height.
 
-    Args:
-        path: a DICOM, PNG, JPEG, BMP, TIFF or WebP file.
-        store_pixels: films with more pixels than this come as bytes too, scaled down to it with their aspect kept, so
-            that relative boxes stay right.
-        decode: read an 8-bit picture whole, to see that it can be; else only its header is read.
-
-    Returns:
-        path or bytes, and width and height of that picture.
+    Films with more pixels than `store_pixels` come as bytes too, scaled down to it with their aspect kept, so that
+    relative boxes stay right. Without `decode`, only the header of an 8-bit picture is read, so damage behind it is
+    not seen.
 
     Raises:
         Unreadable: the file is missing, damaged, not a film, or too large to be one.
@@ -88,10 +77,7 @@ def films(
     """`film` of each path in the same order, over several processes; an error is yielded in its place, not raised.
 
     At most two films per process wait to be taken, so memory stays flat. Converted films are written to the folder
-    `keep`, where the next run finds them, and come as the paths of these files.
-
-    Raises:
-        UsageError: a film cannot be written to `keep`.
+    `keep`, where the next run finds them, and come as the paths of these files; `UsageError` if that fails.
     """
     convert = film if workers == 1 else _film_apart
     work = partial(_attempt, partial(_keep_film, keep, convert) if keep else convert, store_pixels=store_pixels)
@@ -105,8 +91,7 @@ def films(
             waiting.append(pool.submit(work, path))
             if len(waiting) == 2 * workers:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from (converted.result() for converted in waiting)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -122,8 +107,7 @@ def _attempt(convert: Callable[[Path, int | None], Film], path: Path, store_pixe
 def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: Path, store_pixels: int | None) -> Film:
     """`convert(path, store_pixels)`, with the picture as a file in the folder if it is not the film's own.
 
-    A kept file is used only for a film of the same path, size, time of change and bound, and only if its checksums are
-    right; a damaged one is converted again.
+    A kept file serves a film of the same path, size, time of change and bound if its checksums are right.
     """
     try:
         stat = path.stat()
@@ -170,11 +154,10 @@ def _convert(path: Path, store_pixels: int | None, decode: bool = True) -> Film:
             deep = image.mode.startswith(("I", "F"))
             if decode or deep:
                 image.load()
-            width, height = image.size
             if deep:
                 return _stored(_eight_bits(image), store_pixels)
-            if store_pixels is None or width * height <= store_pixels:
-                return path, width, height
+            if store_pixels is None or image.width * image.height <= store_pixels:
+                return path, *image.size
             return _stored(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), store_pixels)
 
 
@@ -224,7 +207,6 @@ def _named(path: Path) -> Iterator[None]:
             yield
     except Unreadable:
         raise
-    except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # image libraries raise errors of many kinds on damaged files
-        raise Unreadable(f"{path}: {' '.join(str(error).split())}") from error
+        detail = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise Unreadable(f"{path}: {detail}") from error

@@ -8,19 +8,17 @@ from data_prep.sets.demo.findings import EFFUSION, HEART, LINE, NODULE, OPACITY,
 
 _SIDED = (EFFUSION, PNEUMOTHORAX, PACEMAKER)
 # Wordings of each sentence, the house style first.
-_HEART = {
-    "enlarged": (
-        *("The heart is enlarged.", "The heart size is increased.", "Cardiomegaly.", "Large cardiac silhouette."),
-    ),
-    "normal": ("The heart size is normal.", "The heart is not enlarged.", "No cardiomegaly.", "Normal heart."),
-}
+_LARGE_HEART = ("The heart is enlarged.", "The heart size is increased.", "Cardiomegaly.", "Large cardiac silhouette.")
+_NORMAL_HEART = ("The heart size is normal.", "The heart is not enlarged.", "No cardiomegaly.", "Normal heart.")
 _CLEAR_LUNGS = ("The lungs are clear.", "No opacity or nodule is seen.", "Clear lungs.", "Both lungs are well aerated.")
 _CLEAR_PLEURA = (
     *("No pleural effusion or pneumothorax.", "There is no pneumothorax or pleural effusion."),
     *("The pleural spaces are normal.", "Neither effusion nor pneumothorax."),
 )
-_TWO_EFFUSIONS = (
-    *("There are bilateral pleural effusions.", "Bilateral pleural effusions are seen.", "Both sided effusions."),
+_EFFUSIONS = (
+    "There are bilateral pleural effusions.",
+    "Bilateral pleural effusions are seen.",
+    "Both sided effusions.",
 )
 _EFFUSION = ("There is a {} pleural effusion.", "A {} pleural effusion is seen.", "Pleural effusion on the {}.")
 _NO_EFFUSION = ("No pleural effusion.", "There is no pleural effusion.", "No fluid.")
@@ -31,13 +29,10 @@ _LINE = ("A central line is in place.", "There is a central line.", "Central lin
 
 
 def phrase(kind: str, findings: Sequence[Finding]) -> str:
-    """What a grounding question asks for: "right pleural effusion", "nodule in the left mid lung zone".
+    """What a grounding question asks for, given the film's findings of the kind.
 
-    Bilateral disease, and several lesions asked for at once, have no place.
-
-    Args:
-        kind: the finding kind asked for.
-        findings: the film's findings of that kind, at least one.
+    "right pleural effusion", "nodule in the left mid lung zone"; bilateral disease, and several lesions asked for at
+    once, have no place.
     """
     if len(findings) == 1 and findings[0].zone:
         return f"{kind} in the {findings[0].side} {findings[0].zone} lung zone"
@@ -50,21 +45,15 @@ def _by_side(findings: Sequence[Finding], kind: str) -> list[Finding]:
 
 
 def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
-    """A report of two to six short sentences: positives with their place, negatives for what is absent.
-
-    Args:
-        findings: everything on the film.
-        rng: chooses wording and order.
-    """
+    """Two to six short sentences: positives with their place, negatives for what is absent; `rng` chooses the words."""
 
     def pick(*wordings: str) -> str:
         # Half of the sentences are in the house style, the first wording; the others as their reader likes.
         return wordings[0] if rng.random() < 0.5 else wordings[1 + int(rng.integers(len(wordings) - 1))]
 
-    heart = "enlarged" if HEART in {f.kind for f in findings} else "normal"
     # Sentences are drawn in this order, which need not be their order in the report.
     parts = [
-        [pick(*_HEART[heart])],
+        [pick(*(_LARGE_HEART if any(f.kind == HEART for f in findings) else _NORMAL_HEART))],
         [
             pick(
                 f"There is {_article(f.kind)} {f.kind} in the {f.side} {f.zone} lung zone.",
@@ -91,10 +80,9 @@ def _pleura(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
     air = [f.side for f in findings if f.kind == PNEUMOTHORAX]
     if not fluid and not air:
         return [_CLEAR_PLEURA]
-    effusion = (
-        _TWO_EFFUSIONS if len(fluid) == 2 else tuple(w.format(*fluid) for w in _EFFUSION) if fluid else _NO_EFFUSION
-    )
-    return [effusion, tuple(w.format(*air) for w in _PNEUMOTHORAX) if air else _NO_PNEUMOTHORAX]
+    effusion = _EFFUSIONS if len(fluid) == 2 else _EFFUSION if fluid else _NO_EFFUSION
+    pneumothorax = _PNEUMOTHORAX if air else _NO_PNEUMOTHORAX
+    return [tuple(w.format(*sides) for w in said) for said, sides in ((effusion, fluid), (pneumothorax, air))]
 
 
 def _article(kind: str) -> str:
