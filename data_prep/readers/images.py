@@ -3,13 +3,19 @@
 An 8-bit PNG, JPEG, BMP, TIFF or WebP file stays the file it is. A DICOM film is converted by `dicom.py`. A 16-bit PNG
 has no window to go by, so its own darkest value becomes 0 and its brightest 255: such files hold raw detector values of
 10 to 16 bits, and dropping the lower byte, as image readers do, would leave many of them black. All keep their aspect.
+
+Films whose decoder may crash, and all films with several workers, are converted in a process apart: a crash costs one
+film, not the run. Each thread has one such process while it lives; a process whose parent is gone ends by itself.
 """
 
 import argparse
 import hashlib
 import io
 import math
+import multiprocessing
 import os
+import resource
+import signal
 import threading
 import warnings
 from collections import deque
@@ -17,19 +23,24 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.options import positive
 from data_prep.readers import dicom
-from data_prep.readers.apart import ProcessDied, apart
 from reward_fns.errors import UsageError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Film = tuple[Path | bytes, int, int]
 """Path of the picture or the bytes of a PNG, width, height."""
 
+_threads = threading.local()
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _CONVERSION = 1  # to be raised when films come out otherwise than before
 
@@ -210,3 +221,72 @@ def _named(path: Path) -> Iterator[None]:
     except Exception as error:  # image libraries raise errors of many kinds on damaged files
         detail = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise Unreadable(f"{path}: {detail}") from error
+
+
+class ProcessDied(Exception):
+    """The process ended in the middle of a call; the message says how."""
+
+
+def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
+    """Call a function of a module with arguments that can be pickled, in this thread's process apart.
+
+    Raises:
+        ProcessDied: it crashed; the next call gets a new process. What the function raises is raised here.
+    """
+    held = vars(_threads)
+    if not held:
+        held["process"], held["connection"] = _start()
+    process, connection = held["process"], held["connection"]
+    try:
+        connection.send((function, arguments))
+        failed, answer = connection.recv()
+    except BaseException as error:
+        held.clear()  # after an interruption, the answer to this call would be taken as the answer to the next
+        if not isinstance(error, EOFError | OSError):
+            raise
+        process.join()
+        code = process.exitcode or 0
+        raise ProcessDied(signal.strsignal(-code) if code < 0 else f"exit status {code}") from error
+    try:
+        if failed:
+            raise answer
+        return cast(T, answer)
+    finally:
+        del answer  # an exception and the frame that holds it would keep each other, and the process, alive
+
+
+def _start() -> tuple[SpawnProcess, Connection]:
+    # Spawned, not forked: a fork copies locks that other threads hold. Not a ProcessPoolExecutor: its own thread waits
+    # for the process too, which hides how the process died.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+    except EOFError as error:
+        raise RuntimeError(
+            "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
+        ) from error
+    return process, ours
+
+
+def _serve(connection: Connection) -> None:
+    """Answer calls until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent says what happens
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no dump of memory for each damaged film
+    connection.send("ready")
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = False, function(*arguments)
+        except Exception as error:
+            answer = True, error
+        try:
+            connection.send(answer)
+        except OSError:  # the parent is gone
+            return
