@@ -277,16 +277,11 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent says what happens
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no dump of memory for each damaged film
     connection.send("ready")
-    while True:
-        try:
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
             function, arguments = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer = False, function(*arguments)
-        except Exception as error:
-            answer = True, error
-        try:
+            try:
+                answer = False, function(*arguments)
+            except Exception as error:
+                answer = True, error
             connection.send(answer)
-        except OSError:  # the parent is gone
-            return

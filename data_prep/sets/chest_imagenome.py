@@ -55,7 +55,7 @@ FAILED = frozenset(Path(__file__).with_name("chest_imagenome_failed.txt").read_t
 """Images that are not films, as github.com/ttanida/rgrg found: in the split files, but without a scene graph."""
 
 _LARGEST = 1 << 24  # bytes; scene graphs have about a hundred thousand
-_ATTRIBUTE = re.compile(r'"([a-z]+)\|(yes|no)\|([a-z][a-z /-]*)"')
+_FINDING = re.compile(r'"anatomicalfinding\|(yes|no)\|([a-z][a-z /-]*)"')
 _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 
 
@@ -144,8 +144,7 @@ def _scene_graphs(silver: Path, problems: Problems) -> Iterator[Callable[[str], 
 def _scene_graph(name: str, read: Callable[[str], bytes | None], problems: Problems) -> dict[str, Any] | None:
     """The content of a scene graph; None (a problem) without a list of objects."""
     try:
-        content = read(name)
-        if content is None:
+        if (content := read(name)) is None:
             problems.add("missing_scene_graph", name, "the image has no scene graph; not used")
             return None
         graph = json.loads(content)  # the published files hold NaN, which is not JSON, but which Python reads
@@ -160,9 +159,8 @@ def _scene_graph(name: str, read: Callable[[str], bytes | None], problems: Probl
 
 def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str, box_sets.Question]:
     """A question for each usable region, by its name."""
-    name = f"{film.dicom}_SceneGraph.json"
     boxes: dict[str, Box] = {}
-    ambiguous = set()
+    name, ambiguous = f"{film.dicom}_SceneGraph.json", set()
     for entry in graph["objects"]:
         region = entry.get("bbox_name") if isinstance(entry, dict) else None
         where = f"{name}: {region}"
@@ -173,8 +171,8 @@ def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str,
         elif missing := [key for key in _CORNERS if entry.get(key) is None]:
             problems.add("missing_key", where, f"no {' or '.join(missing)}; region not used")
         else:
-            corners = [entry[key] for key in _CORNERS]
-            box = box_sets.normalized_box(corners, film[4:6], region, where, problems, overshoot=math.inf)
+            size, corners = (film.width, film.height), [entry[key] for key in _CORNERS]
+            box = box_sets.normalized_box(corners, size, region, where, problems, overshoot=math.inf)
             if box and boxes.setdefault(region, box) != box:
                 problems.add("duplicate_region", where, "has two different boxes; region not used")
                 ambiguous.add(region)
@@ -188,10 +186,7 @@ def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str,
 def _findings(graph: dict[str, Any]) -> dict[str, set[str]]:
     """What the report says of the findings in any region: "yes" or "no" -> their names."""
     said: dict[str, set[str]] = {"yes": set(), "no": set()}
-    parts = graph.get("attributes")
-    for part in parts if isinstance(parts, list) else []:
-        # One list of "category|relation|name" per sentence.
-        for category, relation, name in _ATTRIBUTE.findall(json.dumps(part)):
-            if category == "anatomicalfinding":
-                said[relation].add(name)
+    # Lists of "category|relation|name", one for each sentence.
+    for relation, name in _FINDING.findall(json.dumps(graph.get("attributes"))):
+        said[relation].add(name)
     return said

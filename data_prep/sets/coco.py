@@ -180,11 +180,10 @@ def _check_form(content: _Content, films: dict[str, _Film], path: Path) -> None:
 def _patient(file_name: str, pattern: re.Pattern[str] | None, problems: Problems) -> str | None:
     if pattern is None:
         return Path(file_name).stem
-    match = pattern.search(file_name)
-    if match is None or not match.group(1):
-        problems.add("no_patient", file_name, "--patient-regex finds no patient; image not used")
-        return None
-    return match.group(1)
+    if (match := pattern.search(file_name)) and match[1]:
+        return match[1]
+    problems.add("no_patient", file_name, "--patient-regex finds no patient; image not used")
+    return None
 
 
 def _image_path(film: _Film, root: Path, last_parts: Counter[str], problems: Problems) -> Path | None:

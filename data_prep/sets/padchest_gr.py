@@ -144,9 +144,7 @@ def _studies(
 
 
 def _frontal(image: str, projections: Mapping[str, str] | None, where: str, problems: Problems) -> bool:
-    if projections is None:
-        return True
-    projection = projections.get(image)
+    projection = _FRONTAL[0] if projections is None else projections.get(image)
     if projection is None:
         problems.add("unknown_image", where, f"{image} is not in the table of --parent; study not used")
     elif projection not in _FRONTAL:
@@ -166,9 +164,8 @@ def _questions(
             continue
         kind = "positive" if finding.get("abnormal") else "negative"
         problems.count(f"{kind} sentences")
-        given = finding.get("labels")
+        given, quads = finding.get("labels"), finding.get("boxes") or []
         labels = list(map(str, given)) if isinstance(given, list) else []
-        quads = finding.get("boxes") or []
         if kind == "negative" and not quads:
             negatives.append(str(finding.get("sentence_en")))
         else:
@@ -177,16 +174,14 @@ def _questions(
             problems.notes[f"{kind} sentences without boxes, not used"] += 1
             continue
         sentence = finding.get(f"sentence_{language}")
+        label, quads = ", ".join(labels), quads if isinstance(quads, list) else [quads]
         if not isinstance(sentence, str) or not sentence.strip():
             problems.add("blank", here, f"sentence_{language} is blank; not used")
-        elif not all(map(box_sets.is_utf8, [sentence, *labels])):
-            detail = f"sentence {sentence!r} or labels {labels!r} are not valid Unicode; not used"
-            problems.add("bad_text", here, detail)
+        elif not box_sets.is_utf8(sentence + label):
+            problems.add("bad_text", here, f"sentence {sentence!r} or labels {label!r} are not valid Unicode; not used")
         else:
-            label = ", ".join(labels)
             boxes = [
-                box_sets.normalized_box(quad, (1, 1), label, here, problems, overshoot=_OVERSHOOT)
-                for quad in (quads if isinstance(quads, list) else [quads])
+                box_sets.normalized_box(quad, (1, 1), label, here, problems, overshoot=_OVERSHOOT) for quad in quads
             ]
             questions.append(box_sets.Question(str(number), " ".join(sentence.split()), boxes, kind="phrase"))
     return questions, all_labels, ". ".join(negatives)

@@ -43,7 +43,6 @@ from data_prep.sample import Sample, split_of
 from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
-_BOX = ("x_min", "y_min", "x_max", "y_max")
 _TABLES = (("train", "annotations_train.csv"), ("train", "train.csv"), ("test", "annotations_test.csv"))
 # Names of height and width; numpy's axes are what Kaggle's converted copies come with.
 _SIDES = (("dim0", "dim1"), ("rows", "columns"), ("Rows", "Columns"), ("height", "width"))
@@ -59,9 +58,8 @@ Size = tuple[int, int]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with train/, test/ and annotations/")
     parser.add_argument("--films", type=Path, help="folder of PNG or JPEG copies, itself or in train/ and test/")
-    parser.add_argument(
-        "--sizes", nargs="+", help='files with the sizes of the originals of --films, or "copies" if they have the same'
-    )
+    sizes = 'files with the sizes of the originals of --films, or "copies" if they have the same'
+    parser.add_argument("--sizes", nargs="+", help=sizes)
     tasks = "ask for one finding of a film, for all of them with their names, or both"
     parser.add_argument("--task", choices=("grounding", "detection", "both"), default="grounding", help=tasks)
     box_sets.add_negatives(parser, "of all findings in the tables (not with --task detection)")
@@ -128,9 +126,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         if options.task != "grounding" and not film.unnamed:
             together = [box for question in questions for box in question.boxes]
             asked.append(box_sets.Question("detection", "abnormalities", together, kind="detection"))
-        split = film.split
-        if split == "train":
-            split = split_of(film.id, (1 - options.val_share, options.val_share, 0.0), salt="vindr_cxr")
+        own = (1 - options.val_share, options.val_share, 0.0)
+        split = split_of(film.id, own, salt="vindr_cxr") if film.split == "train" else film.split
         yield from box_sets.grounding_samples(film.id, asked, picture, (film.id, split, "vindr_cxr"), problems)
     if len(ends) >= _MANY_BOXES and max(ends) < _REACH:
         raise RefusedData(
@@ -177,8 +174,8 @@ def _read_films(root: Path, problems: Problems) -> list[_Film]:
 
 
 def _read_table(path: Path, split: str, films: dict[str, _Film], problems: Problems) -> None:
-    reader = next((name for name in ("rad_id", "rad_ID") if name in tables.header(path)), None)
-    columns = ("image_id", "class_name", *_BOX, *([reader] if reader else []))
+    reader = [name for name in ("rad_id", "rad_ID") if name in tables.header(path)][:1]
+    columns = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max", *reader)
     readings, empty, largest = set(), set(), 0.0
     for number, (image, finding, *values) in enumerate(tables.rows(path, columns, problems), 2):
         x1, y1, x2, y2 = corners = tuple(value.strip() for value in values[:4])
@@ -197,10 +194,9 @@ def _read_table(path: Path, split: str, films: dict[str, _Film], problems: Probl
             problems.add("blank", where, f"a box {corners} without a finding; row not used")
             film.unnamed = True
         else:
-            rows = film.findings[finding]
-            if row in rows:
+            if row in film.findings[finding]:
                 problems.notes["boxes given twice by one reader, used once"] += 1
-            rows.setdefault(row, where)
+            film.findings[finding].setdefault(row, where)
             largest = max([largest, *map(_number, corners)])
     box_sets.refuse_shares(largest, path)
     problems.count(f"films of {split}", len({image for image, _ in readings}))
@@ -256,12 +252,12 @@ def _original_size(film: str, picture: Size, sizes: dict[str, Size], problems: P
     if film not in sizes:
         problems.add("missing_size", film, "no file of --sizes has its size; film not used")
         return None
-    size = sizes[film]
-    aspect, original = picture[0] / picture[1], size[0] / size[1]
+    width, height = size = sizes[film]
+    aspect, original = picture[0] / picture[1], width / height
     if abs(aspect / original - 1) >= _SAME_ASPECT:
         if abs(aspect * original - 1) < _SAME_ASPECT:
-            detail = f"{size[0]} x {size[1]} by --sizes, but its copy is turned: rows and columns are swapped"
-            problems.add("size_mismatch", film, f"{detail}; film not used")
+            detail = "but its copy is turned: rows and columns are swapped; film not used"
+            problems.add("size_mismatch", film, f"{width} x {height} by --sizes, {detail}")
             return None
         problems.notes["films whose copies were squeezed to another aspect"] += 1
     return size

@@ -25,6 +25,7 @@ SIZE = 256
 _TEXTURE = 512
 _VESSEL_MAPS = 6
 _LUNG_TOP = 0.13
+_CENTERS: Field = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5  # of the pixels
 
 
 def _uniform(low: float, high: float) -> Any:
@@ -88,12 +89,6 @@ def radius(u: Field, v: Field) -> Field:
 
 
 @lru_cache(maxsize=1)
-def _pixel_grid() -> tuple[Field, Field]:
-    centers = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5
-    return centers[None, :], centers[:, None]
-
-
-@lru_cache(maxsize=1)
 def texture() -> Field:
     """Cloudy noise, [512, 512], zero mean and unit variance: the same on every machine that runs the same numpy."""
     rng = np.random.default_rng(20512)
@@ -143,17 +138,20 @@ class Chest:
 
     def __init__(self, anatomy: Anatomy, exposure: Exposure, heart_scale: float = 1.0) -> None:
         self.anatomy, self.exposure = anatomy, exposure
-        px, py = _pixel_grid()
         cos, sin = np.float32(np.cos(exposure.angle)), np.float32(np.sin(exposure.angle))
-        px = (px - np.float32(exposure.shift_x)) / exposure.scale
-        py = (py - np.float32(exposure.shift_y)) / exposure.scale
+        px = (_CENTERS[None, :] - np.float32(exposure.shift_x)) / exposure.scale
+        py = (_CENTERS[:, None] - np.float32(exposure.shift_y)) / exposure.scale
         self.dx: Field = (cos * px + sin * py).astype(np.float32)
         self.y: Field = (cos * py - sin * px + 0.5).astype(np.float32)
         self.ax: Field = np.abs(self.dx)
         self.left: NDArray[np.bool_] = self.dx > 0
-        self.heart = self._heart(anatomy.heart * heart_scale)
+        a, scale = anatomy, anatomy.heart * heart_scale
+        # Heart silhouette: an oblique ellipse with the apex down and to the patient's left.
+        u = self.dx - np.float32(0.042 + 0.03 * (scale - 1))
+        v = self.y - np.float32(a.right_dome - 0.078 - 0.02 * (scale - 1))
+        along, across = 0.83 * u + 0.56 * v, -0.56 * u + 0.83 * v
+        self.heart = ramp((1 - radius(along / (0.170 * scale), across / (0.128 * scale))) * (0.13 * scale), 0.012)
         # Lung borders: medial `inner`, lateral `outer` and lower `dome` edge, and the air-filled space between.
-        a = anatomy
         t = np.clip((self.y - _LUNG_TOP) / 0.46, 0, 1)
         outer = 0.145 + (a.chest - 0.145) * np.sqrt(1 - (1 - t) ** 2)
         self.outer: Field = outer - 0.10 * np.clip(self.y - 0.72, 0, 1)
@@ -164,13 +162,6 @@ class Chest:
         self.dome: Field = top + np.where(bend > 0, np.float32(3.6), np.float32(1.6)) * bend * bend
         self.wall: Field = np.minimum(self.outer - self.ax, self.ax - self.inner)
         self.air: Field = ramp(self.wall, 0.010) * ramp(self.dome - self.y, 0.009) * (self.y > _LUNG_TOP)
-
-    def _heart(self, scale: float) -> Field:
-        """Heart silhouette: an oblique ellipse with the apex down and to the patient's left."""
-        cx, cy = 0.042 + 0.03 * (scale - 1), self.anatomy.right_dome - 0.078 - 0.02 * (scale - 1)
-        u, v = self.dx - np.float32(cx), self.y - np.float32(cy)
-        along, across = 0.83 * u + 0.56 * v, -0.56 * u + 0.83 * v
-        return ramp((1 - radius(along / (0.170 * scale), across / (0.128 * scale))) * (0.13 * scale), 0.012)
 
     def ribs(self) -> Field:
         """Posterior ribs (arching from the spine) and fainter anterior ribs (running down towards the sternum)."""
@@ -201,9 +192,12 @@ class Chest:
         knob = ramp(0.036 - radius(dx - 0.052, y - 0.335), 0.012)  # aortic, on the patient's left
         solid = np.maximum(self.heart, np.maximum(ramp(a.mediastinum - ax, 0.012), knob))
         lung = air * (1 - solid)
+        rows = np.clip(y * _TEXTURE, 0, _TEXTURE - 1).astype(np.int32)
+        columns = np.clip((dx + 0.5) * _TEXTURE, 0, _TEXTURE - 1).astype(np.int32)
+        vessels = _vessel_map(a.vessels).ravel()[rows * _TEXTURE + columns]
         hilum = ramp(1 - radius((ax - 0.085) / 0.045, (y - 0.47) / 0.095), 0.9)
         total = 0.56 - 0.36 * ax * ax + 0.12 * below + 0.09 * solid * cage
-        total += lung * (0.17 * hilum + 0.18 * self._vessels() + 0.05 * ramp(y - 0.5, 0.3) - 0.37)
+        total += lung * (0.17 * hilum + 0.18 * vessels + 0.05 * ramp(y - 0.5, 0.3) - 0.37)
         total += (0.05 + 0.075 * lung) * self.ribs() + 0.12 * self.clavicles()
         vertebrae = ramp(0.040 - ax, 0.012) * (0.75 + 0.25 * np.cos(y * 84))
         split: Field = np.clip(y - 0.40, 0, 0.09) * 0.9
@@ -217,11 +211,6 @@ class Chest:
         shoulder = 0.105 + 0.40 * ramp(y - 0.105, 0.10) - 0.03 * np.clip(y - 0.3, 0, 1)
         return total * ramp(shoulder - ax, 0.022)
 
-    def _vessels(self) -> Field:
-        rows = np.clip(self.y * _TEXTURE, 0, _TEXTURE - 1).astype(np.int32)
-        columns = np.clip((self.dx + 0.5) * _TEXTURE, 0, _TEXTURE - 1).astype(np.int32)
-        return cast(Field, _vessel_map(self.anatomy.vessels).ravel()[rows * _TEXTURE + columns])
-
     def clouds(self) -> Field:
         """A crop of the cloudy texture, different for every film, [SIZE, SIZE] with unit variance."""
         e = self.exposure
@@ -232,7 +221,7 @@ class Chest:
         e = self.exposure
         noise = np.random.default_rng(e.seed).standard_normal((SIZE, SIZE), np.float32)
         level = density + 0.012 * self.clouds() * (density > 0.05)
-        level *= 1 + e.tilt * _pixel_grid()[0]
+        level *= 1 + e.tilt * _CENTERS
         # Film saturates softly at both ends, so that bone over heart still shows.
         level = 1 / (1 + np.exp((0.47 - e.brightness - level) * (5.6 * e.contrast)))
         level = level ** np.float32(e.gamma) - 0.05 + e.noise * noise

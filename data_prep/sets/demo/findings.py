@@ -119,17 +119,17 @@ def _half(chest: Chest, side: str) -> NDArray[np.bool_]:
     return chest.left if side == "left" else ~chest.left
 
 
-def _center(chest: Chest, finding: Finding) -> float:
-    """Signed distance of a lung lesion's center from the midline, at its height between the lung borders."""
+def _offset(chest: Chest, finding: Finding) -> tuple[Field, Field]:
+    """Each pixel's distance from a lung lesion's center, which is placed between the lung borders at its height."""
     row = np.unravel_index(np.argmin(np.abs(chest.y - finding.y) + chest.ax), chest.y.shape)
     inner, outer = float(chest.inner[row]), float(chest.outer[row])
-    distance = inner + finding.across * (outer - inner)
-    return distance if finding.side == "left" else -distance
+    center = inner + finding.across * (outer - inner)
+    return chest.dx - np.float32(center if finding.side == "left" else -center), chest.y - np.float32(finding.y)
 
 
 def _opacity(chest: Chest, finding: Finding) -> Field:
     """Consolidation: an ill-defined, cloudy ellipse within the lung."""
-    u, v = chest.dx - np.float32(_center(chest, finding)), chest.y - np.float32(finding.y)
+    u, v = _offset(chest, finding)
     cos, sin = np.float32(np.cos(finding.turn)), np.float32(np.sin(finding.turn))
     size = np.float32(finding.size)
     reach = radius((cos * u + sin * v) / size, (cos * v - sin * u) / (0.78 * size))
@@ -138,8 +138,7 @@ def _opacity(chest: Chest, finding: Finding) -> Field:
 
 def _nodule(chest: Chest, finding: Finding) -> Field:
     """A round, well-defined spot."""
-    u, v = chest.dx - np.float32(_center(chest, finding)), chest.y - np.float32(finding.y)
-    return ramp(np.float32(finding.size) - radius(u, v), 0.008)
+    return ramp(np.float32(finding.size) - radius(*_offset(chest, finding)), 0.008)
 
 
 def _fluid(chest: Chest, finding: Finding) -> Field:
