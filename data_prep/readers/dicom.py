@@ -1,10 +1,9 @@
 """DICOM films as 8-bit pictures, the way the file asks to be displayed.
 
 pydicom applies the file's modality transform (rescale or table) and its first VOI transform (table, or window of any of
-the three functions) to the stored values; then the darkest value of the film becomes 0 and the brightest 255. So a film
-without a window, and one whose table fills only part of its nominal range, still use all of the 8 bits. A transform
-that fails or leaves nothing to see (a window of width 0, or beside all values) is skipped. MONOCHROME1 is inverted
-last. Presentation LUT Shape is ignored, because its value INVERSE only repeats MONOCHROME1.
+the three functions) to the stored values; then the film's darkest value becomes 0 and its brightest 255, so that every
+film uses all of the 8 bits. A transform that fails or leaves nothing to see (a window of width 0, or beside all values)
+is skipped. MONOCHROME1 is inverted last. Presentation LUT Shape is ignored, because its INVERSE repeats MONOCHROME1.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ def check_sides(width: int, height: int) -> None:
 def picture(path: Path) -> NDArray[np.uint8]:
     """The film, (height, width), or (height, width, 3) if it is stored in color.
 
-    Raises:
-        ValueError: it cannot be shown; says why and what to do. Decoders raise other errors too.
+    A `ValueError` says why it cannot be shown and what to do; decoders raise other errors too.
     """
     dataset = _read(path, header_only=False)
     width, height = _checked_size(dataset)

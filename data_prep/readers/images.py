@@ -26,7 +26,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -35,8 +35,6 @@ from data_prep.options import positive
 from data_prep.readers import dicom
 from reward_fns.errors import UsageError
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Film = tuple[Path | bytes, int, int]
 """Path of the picture or the bytes of a PNG, width, height."""
 
@@ -64,6 +62,7 @@ def size(path: Path) -> tuple[int, int]:
         if dicom.is_dicom(path):
             return dicom.size(path)
         with _open(path) as image:
+            dicom.check_sides(*image.size)
             return image.size
 
 
@@ -148,25 +147,20 @@ def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: 
     return kept, width, height
 
 
-def _film_apart(path: Path, store_pixels: int | None) -> Film:
-    try:
-        return apart(_convert, path, store_pixels)
-    except ProcessDied as error:
-        raise Unreadable(
-            f"{path} ended the process that decodes it ({error}): it is damaged, fetch it again; or memory ran out"
-        ) from error
-
-
 def _convert(path: Path, store_pixels: int | None, decode: bool = True) -> Film:
     with _named(path):
         if dicom.is_dicom(path):
             return _stored(Image.fromarray(dicom.picture(path)), store_pixels)
         with _open(path) as image:
+            dicom.check_sides(*image.size)
             deep = image.mode.startswith(("I", "F"))
             if decode or deep:
                 image.load()
             if deep:
-                return _stored(_eight_bits(image), store_pixels)
+                values = np.asarray(image)
+                if (shown := dicom.spread(values, values.min(), values.max())) is None:
+                    raise ValueError(f"shows nothing: every pixel has the value {values.flat[0]}")
+                return _stored(Image.fromarray(shown), store_pixels)
             if store_pixels is None or image.width * image.height <= store_pixels:
                 return path, *image.size
             return _stored(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), store_pixels)
@@ -174,23 +168,9 @@ def _convert(path: Path, store_pixels: int | None, decode: bool = True) -> Film:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path, formats=_FORMATS)
+        return Image.open(path, formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError("is neither a DICOM nor a PNG nor a JPEG file (nor BMP, TIFF or WebP)") from error
-    try:
-        dicom.check_sides(*image.size)
-    except ValueError:
-        image.close()
-        raise
-    return image
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    spread = dicom.spread(values, values.min(), values.max())
-    if spread is None:
-        raise ValueError(f"shows nothing: every pixel has the value {values.flat[0]}")
-    return Image.fromarray(spread)
 
 
 def _stored(picture: Image.Image, store_pixels: int | None) -> Film:
@@ -223,22 +203,14 @@ def _named(path: Path) -> Iterator[None]:
         raise Unreadable(f"{path}: {detail}") from error
 
 
-class ProcessDied(Exception):
-    """The process ended in the middle of a call; the message says how."""
-
-
-def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
-    """Call a function of a module with arguments that can be pickled, in this thread's process apart.
-
-    Raises:
-        ProcessDied: it crashed; the next call gets a new process. What the function raises is raised here.
-    """
+def _film_apart(path: Path, store_pixels: int | None) -> Film:
+    """`_convert` in this thread's process apart; a crash is an `Unreadable`, and the next call gets a new process."""
     held = vars(_threads)
     if not held:
         held["process"], held["connection"] = _start()
     process, connection = held["process"], held["connection"]
     try:
-        connection.send((function, arguments))
+        connection.send((_convert, (path, store_pixels)))
         failed, answer = connection.recv()
     except BaseException as error:
         held.clear()  # after an interruption, the answer to this call would be taken as the answer to the next
@@ -246,11 +218,14 @@ def apart(function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
             raise
         process.join()
         code = process.exitcode or 0
-        raise ProcessDied(signal.strsignal(-code) if code < 0 else f"exit status {code}") from error
+        how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
+        raise Unreadable(
+            f"{path} ended the process that decodes it ({how}): it is damaged, fetch it again; or memory ran out"
+        ) from error
     try:
         if failed:
             raise answer
-        return cast(T, answer)
+        return cast(Film, answer)
     finally:
         del answer  # an exception and the frame that holds it would keep each other, and the process, alive
 
