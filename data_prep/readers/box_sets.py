@@ -30,8 +30,7 @@ def add_negatives(parser: argparse.ArgumentParser, source: str) -> None:
 
 
 def _per_film(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
+    if not 0 <= (value := float(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
     return value
 

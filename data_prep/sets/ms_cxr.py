@@ -45,8 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Row(NamedTuple):
-    """One box as the files give it; `split` is "" in 1.0.0."""
-
     where: str
     dicom: str
     category: str
@@ -55,7 +53,7 @@ class _Row(NamedTuple):
     bbox: Any
     width: Any
     height: Any
-    split: str
+    split: str  # "" in 1.0.0
 
 
 @data_set(

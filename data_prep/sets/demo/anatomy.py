@@ -6,19 +6,15 @@ real film. A pose maps pixels to them, so that a shifted, scaled or rotated film
 finding is read off its own mask. All lengths are fractions of the image side, angles are in radians.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
-
+_T = TypeVar("_T", bound="_Drawn")
 Field = NDArray[np.floating]  # float32 throughout, which halves the time
 
 SIZE = 256
@@ -38,7 +34,7 @@ def _below(end: int) -> Any:
 
 class _Drawn:
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Self:
+    def draw(cls: type[_T], rng: np.random.Generator) -> _T:
         """A random instance within the ranges of its fields, drawn in their order."""
         return cls(**{drawn.name: drawn.metadata["draw"](rng) for drawn in fields(cls)})  # type: ignore[arg-type]
 
@@ -217,7 +213,7 @@ class Chest:
         return texture()[e.texture_y : e.texture_y + SIZE, e.texture_x : e.texture_x + SIZE]
 
     def develop(self, density: Field) -> NDArray[np.uint8]:
-        """Turn density into film gray values: contrast curve, shading, noise; [SIZE, SIZE] uint8."""
+        """Film gray values from density: contrast curve, shading, noise; [SIZE, SIZE] uint8."""
         e = self.exposure
         noise = np.random.default_rng(e.seed).standard_normal((SIZE, SIZE), np.float32)
         level = density + 0.012 * self.clouds() * (density > 0.05)

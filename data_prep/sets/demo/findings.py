@@ -31,8 +31,7 @@ _ZONES_AND_SIZES: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
     LINE: ((), (0.0, 0.05)),
 }
 _IN_LUNG = (OPACITY, NODULE)
-_MAY_PAIR = (OPACITY, NODULE, EFFUSION)
-_PAIRS = 0.25  # share of these that come as two lesions
+_PAIRED = {OPACITY: 0.25, NODULE: 0.25, EFFUSION: 0.25}  # share that comes as two lesions
 _VISIBLE = 0.4  # a pixel belongs to the box where the lesion's mask exceeds this
 
 
@@ -69,7 +68,7 @@ def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
     findings: list[Finding] = []
     for kind in chosen:
         zones, sizes = _ZONES_AND_SIZES[kind]
-        for _ in range(2 if kind in _MAY_PAIR and rng.random() < _PAIRS else 1):
+        for _ in range(2 if kind in _PAIRED and rng.random() < _PAIRED[kind] else 1):
             blocked = taken | hidden if kind in _IN_LUNG else taken
             free = [(side, zone) for side in SIDES for zone in zones if (side, zone) not in blocked]
             if zones and not free:
@@ -100,7 +99,7 @@ def render(film: Film) -> tuple[NDArray[np.uint8], tuple[tuple[Finding, Box], ..
         elif finding.kind == NODULE:
             extra += 0.30 * mask
         elif finding.kind == PNEUMOTHORAX:
-            extra += 0.24 * _pleural_line(chest, finding) - 0.13 * mask
+            extra += 0.24 * _pneumothorax(chest, finding, line=True) - 0.13 * mask
         elif finding.kind in (PACEMAKER, LINE):
             metal = np.maximum(metal, mask)
     density = chest.density(air) + extra
@@ -154,23 +153,15 @@ def _effusion(chest: Chest, finding: Finding) -> Field:
     return _fluid(chest, finding) * chest.air * (1 - chest.heart)
 
 
-def _collapse(chest: Chest, finding: Finding) -> Field:
-    """Signed distance from the pleura of the lung shrunk down and inwards, positive outside it."""
+def _pneumothorax(chest: Chest, finding: Finding, line: bool = False) -> Field:
+    """Air at the apex outside the partly collapsed lung, a dark crescent without vessels; or the pleural line."""
     size, sign = np.float32(finding.size), np.float32(1 if finding.side == "left" else -1)
+    # The lung's outline is the chest's, moved down and inwards.
     u = (chest.dx * sign - np.float32(0.13)) / (chest.anatomy.chest - 0.13 - 0.55 * size)
     v = (chest.y - np.float32(0.50)) / (0.37 - size)
-    return (radius(u, v) - 1) * np.float32(0.25)
-
-
-def _pneumothorax(chest: Chest, finding: Finding) -> Field:
-    """Air outside the lung at the apex: a dark crescent without vessels along the chest wall."""
-    above = ramp(0.44 + finding.size - chest.y, 0.02)
-    return ramp(_collapse(chest, finding), 0.006) * chest.air * above * _half(chest, finding.side)
-
-
-def _pleural_line(chest: Chest, finding: Finding) -> Field:
-    line = ramp(0.004 - np.abs(_collapse(chest, finding)), 0.005) * chest.air
-    return line * ramp(0.44 + finding.size - chest.y, 0.02) * _half(chest, finding.side)
+    outside = (radius(u, v) - 1) * np.float32(0.25)
+    shown = ramp(0.004 - np.abs(outside), 0.005) if line else ramp(outside, 0.006)
+    return shown * chest.air * ramp(0.44 + finding.size - chest.y, 0.02) * _half(chest, finding.side)
 
 
 def _pacemaker(chest: Chest, finding: Finding) -> Field:
