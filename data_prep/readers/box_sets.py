@@ -137,19 +137,17 @@ def normalized_box(
 
 
 def refuse_shares(largest: float, path: Path) -> None:
-    """Refuse annotations whose boxes all lie within one pixel; `largest` is their largest coordinate, 0 without one."""
+    """Refuse boxes that all lie within one pixel; `largest` is their largest coordinate, 0 without one."""
     if 0 < largest <= 1:
         raise RefusedData(f"{path}: every box lies within one pixel, so these are shares of the image, not pixels")
 
 
 def find_film(folders: Sequence[Path], names: Sequence[str], problems: Problems) -> Path | None:
     """The first file of these names in the folders, searched in order; None (a problem) if there is none."""
-    for folder in folders:
-        for name in names:
-            if (folder / name).is_file():
-                return folder / name
-    problems.add("missing_image", names[0], f"not in {' or '.join(map(str, folders))}; film not used")
-    return None
+    path = next(filter(Path.is_file, (folder / name for folder in folders for name in names)), None)
+    if path is None:
+        problems.add("missing_image", names[0], f"not in {' or '.join(map(str, folders))}; film not used")
+    return path
 
 
 def readable(label: str) -> str:

@@ -20,9 +20,8 @@ Licence: the agreement of BIMCV for PadChest-GR. Counts: 4,555 studies with 7,03
 import argparse
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -53,16 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_arguments(parser)
 
 
-@dataclass(frozen=True)
-class _Study:
-    """A study with its questions, the labels of its positive sentences, and the text of its negative ones."""
-
+class _Study(NamedTuple):
     id: str
     row: tuple[str, str, str]  # patient, split, data set
     image: str
     questions: list[box_sets.Question]
-    labels: set[str]
-    negatives: str
+    labels: set[str]  # of the positive sentences
+    negatives: str  # the negative sentences
 
 
 @data_set(

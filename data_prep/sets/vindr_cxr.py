@@ -27,7 +27,7 @@ import argparse
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,7 +224,19 @@ def _read_sizes(names: list[str], problems: Problems) -> dict[str, Size]:
     """Image id -> width and height of its DICOM file."""
     sizes = {}
     for path in map(Path, names):
-        for image, rows, columns in _listed_sizes(path, problems):
+        listed: Iterable[tuple[Any, ...]]
+        if path.suffix == ".json":
+            content = box_sets.read_json(path, problems)
+            try:
+                listed = [(image, rows, columns) for image, (rows, columns) in content.items()]
+            except (TypeError, ValueError, AttributeError) as error:
+                form = "a JSON object of image_id: [rows, columns]"
+                raise RefusedData(f"--sizes {path} is not {form}: {error}") from error
+        else:
+            header = tables.header(path)
+            sides = next((pair for pair in _SIDES if set(pair) <= set(header)), _SIDES[0])
+            listed = tables.rows(path, ("image_id", *sides), problems)
+        for image, rows, columns in listed:
             width, height = int(_number(columns)), int(_number(rows))
             if min(width, height) >= 1:
                 sizes[image] = width, height
@@ -232,19 +244,6 @@ def _read_sizes(names: list[str], problems: Problems) -> dict[str, Size]:
                 detail = f"{rows!r} rows and {columns!r} columns are not a size; not used"
                 problems.add("bad_size", f"{path.name} ({image!r})", detail)
     return sizes
-
-
-def _listed_sizes(path: Path, problems: Problems) -> Iterator[tuple[Any, ...]]:
-    """Image id, rows and columns of each film in a file of --sizes."""
-    if path.suffix == ".json":
-        try:
-            yield from ((image, rows, columns) for image, (rows, columns) in box_sets.read_json(path, problems).items())
-        except (TypeError, ValueError, AttributeError) as error:
-            raise RefusedData(f"--sizes {path} is not a JSON object of image_id: [rows, columns]: {error}") from error
-        return
-    names = tables.header(path)
-    sides = next((pair for pair in _SIDES if set(pair) <= set(names)), _SIDES[0])
-    yield from tables.rows(path, ("image_id", *sides), problems)
 
 
 def _original_size(film: str, picture: Size, sizes: dict[str, Size], problems: Problems) -> Size | None:
