@@ -1,6 +1,6 @@
 """What box sets share: boxes from annotations, films by name, questions with their answers, absent findings.
 
-A question with a malformed box is left out whole: with the rest of its boxes alone, a right answer would be punished.
+A question with a malformed box is left out whole: with its other boxes alone, a right answer would be punished.
 """
 
 import argparse
@@ -24,32 +24,22 @@ _EMPTY = "questions whose right answer is 'nothing there'; paper_grounding score
 
 def add_negatives(parser: argparse.ArgumentParser, source: str) -> None:
     """Add the options for questions about absent findings; `source` says which findings count as looked for."""
-    parser.add_argument(
-        "--negatives",
-        type=_per_film,
-        default=0.0,
-        metavar="N",
-        help=f"ask each film for N absent findings too (0.25: one in every fourth film): {source}",
-    )
+    negatives = f"ask each film for N absent findings too (0.25: one in every fourth film): {source}"
+    parser.add_argument("--negatives", type=_per_film, default=0.0, metavar="N", help=negatives)
     parser.add_argument("--negatives-seed", type=int, default=0, help="another seed draws other absent findings")
 
 
 def _per_film(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
+    if not 0 <= (value := float(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
     return value
 
 
 @dataclass
 class Question:
-    """What to locate on a film, and the boxes that the annotation gives for it.
+    """What to locate on a film: `key` completes the row's id, `phrase` is how the question names it.
 
-    Attributes:
-        key: with the film's id the id of the row.
-        phrase: how the question names it.
-        boxes: where it is; None stands for a malformed box, which is listed as a problem already.
-        kind: see `data_prep.sample.KINDS`.
+    A box of None is malformed and listed as a problem already. `kind`: see `data_prep.sample.KINDS`.
     """
 
     key: str
@@ -61,17 +51,9 @@ class Question:
 def absent_questions(
     film: str, looked_for: Iterable[str], present: Iterable[str], options: argparse.Namespace, kind: str = "abnormality"
 ) -> dict[str, Question]:
-    """Questions about findings that are not on the film, drawn by hash, so that every run draws the same.
+    """Finding -> question for findings that are absent from the film, drawn by hash, so that every run draws the same.
 
-    Args:
-        film: id of the film.
-        looked_for: findings that would have been annotated if they were there.
-        present: findings that are there, or whose annotation is malformed.
-        options: with those of `add_negatives`.
-        kind: see `Question`.
-
-    Returns:
-        finding -> question.
+    `looked_for` would have been annotated if they were there; `present` are there, or their annotation is malformed.
     """
     if not options.negatives:
         return {}
@@ -82,18 +64,9 @@ def absent_questions(
 
 
 def grounding_samples(
-    film: str, questions: Iterable[Question], picture: Film, problems: Problems, **common: Any
+    film: str, questions: Iterable[Question], picture: Film, row: tuple[str, str, str], problems: Problems
 ) -> Iterator[Sample]:
-    """One sample per question without a malformed box.
-
-    Args:
-        film: id of the film.
-        questions: about it.
-        picture: path or bytes, width and height.
-        problems: gets the questions that are left out.
-        common: fields that all samples of the film share: patient_id, split, dataset.
-    """
-    image, width, height = picture
+    """One sample per question without a malformed box; `row` is the patient id, split and data set of them all."""
     for question in questions:
         boxes = [box for box in question.boxes if box is not None]
         if len(boxes) < len(question.boxes):
@@ -107,15 +80,13 @@ def grounding_samples(
         if not distinct:
             problems.notes[_EMPTY] += 1
         yield Sample(
-            id=f"{film}-{question.key}",
-            task="grounding",
-            image=image,
-            width=width,
-            height=height,
+            f"{film}-{question.key}",
+            *row,
+            "grounding",
+            *picture,
             phrase=question.phrase,
             boxes=tuple(distinct),
             kind=question.kind,
-            **common,
         )
 
 
@@ -131,14 +102,8 @@ def normalized_box(
 ) -> Box | None:
     """The box as shares of the image, or None (a problem) if it is malformed.
 
-    Args:
-        values: four numbers in pixels, or four texts of numbers.
-        size: width and height of the image in pixels.
-        label: what is in the box.
-        where: which annotation it is, for the list of problems.
-        problems: gets malformed boxes; that a box was clipped is a note.
-        form: corners x1, y1, x2, y2, or upper left corner, width and height.
-        overshoot: pixels past the border that are clipped; a box that goes further is malformed.
+    `values` are four numbers in pixels, or four texts of numbers: the corners x1, y1, x2, y2, or in the form xywh upper
+    left corner, width and height. Up to `overshoot` pixels past the border are clipped (a note).
     """
     values = list(values) if isinstance(values, list | tuple) else [values]
     types = set(map(type, values))  # bool is an int, but not a coordinate
@@ -152,19 +117,19 @@ def normalized_box(
     x1, y1, x2, y2 = numbers
     if form == "xywh":
         x2, y2 = x1 + x2, y1 + y2
-    corners = f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g}"
-    if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        problems.add("bad_box", where, f"box {corners} is not finite; not used")
-        return None
     width, height = size
-    if min((x2 - x1) / width, (y2 - y1) / height) < _THINNEST:
-        problems.add("bad_box", where, f"box {corners} has no area, or its corners are swapped; not used")
-        return None
     past = max(-x1, -y1, x2 - width, y2 - height)
     left, right = max(x1 / width, 0.0), min(x2 / width, 1.0)
     top, bottom = max(y1 / height, 0.0), min(y2 / height, 1.0)
-    if past > overshoot or min(right - left, bottom - top) < _THINNEST:
-        problems.add("box_outside", where, f"box {corners} leaves the {width} x {height} image; not used")
+    kind, wrong = "bad_box", ""
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        wrong = "is not finite"
+    elif min((x2 - x1) / width, (y2 - y1) / height) < _THINNEST:
+        wrong = "has no area, or its corners are swapped"
+    elif past > overshoot or min(right - left, bottom - top) < _THINNEST:
+        kind, wrong = "box_outside", f"leaves the {width} x {height} image"
+    if wrong:
+        problems.add(kind, where, f"box x {x1:g} to {x2:g}, y {y1:g} to {y2:g} {wrong}; not used")
         return None
     if past > 0:
         problems.notes["boxes clipped to the image"] += 1
@@ -172,24 +137,17 @@ def normalized_box(
 
 
 def refuse_shares(largest: float, path: Path) -> None:
-    """Refuse annotations whose boxes all lie within one pixel.
-
-    Args:
-        largest: the largest coordinate of all boxes, in what should be pixels; 0 without a box.
-        path: of the annotations, for the message.
-    """
+    """Refuse boxes that all lie within one pixel; `largest` is their largest coordinate, 0 without one."""
     if 0 < largest <= 1:
         raise RefusedData(f"{path}: every box lies within one pixel, so these are shares of the image, not pixels")
 
 
 def find_film(folders: Sequence[Path], names: Sequence[str], problems: Problems) -> Path | None:
     """The first file of these names in the folders, searched in order; None (a problem) if there is none."""
-    for folder in folders:
-        for name in names:
-            if (folder / name).is_file():
-                return folder / name
-    problems.add("missing_image", names[0], f"not in {' or '.join(map(str, folders))}; film not used")
-    return None
+    path = next(filter(Path.is_file, (folder / name for folder in folders for name in names)), None)
+    if path is None:
+        problems.add("missing_image", names[0], f"not in {' or '.join(map(str, folders))}; film not used")
+    return path
 
 
 def readable(label: str) -> str:
@@ -208,11 +166,11 @@ def is_utf8(text: str) -> bool:
 
 
 def read_json(path: Path, problems: Problems) -> Any:
-    """The content of a JSON file, with or without a byte order mark.
+    """The content of a JSON file in UTF-8, with or without a byte order mark.
 
     Raises:
         UsageError: the file cannot be read.
-        RefusedData: it is not valid JSON, nested too deeply, or not in UTF-8.
+        RefusedData: it is not valid JSON, or nested too deeply.
     """
     problems.source(path)
     try:

@@ -1,10 +1,9 @@
 """DICOM films as 8-bit pictures, the way the file asks to be displayed.
 
 pydicom applies the file's modality transform (rescale or table) and its first VOI transform (table, or window of any of
-the three functions) to the stored values; then the darkest value of the film becomes 0 and the brightest 255. So a film
-without a window, and one whose table fills only part of its nominal range, still use all of the 8 bits. A transform
-that fails or leaves nothing to see (a window of width 0, or beside all values) is skipped. MONOCHROME1 is inverted
-last. Presentation LUT Shape is ignored, because its value INVERSE only repeats MONOCHROME1.
+the three functions) to the stored values; then the film's darkest value becomes 0 and its brightest 255, so that every
+film uses all of the 8 bits. A transform that fails or leaves nothing to see (a window of width 0, or beside all values)
+is skipped. MONOCHROME1 is inverted last. Presentation LUT Shape is ignored, because its INVERSE repeats MONOCHROME1.
 """
 
 from __future__ import annotations
@@ -25,20 +24,13 @@ MAX_PIXELS = 80_000_000
 _MAX_ASPECT = 200
 # One decoder for each compression, because the next one that pydicom would turn to may fill up what is missing, or
 # crash, where the first says what is wrong. JPEG extended is read where it has 8 bits, which is what films have.
-_DECODERS = {
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
-    "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended
-    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
-    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG lossless, first-order prediction
-    "1.2.840.10008.1.2.4.80": "gdcm",  # JPEG-LS lossless
-    "1.2.840.10008.1.2.4.81": "gdcm",  # JPEG-LS near-lossless
-    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000 lossless
-    "1.2.840.10008.1.2.4.91": "pylibjpeg",  # JPEG 2000
-    "1.2.840.10008.1.2.4.201": "pylibjpeg",  # HTJ2K lossless
-    "1.2.840.10008.1.2.4.202": "pylibjpeg",  # HTJ2K lossless, progressive
-    "1.2.840.10008.1.2.4.203": "pylibjpeg",  # HTJ2K
-    "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE
+_PLUGINS = {
+    "pillow": (50, 51),  # JPEG baseline, JPEG extended
+    "gdcm": (57, 70, 80, 81),  # JPEG lossless, the same with first-order prediction; JPEG-LS lossless, near-lossless
+    "pylibjpeg": (90, 91, 201, 202, 203),  # JPEG 2000 lossless, lossy; HTJ2K lossless, the same progressive, lossy
 }
+_DECODERS = {f"1.2.840.10008.1.2.4.{last}": plugin for plugin, endings in _PLUGINS.items() for last in endings}
+_DECODERS["1.2.840.10008.1.2.5"] = "pylibjpeg"  # RLE
 # Start-of-frame markers of JPEG (others in their range define tables) and of JPEG-LS.
 _JPEG_FRAME = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 
@@ -50,20 +42,12 @@ def is_dicom(path: Path) -> bool:
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height from the header.
-
-    Raises:
-        ValueError: the file is not a single film of a plausible size; says why and what to do.
-    """
+    """Width and height from the header; `ValueError` if it is not that of one film of a plausible size."""
     return _checked_size(_read(path, header_only=True))
 
 
 def check_sides(width: int, height: int) -> None:
-    """Refuse, before anything is decoded, a picture that is too large for a film or too long for a model's processor.
-
-    Raises:
-        ValueError: says which.
-    """
+    """Raise a `ValueError`, before decoding, for a picture too large for a film or too long for a model's processor."""
     if width * height > MAX_PIXELS:
         raise ValueError(f"claims {width} x {height} pixels, more than any film ({MAX_PIXELS:,}); not decoded")
     if max(width, height) > _MAX_ASPECT * min(width, height):
@@ -73,8 +57,7 @@ def check_sides(width: int, height: int) -> None:
 def picture(path: Path) -> NDArray[np.uint8]:
     """The film, (height, width), or (height, width, 3) if it is stored in color.
 
-    Raises:
-        ValueError: the file is not a film that can be shown; says why and what to do. Decoders raise other errors too.
+    A `ValueError` says why it cannot be shown and what to do; decoders raise other errors too.
     """
     dataset = _read(path, header_only=False)
     width, height = _checked_size(dataset)
@@ -121,9 +104,8 @@ def _checked_size(dataset: FileDataset) -> tuple[int, int]:
     check_sides(width, height)
     grayscale = samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
     if not grayscale and not (samples == 3 and depth == 8):
-        raise ValueError(
-            f"is {photometric} with {samples} samples a pixel; only grayscale films and 8-bit RGB can be shown"
-        )
+        shown = "only grayscale films and 8-bit RGB can be shown"
+        raise ValueError(f"is {photometric} with {samples} samples a pixel; {shown}")
     if depth not in (8, 16):
         raise ValueError(f"has {depth} bits a pixel allocated; films have 8 or 16")
     return width, height
@@ -132,7 +114,7 @@ def _checked_size(dataset: FileDataset) -> tuple[int, int]:
 def _check_stream(dataset: FileDataset, width: int, height: int) -> None:
     """Refuse a compressed picture that is cut off, or of another size than the header's, before any decoder runs.
 
-    Some decoders fill up missing data, and all allocate what the stream claims.
+    Some decoders fill in missing data, and all allocate what the stream claims.
     """
     from pydicom.encaps import get_frame
     from pydicom.uid import RLELossless
@@ -142,17 +124,16 @@ def _check_stream(dataset: FileDataset, width: int, height: int) -> None:
     if not syntax.is_compressed or syntax == RLELossless:
         return
     if syntax not in _DECODERS:
-        raise ValueError(
-            f"is compressed as {syntax.name}, which cannot be read here; decompress it, e.g. with dcmdjpeg"
-        )
+        raise ValueError(f"is compressed as {syntax.name}, which is not read here; decompress it, e.g. with dcmdjpeg")
     with _decoding():
         stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    header = width, height, dataset.SamplesPerPixel
     claimed = _jpeg_size(stream) if stream.startswith(b"\xff\xd8") else _j2k_size(stream)
     if claimed is None:
         raise ValueError(f"has pixel data that are not {syntax.name}; the file is damaged, fetch it again")
-    if claimed != (width, height, dataset.SamplesPerPixel):
-        found, header = ("{} x {} x {}".format(*shape) for shape in (claimed, (width, height, dataset.SamplesPerPixel)))
-        raise ValueError(f"holds a picture of {found} samples, its header says {header}; not decoded")
+    if claimed != header:
+        sizes = "{} x {} x {} samples, its header says {} x {} x {}".format(*claimed, *header)
+        raise ValueError(f"holds a picture of {sizes}; not decoded")
     if b"\xff\xd9" not in stream[-4:]:  # an odd length is padded
         raise ValueError("has pixel data without an end; the file is cut off, fetch it again")
 

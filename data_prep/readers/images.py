@@ -3,13 +3,19 @@
 An 8-bit PNG, JPEG, BMP, TIFF or WebP file stays the file it is. A DICOM film is converted by `dicom.py`. A 16-bit PNG
 has no window to go by, so its own darkest value becomes 0 and its brightest 255: such files hold raw detector values of
 10 to 16 bits, and dropping the lower byte, as image readers do, would leave many of them black. All keep their aspect.
+
+Films whose decoder may crash, and all films with several workers, are converted in a process apart: a crash costs one
+film, not the run. Each thread has one such process while it lives; a process whose parent is gone ends by itself.
 """
 
 import argparse
 import hashlib
 import io
 import math
+import multiprocessing
 import os
+import resource
+import signal
 import threading
 import warnings
 from collections import deque
@@ -17,19 +23,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.options import positive
 from data_prep.readers import dicom
-from data_prep.readers.apart import ProcessDied, apart
 from reward_fns.errors import UsageError
 
 Film = tuple[Path | bytes, int, int]
 """Path of the picture or the bytes of a PNG, width, height."""
 
+_threads = threading.local()
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _CONVERSION = 1  # to be raised when films come out otherwise than before
 
@@ -41,38 +50,28 @@ class Unreadable(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every set whose films are converted."""
     parser.add_argument("--workers", type=positive, default=1, help="processes that convert films")
-    parser.add_argument(
-        "--store-pixels", type=positive, help="scale films of more pixels down to this, e.g. 1048576, before storing"
-    )
-    parser.add_argument(
-        "--keep-films", type=Path, metavar="DIR", help="keep converted films there: a stopped run goes on where it was"
-    )
+    pixels = "scale films of more pixels down to this, e.g. 1048576, before storing"
+    parser.add_argument("--store-pixels", type=positive, help=pixels)
+    keep = "keep converted films there: a stopped run goes on where it was"
+    parser.add_argument("--keep-films", type=Path, metavar="DIR", help=keep)
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, from the file's header only.
-
-    Raises:
-        Unreadable: the file is missing, or its header is not that of a film.
-    """
+    """Width and height in pixels, from the file's header only; `Unreadable` if it is missing or not a film's."""
     with _named(path):
         if dicom.is_dicom(path):
             return dicom.size(path)
         with _open(path) as image:
+            dicom.check_sides(*image.size)
             return image.size
 
 
 def film(path: Path, store_pixels: int | None = None, *, decode: bool = True) -> Film:
-    """The path itself if it is an 8-bit picture, else the bytes of an 8-bit PNG.
+    """The path itself if it is an 8-bit picture, else the bytes of an 8-bit PNG; with its width and height.
 
-    Args:
-        path: a DICOM, PNG, JPEG, BMP, TIFF or WebP file.
-        store_pixels: films with more pixels than this come as bytes too, scaled down to it with their aspect kept, so
-            that relative boxes stay right.
-        decode: read an 8-bit picture whole, to see that it can be; else only its header is read.
-
-    Returns:
-        path or bytes, and width and height of that picture.
+    Films with more pixels than `store_pixels` come as bytes too, scaled down to it with their aspect kept, so that
+    relative boxes stay right. Without `decode`, only the header of an 8-bit picture is read, so damage behind it is
+    not seen.
 
     Raises:
         Unreadable: the file is missing, damaged, not a film, or too large to be one.
@@ -88,10 +87,7 @@ def films(
     """`film` of each path in the same order, over several processes; an error is yielded in its place, not raised.
 
     At most two films per process wait to be taken, so memory stays flat. Converted films are written to the folder
-    `keep`, where the next run finds them, and come as the paths of these files.
-
-    Raises:
-        UsageError: a film cannot be written to `keep`.
+    `keep`, where the next run finds them, and come as the paths of these files; `UsageError` if that fails.
     """
     convert = film if workers == 1 else _film_apart
     work = partial(_attempt, partial(_keep_film, keep, convert) if keep else convert, store_pixels=store_pixels)
@@ -105,8 +101,7 @@ def films(
             waiting.append(pool.submit(work, path))
             if len(waiting) == 2 * workers:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from (converted.result() for converted in waiting)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -122,8 +117,7 @@ def _attempt(convert: Callable[[Path, int | None], Film], path: Path, store_pixe
 def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: Path, store_pixels: int | None) -> Film:
     """`convert(path, store_pixels)`, with the picture as a file in the folder if it is not the film's own.
 
-    A kept file is used only for a film of the same path, size, time of change and bound, and only if its checksums are
-    right; a damaged one is converted again.
+    A kept file serves a film of the same path, size, time of change and bound if its checksums are right.
     """
     try:
         stat = path.stat()
@@ -153,50 +147,30 @@ def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: 
     return kept, width, height
 
 
-def _film_apart(path: Path, store_pixels: int | None) -> Film:
-    try:
-        return apart(_convert, path, store_pixels)
-    except ProcessDied as error:
-        raise Unreadable(
-            f"{path} ended the process that decodes it ({error}): it is damaged, fetch it again; or memory ran out"
-        ) from error
-
-
 def _convert(path: Path, store_pixels: int | None, decode: bool = True) -> Film:
     with _named(path):
         if dicom.is_dicom(path):
             return _stored(Image.fromarray(dicom.picture(path)), store_pixels)
         with _open(path) as image:
+            dicom.check_sides(*image.size)
             deep = image.mode.startswith(("I", "F"))
             if decode or deep:
                 image.load()
-            width, height = image.size
             if deep:
-                return _stored(_eight_bits(image), store_pixels)
-            if store_pixels is None or width * height <= store_pixels:
-                return path, width, height
+                values = np.asarray(image)
+                if (shown := dicom.spread(values, values.min(), values.max())) is None:
+                    raise ValueError(f"shows nothing: every pixel has the value {values.flat[0]}")
+                return _stored(Image.fromarray(shown), store_pixels)
+            if store_pixels is None or image.width * image.height <= store_pixels:
+                return path, *image.size
             return _stored(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), store_pixels)
 
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path, formats=_FORMATS)
+        return Image.open(path, formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError("is neither a DICOM nor a PNG nor a JPEG file (nor BMP, TIFF or WebP)") from error
-    try:
-        dicom.check_sides(*image.size)
-    except ValueError:
-        image.close()
-        raise
-    return image
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    spread = dicom.spread(values, values.min(), values.max())
-    if spread is None:
-        raise ValueError(f"shows nothing: every pixel has the value {values.flat[0]}")
-    return Image.fromarray(spread)
 
 
 def _stored(picture: Image.Image, store_pixels: int | None) -> Film:
@@ -224,7 +198,65 @@ def _named(path: Path) -> Iterator[None]:
             yield
     except Unreadable:
         raise
-    except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # image libraries raise errors of many kinds on damaged files
-        raise Unreadable(f"{path}: {' '.join(str(error).split())}") from error
+        detail = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise Unreadable(f"{path}: {detail}") from error
+
+
+def _film_apart(path: Path, store_pixels: int | None) -> Film:
+    """`_convert` in this thread's process apart; a crash is an `Unreadable`, and the next call gets a new process."""
+    held = vars(_threads)
+    if not held:
+        held["process"], held["connection"] = _start()
+    process, connection = held["process"], held["connection"]
+    try:
+        connection.send((_convert, (path, store_pixels)))
+        failed, answer = connection.recv()
+    except BaseException as error:
+        held.clear()  # after an interruption, the answer to this call would be taken as the answer to the next
+        if not isinstance(error, EOFError | OSError):
+            raise
+        process.join()
+        code = process.exitcode or 0
+        how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
+        raise Unreadable(
+            f"{path} ended the process that decodes it ({how}): it is damaged, fetch it again; or memory ran out"
+        ) from error
+    try:
+        if failed:
+            raise answer
+        return cast(Film, answer)
+    finally:
+        del answer  # an exception and the frame that holds it would keep each other, and the process, alive
+
+
+def _start() -> tuple[SpawnProcess, Connection]:
+    # Spawned, not forked: a fork copies locks that other threads hold. Not a ProcessPoolExecutor: its own thread waits
+    # for the process too, which hides how the process died.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+    except EOFError as error:
+        raise RuntimeError(
+            "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
+        ) from error
+    return process, ours
+
+
+def _serve(connection: Connection) -> None:
+    """Answer calls until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent says what happens
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no dump of memory for each damaged film
+    connection.send("ready")
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            function, arguments = connection.recv()
+            try:
+                answer = False, function(*arguments)
+            except Exception as error:
+                answer = True, error
+            connection.send(answer)

@@ -38,10 +38,7 @@ def read(
 ) -> Iterator[tuple[_Record, Film]]:
     """Each record with its picture, in the same order; those whose file cannot be read become problems.
 
-    Args:
-        records: with the path of the image file of each; only a few are taken ahead of what is yielded.
-        options: with those of `images.add_arguments`.
-        problems: gets unreadable images.
+    Only a few records are taken ahead of what is yielded; `options` are those of `images.add_arguments`.
     """
     waiting: deque[_Record] = deque()
 

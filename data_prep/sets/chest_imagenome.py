@@ -6,16 +6,14 @@ that it unpacks to; `silver_dataset/splits/{train,valid,test}.csv` (subject_id, 
 ViewPosition) name the images, and `images_to_avoid.csv` beside them those of the patients of the hand-checked gold
 set. The images are MIMIC-CXR-JPG's, see `readers/mimic.py`. Of a scene graph, `objects` are read: bbox_name and
 original_x1, original_y1, original_x2, original_y2 in pixels of the original image. Its original_width and
-original_height are those of the box, so the size of the image comes from MIMIC-CXR's metadata. For --negatives, its
-`attributes` are read too: findings that the report says are absent, "anatomicalfinding|no|pneumothorax", and nowhere
-present.
+original_height are those of the box, so the size of the image comes from MIMIC-CXR's metadata. --negatives reads
+`attributes` too: findings that the report says are absent, "anatomicalfinding|no|pneumothorax", and nowhere present.
 
-Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself.
-
-Counts: 242,072 scene graphs. The boxes were made by a program and checked on a sample; some leave the image (they are
-clipped), some have no area or only lie outside (they are listed). Of about 36 names, the 29 of `REGIONS` are good
-enough to ask for. Images of gold patients are left out, and so are those of `FAILED`, which have no scene graph. The
-splits are MIMIC-CXR's, by patient; that Chest ImaGenome's own differ is counted (see `data_prep/splits.py`).
+Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself. Counts: 242,072 scene graphs. The
+boxes were made by a program and checked on a sample; some leave the image (they are clipped), some have no area or only
+lie outside (they are listed). Of about 36 names, the 29 of `REGIONS` are good enough to ask for. Images of gold
+patients are left out, and so are those of `FAILED`, which have no scene graph. The splits are MIMIC-CXR's, by patient;
+that Chest ImaGenome's own differ is counted (see `data_prep/splits.py`).
 """
 
 import argparse
@@ -42,45 +40,30 @@ from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
 _SIDED = (
-    *("lung", "apical zone", "upper lung zone", "mid lung zone", "lower lung zone", "hilar structures"),
-    *("costophrenic angle", "hemidiaphragm", "clavicle"),
+    "lung, apical zone, upper lung zone, mid lung zone, lower lung zone, hilar structures, costophrenic angle, "
+    "hemidiaphragm, clavicle"
 )
-REGIONS = frozenset(
-    [f"{side} {part}" for side in ("right", "left") for part in _SIDED]
-    + ["trachea", "spine", "aortic arch", "mediastinum", "upper mediastinum", "svc", "cardiac silhouette"]
-    + ["cavoatrial junction", "right atrium", "carina", "abdomen"]
+_SINGLE = (
+    "trachea, spine, aortic arch, mediastinum, upper mediastinum, svc, cardiac silhouette, cavoatrial junction, "
+    "right atrium, carina, abdomen"
 )
+_SIDES = [f"{side} {part}" for side in ("right", "left") for part in _SIDED.split(", ")]
+REGIONS = frozenset([*_SIDES, *_SINGLE.split(", ")])
 """The names of the regions that are asked for."""
 
-_FAILED = (
-    "0518c887-b80608ca-830de2d5-89acf0e2-bd3ec900 03b2e67c-70631ff8-685825fb-6c989456-621ca64d "
-    "786d69d0-08d16a2c-dd260165-682e66e9-acf7e942 1d0bafd0-72c92e4c-addb1c57-40008638-b9ec8584 "
-    "f55a5fe2-395fc452-4e6b63d9-3341534a-ebb882d5 14a5423b-9989fc33-123ce6f1-4cc7ca9a-9a3d2179 "
-    "9c42d877-dfa63a03-a1f2eb8c-127c60c3-b20b7e01 996fb121-fab58dd2-7521fd7e-f9f3133c-bc202556 "
-    "56b8afd3-5f6d4419-8699d79e-6913a2bd-35a08557 93020995-6b84ca33-2e41e00d-5d6e3bee-87cfe5c6 "
-    "f57b4a53-5fecd631-2fe14e8a-f4780ee0-b8471007 d496943d-153ec9a5-c6dfe4c0-4fb9e57f-675596eb "
-    "46b02f13-69fb7e49-321880e4-80584065-c1f57b50 46b02f13-69fb7e49-321880e4-80584065-c1f57b50m "
-    "422689b1-40e06ae8-d6151ff3-2780c186-6bd67271 8385a8ad-ad5e02a8-8e1fa7f3-d822c648-2a41a205 "
-    "e180a7b6-684946d6-fe1782de-45ed1033-1a6f8a51 f5f82c2f-e99a7a06-6ecc9991-072adb2f-497dae52 "
-    "6d54a492-7aade003-a238dc5c-019ccdd2-05661649 2b5edbbf-116df0e3-d0fea755-fabd7b85-cbb19d84 "
-    "db9511e3-ee0359ab-489c3556-4a9b2277-c0bf0369 87495016-a6efd89e-a3697ec7-89a81d53-627a2e13 "
-    "810a8e3b-2cf85e71-7ed0b3d3-531b6b68-24a5ca89 a9f0620b-6e256cbd-a7f66357-2fe78c8a-49caac26"
-)
-FAILED = frozenset(_FAILED.split())
+FAILED = frozenset(Path(__file__).with_name("chest_imagenome_failed.txt").read_text().split())
 """Images that are not films, as github.com/ttanida/rgrg found: in the split files, but without a scene graph."""
 
 _LARGEST = 1 << 24  # bytes; scene graphs have about a hundred thousand
-_ATTRIBUTE = re.compile(r'"([a-z]+)\|(yes|no)\|([a-z][a-z /-]*)"')
+_FINDING = re.compile(r'"anatomicalfinding\|(yes|no)\|([a-z][a-z /-]*)"')
 _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of Chest ImaGenome."""
     mimic_arguments(parser)
     parser.add_argument("--annotations", type=Path, required=True, help="folder of Chest ImaGenome: silver_dataset/")
-    parser.add_argument(
-        "--regions", type=positive, default=1, help="how many regions of an image are asked for, drawn by its id"
-    )
+    regions = "how many regions of an image are asked for, drawn by its id"
+    parser.add_argument("--regions", type=positive, default=1, help=regions)
     box_sets.add_negatives(parser, "of those that its report says are absent, by the scene graph")
 
 
@@ -93,33 +76,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expected={"scene graphs": 242_072},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per drawn region; unusable annotations go to `problems`.
-
-    Raises:
-        UsageError: if a folder, a file or a column is missing.
-        RefusedData: if a file is damaged or a patient is in two splits.
-    """
+    """Yield one grounding sample per drawn region; unusable annotations go to `problems`."""
     mimic = Mimic(options, problems)
     silver = options.annotations / "silver_dataset"
     own_splits = _own_splits(silver / "splits", problems)
     with _scene_graphs(silver, problems) as read:
-        films = tqdm(mimic.films(own_splits), total=len(own_splits), unit="image", disable=None)
-        for film in films:
+        for film in tqdm(mimic.films(own_splits), total=len(own_splits), unit="image", disable=None):
             split = mimic.authority.split(film.subject, film.dicom, own_splits.pop(film.dicom))
             path = mimic.path(film)
             graph = _scene_graph(f"{film.dicom}_SceneGraph.json", read, problems) if split and path else None
             if split is None or path is None or graph is None:
                 continue
             regions = _regions(graph, film, problems)
-            # By a hash, so that the same regions are drawn everywhere.
+            # By a hash, so that every run draws the same.
             drawn = sorted(regions, key=lambda region: stable_hash(f"{film.dicom}/{region}"))[: options.regions]
             questions = [regions[region] for region in drawn]
             if options.negatives:
                 said = _findings(graph)
                 questions += box_sets.absent_questions(film.dicom, said["no"], said["yes"], options).values()
-            picture = path, film.width, film.height
-            common = {"patient_id": film.patient, "split": split, "dataset": "chest_imagenome"}
-            yield from box_sets.grounding_samples(film.dicom, questions, picture, problems, **common)
+            picture, row = (path, film.width, film.height), (film.patient, split, "chest_imagenome")
+            yield from box_sets.grounding_samples(film.dicom, questions, picture, row, problems)
     for dicom in own_splits:
         problems.add("unknown_image", dicom, "is in the split files, but has no usable row in MIMIC-CXR's metadata")
 
@@ -137,8 +113,8 @@ def _own_splits(folder: Path, problems: Problems) -> dict[str, str]:
             elif dicom in FAILED:
                 problems.notes["images without a film, left out"] += 1
             elif dicom in splits:
-                detail = f"is in {splits[dicom]} already; this row is not used"
-                problems.add("duplicate_id", f"{path.name}: {dicom}", detail)
+                where = f"{path.name}: {dicom}"
+                problems.add("duplicate_id", where, f"is in {splits[dicom]} already; this row is not used")
             else:
                 splits[dicom] = NAMES[name]
     return splits
@@ -168,8 +144,7 @@ def _scene_graphs(silver: Path, problems: Problems) -> Iterator[Callable[[str], 
 def _scene_graph(name: str, read: Callable[[str], bytes | None], problems: Problems) -> dict[str, Any] | None:
     """The content of a scene graph; None (a problem) without a list of objects."""
     try:
-        content = read(name)
-        if content is None:
+        if (content := read(name)) is None:
             problems.add("missing_scene_graph", name, "the image has no scene graph; not used")
             return None
         graph = json.loads(content)  # the published files hold NaN, which is not JSON, but which Python reads
@@ -184,9 +159,8 @@ def _scene_graph(name: str, read: Callable[[str], bytes | None], problems: Probl
 
 def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str, box_sets.Question]:
     """A question for each usable region, by its name."""
-    name = f"{film.dicom}_SceneGraph.json"
     boxes: dict[str, Box] = {}
-    ambiguous = set()
+    name, ambiguous = f"{film.dicom}_SceneGraph.json", set()
     for entry in graph["objects"]:
         region = entry.get("bbox_name") if isinstance(entry, dict) else None
         where = f"{name}: {region}"
@@ -197,10 +171,8 @@ def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str,
         elif missing := [key for key in _CORNERS if entry.get(key) is None]:
             problems.add("missing_key", where, f"no {' or '.join(missing)}; region not used")
         else:
-            corners = [entry[key] for key in _CORNERS]
-            box = box_sets.normalized_box(
-                corners, (film.width, film.height), region, where, problems, overshoot=math.inf
-            )
+            size, corners = (film.width, film.height), [entry[key] for key in _CORNERS]
+            box = box_sets.normalized_box(corners, size, region, where, problems, overshoot=math.inf)
             if box and boxes.setdefault(region, box) != box:
                 problems.add("duplicate_region", where, "has two different boxes; region not used")
                 ambiguous.add(region)
@@ -214,10 +186,7 @@ def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str,
 def _findings(graph: dict[str, Any]) -> dict[str, set[str]]:
     """What the report says of the findings in any region: "yes" or "no" -> their names."""
     said: dict[str, set[str]] = {"yes": set(), "no": set()}
-    parts = graph.get("attributes")
-    for part in parts if isinstance(parts, list) else []:
-        # One list of "category|relation|name" per sentence.
-        for category, relation, name in _ATTRIBUTE.findall(json.dumps(part)):
-            if category == "anatomicalfinding":
-                said[relation].add(name)
+    # Lists of "category|relation|name", one for each sentence.
+    for relation, name in _FINDING.findall(json.dumps(graph.get("attributes"))):
+        said[relation].add(name)
     return said

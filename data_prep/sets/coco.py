@@ -19,27 +19,24 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
-from data_prep.options import shares, with_group
+from data_prep.options import with_group
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import box_sets, images, pictures
+from data_prep.readers import box_sets, images, pictures, reports
 from data_prep.registry import data_set
-from data_prep.sample import SPLITS, Sample, split_of, stable_hash
+from data_prep.sample import Sample, stable_hash
 from reward_fns.errors import UsageError
 
 _Content = dict[str, list[dict[str, Any]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the COCO loader's own options."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the images")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON file")
     parser.add_argument("--name", default="coco", help="name of the data set in the rows")
     parser.add_argument("--include-empty", action="store_true", help="ask images without boxes for an absent finding")
     box_sets.add_negatives(parser, "of the file's categories")
     parser.add_argument("--patient-regex", type=with_group, help="first group in file_name is the patient (else: file)")
-    split = parser.add_mutually_exclusive_group()
-    split.add_argument("--split", choices=SPLITS, default="train", help="the split that all images go to")
-    split.add_argument("--split-by-hash", type=shares, help="shares of patients, train,val,test: 0.8,0.1,0.1")
+    reports.add_splits(parser)
     images.add_arguments(parser)
 
 
@@ -61,14 +58,8 @@ class _Film:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per image and category; unusable annotations go to `problems`.
-
-    Raises:
-        UsageError: if the folder or the JSON file is missing, or the JSON is not in COCO format.
-        RefusedData: if the JSON is broken, or its boxes are not [x, y, width, height] in pixels.
-    """
-    if not options.root.is_dir():
-        raise UsageError(f"--root {options.root} is not a folder; give the one that holds the images")
+    """Yield one grounding sample per image and category; unusable annotations go to `problems`."""
+    root = reports.folder(options.root, "--root", "the images")
     content = _read_coco(options.annotations, problems)
     categories = _read_categories(content, problems)
     films = _read_films(content, problems)
@@ -88,13 +79,12 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         ((film, patient), path)
         for film in tqdm(films.values(), unit="image", disable=None)
         if (patient := _patient(film.file_name, options.patient_regex, problems))
-        and (path := _image_path(film, options.root, last_parts, problems))
+        and (path := _image_path(film, root, last_parts, problems))
     )
     for (film, patient), picture in pictures.read(located, options, problems):
-        split = split_of(patient, options.split_by_hash) if options.split_by_hash else options.split
+        row = (patient, reports.split(options, patient), options.name)
         questions = [film.questions[name] for name in sorted(film.questions)]
-        common = {"patient_id": patient, "split": split, "dataset": options.name}
-        yield from box_sets.grounding_samples(film.id, questions, picture, problems, **common)
+        yield from box_sets.grounding_samples(film.id, questions, picture, row, problems)
 
 
 def _read_coco(path: Path, problems: Problems) -> _Content:
@@ -137,10 +127,10 @@ def _read_films(content: _Content, problems: Problems) -> dict[str, _Film]:
     films = {}
     for entry in _entries(content, "images", ("id", "file_name", "width", "height"), problems):
         name, width, height = str(entry["file_name"]), entry["width"], entry["height"]
-        if not all(type(side) is int and side > 0 for side in (width, height)):
-            problems.add("bad_size", name, f"width {width!r} and height {height!r} must be positive integers")
-        else:
+        if all(type(side) is int and side > 0 for side in (width, height)):
             films[str(entry["id"])] = _Film(str(entry["id"]), name, (width, height))
+        else:
+            problems.add("bad_size", name, f"width {width!r} and height {height!r} must be positive integers")
     return films
 
 
@@ -190,11 +180,10 @@ def _check_form(content: _Content, films: dict[str, _Film], path: Path) -> None:
 def _patient(file_name: str, pattern: re.Pattern[str] | None, problems: Problems) -> str | None:
     if pattern is None:
         return Path(file_name).stem
-    match = pattern.search(file_name)
-    if match is None or not match.group(1):
-        problems.add("no_patient", file_name, "--patient-regex finds no patient; image not used")
-        return None
-    return match.group(1)
+    if (match := pattern.search(file_name)) and match[1]:
+        return match[1]
+    problems.add("no_patient", file_name, "--patient-regex finds no patient; image not used")
+    return None
 
 
 def _image_path(film: _Film, root: Path, last_parts: Counter[str], problems: Problems) -> Path | None:
@@ -204,15 +193,11 @@ def _image_path(film: _Film, root: Path, last_parts: Counter[str], problems: Pro
         problems.add("unsafe_path", film.file_name, "file_name must stay within --root")
         return None
     path = box_sets.find_film([root], [film.file_name, *([name.name] if last_parts[name.name] == 1 else [])], problems)
-    if path is None:
-        return None
     try:
-        size = images.size(path)
+        if path is None or (size := images.size(path)) == film.size:
+            return path
+        kind, detail = "size_mismatch", "{} is {} x {}, the JSON says {} x {}".format(path, *size, *film.size)
     except images.Unreadable as error:
-        problems.add("unreadable_image", film.file_name, f"{error}; image not used")
-        return None
-    if size != film.size:
-        detail = "{} is {} x {}, the JSON says {} x {}; image not used".format(path, *size, *film.size)
-        problems.add("size_mismatch", film.file_name, detail)
-        return None
-    return path
+        kind, detail = "unreadable_image", str(error)
+    problems.add(kind, film.file_name, f"{detail}; image not used")
+    return None

@@ -1,20 +1,18 @@
 """MS-CXR: where on a chest film a phrase of its report is seen (phrase grounding).
 
-Files: `MS_CXR_Local_Alignment_v1.0.0.csv` or `.json` (the release is called 0.1) or
-`MS_CXR_Local_Alignment_v1.1.0.csv` or `.json`, from https://physionet.org/content/ms-cxr/. The CSV has dicom_id,
-category_name, label_text, path (`files/p10/p10000032/s50414267/<dicom_id>.jpg`), x, y, w, h, image_width,
-image_height, and in 1.1.0 split; the box is the upper left corner and the size in pixels of the original. The JSON is
-in COCO format with path, width and height in `images` and label_text (1.1.0: split) in `annotations`. One row is one
-box: boxes of one image, category and text belong together and make one sample. The images are MIMIC-CXR-JPG's, see
-`data_prep/readers/mimic.py`.
+Files: `MS_CXR_Local_Alignment_v1.0.0` (the release is called 0.1) or `_v1.1.0`, each as .csv or .json, from
+https://physionet.org/content/ms-cxr/. The CSV has dicom_id, category_name, label_text, path
+(`files/p10/p10000032/s50414267/<dicom_id>.jpg`), x, y, w, h, image_width, image_height, and in 1.1.0 split; the box is
+the upper left corner and the size in pixels of the original. The JSON is in COCO format with path, width and height in
+`images` and label_text (1.1.0: split) in `annotations`. One row is one box: boxes of one image, category and text
+belong together and make one sample. The images are MIMIC-CXR-JPG's, see `data_prep/readers/mimic.py`.
 
 Only phrases with a box were annotated, so --negatives asks for the categories that the film's own report says are
 absent: 0.0 in MIMIC-CXR-JPG's `mimic-cxr-2.0.0-chexpert.csv`.
 
-Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself.
-
-Counts: 1,162 phrases with 1,448 boxes on 1,047 images, in eight categories. The splits are MIMIC-CXR's, by patient;
-that 1.1.0 says otherwise is counted (see `data_prep/splits.py`). The patient id is the subject's folder, "p10000032".
+Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself. Counts: 1,162 phrases with 1,448
+boxes on 1,047 images, in eight categories. The splits are MIMIC-CXR's, by patient; that 1.1.0 says otherwise is counted
+(see `data_prep/splits.py`). The patient id is the subject's folder, "p10000032".
 """
 
 import argparse
@@ -40,17 +38,13 @@ _LABELS = "mimic-cxr-2.0.0-chexpert.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of MS-CXR."""
     mimic_arguments(parser)
-    parser.add_argument(
-        "--annotations", type=Path, required=True, help="MS_CXR_Local_Alignment_v1.0.0 or v1.1.0, .csv or .json"
-    )
+    files = "MS_CXR_Local_Alignment_v1.0.0 or v1.1.0, .csv or .json"
+    parser.add_argument("--annotations", type=Path, required=True, help=files)
     box_sets.add_negatives(parser, f"of those that the film's report says are absent, by {_LABELS} in --root")
 
 
 class _Row(NamedTuple):
-    """One box as the files give it; `split` is "" in 1.0.0."""
-
     where: str
     dicom: str
     category: str
@@ -59,14 +53,7 @@ class _Row(NamedTuple):
     bbox: Any
     width: Any
     height: Any
-    split: str
-
-
-class _Film(NamedTuple):
-    """An image with its split."""
-
-    image: Film
-    split: str
+    split: str  # "" in 1.0.0
 
 
 @data_set(
@@ -78,14 +65,9 @@ class _Film(NamedTuple):
     expected={"boxes": 1448, "phrases": 1162, "images": 1047},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per image, category and phrase; unusable annotations go to `problems`.
-
-    Raises:
-        UsageError: if a folder, a file or a column is missing.
-        RefusedData: if a file is damaged or a patient is in two splits.
-    """
+    """Yield one grounding sample per image, category and phrase; unusable annotations go to `problems`."""
     mimic = Mimic(options, problems)
-    films: dict[str, _Film] = {}
+    films: dict[str, tuple[Film, str]] = {}
     phrases: dict[tuple[str, str, str], box_sets.Question] = {}
     for row in (_json_rows if options.annotations.suffix == ".json" else _table_rows)(options.annotations, problems):
         text = line(row.text)
@@ -110,10 +92,9 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     for dicom, (image, split) in tqdm(films.items(), unit="image", disable=None):
         negatives = box_sets.absent_questions(dicom, absent.get(image.study, ()), present[dicom], options)
         if path := mimic.path(image):
-            picture = path, image.width, image.height
-            common = {"patient_id": image.patient, "split": split, "dataset": "ms_cxr"}
+            picture, row_of = (path, image.width, image.height), (image.patient, split, "ms_cxr")
             questions = [*asked[dicom], *negatives.values()]
-            yield from box_sets.grounding_samples(dicom, questions, picture, problems, **common)
+            yield from box_sets.grounding_samples(dicom, questions, picture, row_of, problems)
 
 
 def _absent_categories(root: Path, categories: set[str], problems: Problems) -> dict[str, set[str]]:
@@ -122,14 +103,13 @@ def _absent_categories(root: Path, categories: set[str], problems: Problems) -> 
     names = sorted(categories & set(tables.header(path)))
     absent: dict[str, set[str]] = {}
     for study, _, *values in tables.rows(path, ("study_id", "subject_id", *names), problems):
-        absent[study] = {
-            box_sets.readable(name) for name, value in zip(names, values, strict=True) if value in ("0", "0.0")
-        }
+        denied = [name for name, value in zip(names, values, strict=True) if value in ("0", "0.0")]
+        absent[study] = set(map(box_sets.readable, denied))
     return absent
 
 
-def _read_box(row: _Row, films: dict[str, _Film], mimic: Mimic, problems: Problems) -> Box | None:
-    """A row's box, None (a problem) if it is malformed; the first row of an image adds the image to the films."""
+def _read_box(row: _Row, films: dict[str, tuple[Film, str]], mimic: Mimic, problems: Problems) -> Box | None:
+    """A row's box, None (a problem) if malformed; an image's first row adds it to the films, with its split."""
     size = mimic.size(str(row.width), str(row.height), row.where)
     if size is None:
         return None
@@ -144,8 +124,8 @@ def _read_box(row: _Row, films: dict[str, _Film], mimic: Mimic, problems: Proble
         split = mimic.authority.split(patient[0], row.where, own=NAMES.get(row.split))
         if split is None:
             return None
-        films[row.dicom] = _Film(Film(row.dicom, patient[0], patient[1], "", *size), split)
-    image = films[row.dicom].image
+        films[row.dicom] = Film(row.dicom, patient[0], patient[1], "", *size), split
+    image, _ = films[row.dicom]
     if size != (image.width, image.height):
         detail = f"image size {size[0]} x {size[1]}, but {image.width} x {image.height} in another row; box not used"
         problems.add("size_mismatch", row.where, detail)

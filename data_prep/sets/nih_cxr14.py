@@ -5,40 +5,36 @@ Files, from https://nihcc.app.box.com/v/ChestXray-NIHCC:
 - `BBox_List_2017.csv`, plain or gzipped. Its header `Image Index,Finding Label,Bbox [x,y,w,h],,,` has more columns than
   the rows, whose six fields are the film, the finding, and upper left corner, width and height of the box in pixels of
   the film, which is 1024 x 1024 as published;
-- the films `images_001/images/<patient>_<number>.png` and so on, or all in one folder. Resized copies will do as long
-  as they are square; the box stays the same share of the film.
+- the films `images_001/images/<patient>_<number>.png` and so on, or all in one folder; resized copies will do if they
+  are square, because the box stays the same share of the film;
 - `test_list.txt`, the names of the films of the official test split;
 - for --negatives, `Data_Entry_2017.csv` (Image Index, Finding Labels): a box was only looked for where its finding is
   among these labels, so a finding counts as absent if neither a box nor a label of the film names it.
 
 Licence: free use, with attribution to the NIH Clinical Center and the paper (Wang et al., CVPR 2017).
-
 Counts: 984 boxes on 880 films. The patient id is the first part of a film's name, e.g. "00013118".
 """
 
 import argparse
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data_prep.problems import Problems
-from data_prep.readers import box_sets, images, pictures, tables
+from data_prep.readers import box_sets, images, pictures, reports, tables
 from data_prep.registry import data_set
 from data_prep.sample import SPLITS, Sample
 from reward_fns.errors import UsageError
 
 _LIST, _LABELS = "BBox_List_2017.csv", "Data_Entry_2017.csv"
 _SIDE = 1024
-_NAME = re.compile(r"(\d{8})_\d{3}\.png")
-# Copies are square but for the rounding of a side.
-_SQUARE = 0.01
+_NAME = re.compile(r"\d{8}_\d{3}\.png")
+_SQUARE = 0.01  # copies are square but for the rounding of a side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of NIH ChestX-ray14."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the films, or of images_001/ and so on")
     parser.add_argument("--boxes", type=Path, help=f"the list of boxes (default: {_LIST} in --root)")
     split = parser.add_mutually_exclusive_group()
@@ -49,13 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_arguments(parser)
 
 
-@dataclass
-class _Film:
-    name: str
-    patient: str
-    questions: dict[str, box_sets.Question] = field(default_factory=dict)
-
-
 @data_set(
     "nih_cxr14",
     summary="the 984 boxes of ChestX-ray14, for eight findings",
@@ -64,39 +53,30 @@ class _Film:
     expected={"boxes": 984, "films": 880},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per film and finding; unusable annotations go to `problems`.
-
-    Raises:
-        UsageError: if a folder or a file is missing, or the list of boxes has another header.
-        RefusedData: if a file is damaged.
-    """
-    root: Path = options.root
-    if not root.is_dir():
-        raise UsageError(f"--root {root} is not a folder; give the one that holds the films")
+    """Yield one grounding sample per film and finding; unusable annotations go to `problems`."""
+    root = reports.folder(options.root, "--root", "the films")
     test = _test_names(options.test_list, problems) if options.test_list else None
     films = _read_boxes(options.boxes or tables.find(root, _LIST, "--boxes"), problems)
-    boxed = {finding for film in films.values() for finding in film.questions}
+    boxed = {finding for questions in films.values() for finding in questions}
     if options.negatives:
         for name, labels in _read_labels(options.labels or tables.find(root, _LABELS, "--labels"), problems):
-            if film := films.get(name):
-                film.questions |= box_sets.absent_questions(name, boxed, labels | film.questions.keys(), options)
+            if questions := films.get(name):
+                questions |= box_sets.absent_questions(name, boxed, labels | questions.keys(), options)
     folders = [root, root / "images", *sorted(root.glob("images_*")), *sorted(root.glob("images_*/images"))]
     located = (
-        (film, path)
-        for film in tqdm(films.values(), unit="film", disable=None)
-        if (path := box_sets.find_film(folders, [film.name], problems))
+        (name, path)
+        for name in tqdm(films, unit="film", disable=None)
+        if (path := box_sets.find_film(folders, [name], problems))
     )
-    for film, picture in pictures.read(located, options, problems):
+    for name, picture in pictures.read(located, options, problems):
         _, width, height = picture
         if abs(width / height - 1) > _SQUARE:
             detail = f"is {width} x {height}, but the films are square: where the boxes lie is unknown; not used"
-            problems.add("size_mismatch", film.name, detail)
+            problems.add("size_mismatch", name, detail)
             continue
-        split = options.split if test is None else "test" if film.name in test else "train"
-        common = {"patient_id": film.patient, "split": split, "dataset": "nih_cxr14"}
-        yield from box_sets.grounding_samples(
-            Path(film.name).stem, film.questions.values(), picture, problems, **common
-        )
+        split = options.split if test is None else "test" if name in test else "train"
+        row = (name.partition("_")[0], split, "nih_cxr14")
+        yield from box_sets.grounding_samples(Path(name).stem, films[name].values(), picture, row, problems)
 
 
 def _test_names(path: Path, problems: Problems) -> set[str]:
@@ -112,9 +92,9 @@ def _read_labels(path: Path, problems: Problems) -> Iterator[tuple[str, set[str]
         yield name, {box_sets.readable(label).replace("infiltration", "infiltrate") for label in labels.split("|")}
 
 
-def _read_boxes(path: Path, problems: Problems) -> dict[str, _Film]:
-    """Films with a box, in the order of the list."""
-    films: dict[str, _Film] = {}
+def _read_boxes(path: Path, problems: Problems) -> dict[str, dict[str, box_sets.Question]]:
+    """Film -> finding -> question, in the order of the list."""
+    films: dict[str, dict[str, box_sets.Question]] = {}
     named = set()
     rows = tables.raw(path, problems)
     header = ",".join(next(rows, [])).replace(" ", "")
@@ -128,14 +108,13 @@ def _read_boxes(path: Path, problems: Problems) -> dict[str, _Film]:
         # Some copies have the header's empty columns in their rows too.
         name, finding, *bbox = (value.strip() for value in row + [""] * 2)
         named.add(name)
-        match = _NAME.fullmatch(name)
-        if match is None:
+        if not _NAME.fullmatch(name):
             problems.add("unsafe_path", where, f"film {name!r} is not named like 00013118_008.png; box not used")
         elif not (finding := box_sets.readable(finding)):
             problems.add("blank", where, "the finding is blank; box not used")
         else:
-            question = films.setdefault(name, _Film(name, match[1])).questions
             box = box_sets.normalized_box(bbox[:4], (_SIDE, _SIDE), finding, f"{where} ({name})", problems, form="xywh")
-            question.setdefault(finding, box_sets.Question(finding, finding)).boxes.append(box)
+            questions = films.setdefault(name, {})
+            questions.setdefault(finding, box_sets.Question(finding, finding)).boxes.append(box)
     problems.count("films", len(named))
     return films

@@ -4,33 +4,29 @@ Files, from https://bimcv.cipf.es/bimcv-projects/padchest-gr/ (release of 2024-0
 
 - `grounded_reports_20240819.json`: a list of {StudyID, ImageID, PreviousStudyID, PreviousImageID, findings:
   [{sentence_en, sentence_es, abnormal, boxes, extra_boxes, labels, locations, progression}]}. A box is [x1, y1, x2, y2]
-  as shares of the film. Sentences that say what is not there often lack the keys of boxes; extra_boxes are a second
-  reader's and not used;
+  as shares of the film; negative sentences often lack boxes; extra_boxes are a second reader's and not used;
 - `master_table.csv`: among others StudyID, PatientID and split (train, validation or test), in several rows per study;
-- the films, PNG of 16 bits, from `Padchest_GR_files/PadChest_GR.zip.001` and so on, to be joined and unpacked;
+- the films, 16-bit PNG, from `Padchest_GR_files/PadChest_GR.zip.001` and so on, to be joined and unpacked;
 - optionally `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv` of PadChest itself, whose Projection tells frontal
   films from others; then only PA and AP are kept, as in arXiv 2512.10691.
 
 A sentence such as "No pleural effusion" says that a reader looked for it: --negatives asks for labels of the set that a
 negative sentence of the study names and no other sentence has. Labels are English, so not with --language es.
 
-Licence: the agreement of BIMCV for PadChest-GR.
-
-Counts: 4,555 studies with 7,037 positive and 3,422 negative sentences; 8,787 rows in the master table. The patient id
-is the master table's PatientID.
+Licence: the agreement of BIMCV for PadChest-GR. Counts: 4,555 studies with 7,037 positive and 3,422 negative sentences;
+8,787 rows in the master table. The patient id is the master table's PatientID.
 """
 
 import argparse
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from data_prep.problems import Problems
-from data_prep.readers import box_sets, images, pictures, tables
+from data_prep.readers import box_sets, images, pictures, reports, tables
 from data_prep.readers.jsons import objects
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -43,32 +39,26 @@ _ORDER = ("train", "val", "test")
 _DENIAL = r"\b(?:no|not|without)\b[^.]*"
 _FRONTAL = ("PA", "AP")
 _NAME = re.compile(r"[\w-][\w.-]*\.png")
+_Patients = dict[str, tuple[str, str]]
 _OVERSHOOT = 0.005  # share of the film past its border that counts as rounding and is clipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of PadChest-GR."""
     parser.add_argument("--root", type=Path, required=True, help=f"folder with {_REPORTS} and {_TABLE}")
-    parser.add_argument(
-        "--films", type=Path, help="folder of the PNG files (default: PadChest_GR in --root, or --root)"
-    )
+    parser.add_argument("--films", type=Path, help="folder of PNG films (default: PadChest_GR in --root, or --root)")
     parser.add_argument("--language", choices=("en", "es"), default="en", help="language of the sentences")
     parser.add_argument("--parent", type=Path, help="PadChest's table of images, to keep frontal films (PA, AP) only")
     box_sets.add_negatives(parser, "of labels that a negative sentence of its report names")
     images.add_arguments(parser)
 
 
-@dataclass(frozen=True)
-class _Study:
-    """A study with its questions, the labels of its sentences, and the text of its negative ones."""
-
+class _Study(NamedTuple):
     id: str
-    patient: str
-    split: str
+    row: tuple[str, str, str]  # patient, split, data set
     image: str
     questions: list[box_sets.Question]
-    labels: set[str]
-    negatives: str
+    labels: set[str]  # of the positive sentences
+    negatives: str  # the negative sentences
 
 
 @data_set(
@@ -79,30 +69,21 @@ class _Study:
     expected={"studies": 4555, "positive sentences": 7037, "negative sentences": 3422},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield one grounding sample per sentence with boxes; unusable annotations go to `problems`.
-
-    Raises:
-        UsageError: if a folder, a file or a column is missing.
-        RefusedData: if a file is damaged.
-    """
-    if not options.root.is_dir():
-        raise UsageError(f"--root {options.root} is not a folder; give the one with {_REPORTS}")
+    """Yield one grounding sample per sentence with boxes; unusable annotations go to `problems`."""
+    root = reports.folder(options.root, "--root", _REPORTS)
     if options.negatives and options.language != "en":
         raise UsageError("--negatives asks for labels, which are in English; leave out --language es")
-    patients = _patients(tables.find(options.root, _TABLE, "--root"), problems)
+    patients = _patients(tables.find(root, _TABLE, "--root"), problems)
     projections = None
     if options.parent:
         projections = {row[0]: row[1] for row in tables.rows(options.parent, ("ImageID", "Projection"), problems)}
-    studies = list(_studies(options.root / _REPORTS, options.language, patients, projections, problems))
+    studies = list(_studies(root / _REPORTS, options.language, patients, projections, problems))
     if options.negatives:
         boxed = {box.label for study in studies for question in study.questions for box in question.boxes if box}
         labels = {label for joined in boxed for label in joined.split(", ") if label}
         for study in studies:
-            denied = {
-                label for label in labels if re.search(rf"{_DENIAL}\b{re.escape(label)}\b", study.negatives, re.I)
-            }
+            denied = {name for name in labels if re.search(rf"{_DENIAL}\b{re.escape(name)}\b", study.negatives, re.I)}
             study.questions.extend(box_sets.absent_questions(study.id, denied, study.labels, options).values())
-    root = options.root
     folders = [options.films] if options.films else [root / "PadChest_GR", root / "Padchest_GR_files/PadChest_GR", root]
     located = (
         (study, path)
@@ -110,13 +91,12 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         if study.questions and (path := box_sets.find_film(folders, [study.image], problems))
     )
     for study, picture in pictures.read(located, options, problems):
-        common = {"patient_id": study.patient, "split": study.split, "dataset": "padchest_gr"}
-        yield from box_sets.grounding_samples(study.id, study.questions, picture, problems, **common)
+        yield from box_sets.grounding_samples(study.id, study.questions, picture, study.row, problems)
 
 
-def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
+def _patients(path: Path, problems: Problems) -> _Patients:
     """Study -> patient and split. No patient of validation or test is trained on, even if the table says so."""
-    studies: dict[str, tuple[str, str]] = {}
+    studies: _Patients = {}
     last: dict[str, str] = {}
     for number, (study, patient, named) in enumerate(tables.rows(path, ("StudyID", "PatientID", "split"), problems), 2):
         where = f"{path.name}, row {number} (study {study})"
@@ -128,22 +108,15 @@ def _patients(path: Path, problems: Problems) -> dict[str, tuple[str, str]]:
             problems.add("split_conflict", where, f"{detail}; row not used")
         else:
             last[patient] = max(last.get(patient, split), split, key=_ORDER.index)
-    used = {}
     for study, (patient, split) in studies.items():
-        if split == last[patient]:
-            used[study] = patient, split
-        else:
+        if split != last[patient]:
             detail = f"patient {patient} is in {last[patient]} with another study; this one, of {split}, is not used"
             problems.add("leaked_patient", f"study {study}", detail)
-    return used
+    return {study: (patient, split) for study, (patient, split) in studies.items() if split == last[patient]}
 
 
 def _studies(
-    path: Path,
-    language: str,
-    patients: Mapping[str, tuple[str, str]],
-    projections: Mapping[str, str] | None,
-    problems: Problems,
+    path: Path, language: str, patients: _Patients, projections: Mapping[str, str] | None, problems: Problems
 ) -> Iterator[_Study]:
     """Studies on a frontal film."""
     seen = set()
@@ -162,14 +135,12 @@ def _studies(
         elif study not in patients:
             problems.add("no_split", where, f"{_TABLE} gives it no patient and split; study not used")
         elif _frontal(image, projections, where, problems):
-            yield _Study(study, *patients[study], image, questions, labels, negatives)
+            yield _Study(study, (*patients[study], "padchest_gr"), image, questions, labels, negatives)
         seen.add(study)
 
 
 def _frontal(image: str, projections: Mapping[str, str] | None, where: str, problems: Problems) -> bool:
-    if projections is None:
-        return True
-    projection = projections.get(image)
+    projection = _FRONTAL[0] if projections is None else projections.get(image)
     if projection is None:
         problems.add("unknown_image", where, f"{image} is not in the table of --parent; study not used")
     elif projection not in _FRONTAL:
@@ -189,9 +160,8 @@ def _questions(
             continue
         kind = "positive" if finding.get("abnormal") else "negative"
         problems.count(f"{kind} sentences")
-        given = finding.get("labels")
+        given, quads = finding.get("labels"), finding.get("boxes") or []
         labels = list(map(str, given)) if isinstance(given, list) else []
-        quads = finding.get("boxes") or []
         if kind == "negative" and not quads:
             negatives.append(str(finding.get("sentence_en")))
         else:
@@ -200,16 +170,14 @@ def _questions(
             problems.notes[f"{kind} sentences without boxes, not used"] += 1
             continue
         sentence = finding.get(f"sentence_{language}")
+        label, quads = ", ".join(labels), quads if isinstance(quads, list) else [quads]
         if not isinstance(sentence, str) or not sentence.strip():
             problems.add("blank", here, f"sentence_{language} is blank; not used")
-        elif not all(map(box_sets.is_utf8, [sentence, *labels])):
-            problems.add(
-                "bad_text", here, f"sentence {sentence!r} or labels {labels!r} are not valid Unicode; not used"
-            )
+        elif not box_sets.is_utf8(sentence + label):
+            problems.add("bad_text", here, f"sentence {sentence!r} or labels {label!r} are not valid Unicode; not used")
         else:
             boxes = [
-                box_sets.normalized_box(quad, (1, 1), ", ".join(labels), here, problems, overshoot=_OVERSHOOT)
-                for quad in (quads if isinstance(quads, list) else [quads])
+                box_sets.normalized_box(quad, (1, 1), label, here, problems, overshoot=_OVERSHOOT) for quad in quads
             ]
             questions.append(box_sets.Question(str(number), " ".join(sentence.split()), boxes, kind="phrase"))
     return questions, all_labels, ". ".join(negatives)

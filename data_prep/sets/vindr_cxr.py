@@ -8,31 +8,27 @@ Files, from https://physionet.org/content/vindr-cxr/1.0.0/:
   without a box. `annotations/annotations_test.csv`: the same without the radiologist, a consensus of five.
 
 The variant of Kaggle's VinBigData challenge has `train.csv` with class_id besides, of 14 findings, and no annotations
-of its test films. All tables are read as .csv.gz too. Copies as PNG or JPEG are read from --films; since boxes are in
-pixels of the DICOM files, --sizes then names files with their sizes: JSON {image_id: [rows, columns]}, or CSV with
-image_id and dim0, dim1 (or rows, columns).
+of its test films. All tables are read as .csv.gz too. Copies as PNG or JPEG are read from --films; boxes are in pixels
+of the DICOM files, so --sizes names files with their sizes: JSON {image_id: [rows, columns]}, or CSV with image_id and
+dim0, dim1 (or rows, columns).
 
 The boxes of all readers for one finding of one film become one set by weighted boxes fusion (`ensemble_boxes`) with IoU
 threshold 0.1, no score threshold and scores of 1, rounded to three decimals, for training and test films alike: the
-rule of RadVLM (arXiv 2502.03333), which arXiv 2512.10691 builds on.
-
-Readers looked for every finding on every film, so --negatives draws from all findings of the tables. Most films have no
-finding at all, so most detection rows have no box.
+rule of RadVLM (arXiv 2502.03333), which arXiv 2512.10691 builds on. Readers looked for every finding on every film, so
+--negatives draws from all findings of the tables. Most films have no finding, so most detection rows have no box.
 
 Patients are not known: each film counts as one, named by its image_id. There is no official validation split;
---val-share makes one.
-
-Licence: PhysioNet Credentialed Health Data License 1.5.0; Kaggle's competition rules for its variant.
-
-Counts: 15,000 and 3,000 films, 45,000 readings of training films. RadVLM's paper counts 16,089 pairs of training film
-and finding, and 2,108 of test film and finding.
+--val-share makes one. Licence: PhysioNet Credentialed Health Data License 1.5.0; Kaggle's competition rules for its
+variant. Counts: 15,000 and 3,000 films, 45,000 readings of training films. RadVLM's paper counts 16,089 pairs of
+training film and finding, and 2,108 of test film and finding.
 """
 
 import argparse
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,15 +43,12 @@ from data_prep.sample import Sample, split_of
 from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
-_NO_FINDING = "No finding"
-_BOX = ("x_min", "y_min", "x_max", "y_max")
-_TABLES = {"train": ("annotations_train.csv", "train.csv"), "test": ("annotations_test.csv",)}
-# Names of height and width in tables of sizes; numpy's axes are what Kaggle's converted copies come with.
+_TABLES = (("train", "annotations_train.csv"), ("train", "train.csv"), ("test", "annotations_test.csv"))
+# Names of height and width; numpy's axes are what Kaggle's converted copies come with.
 _SIDES = (("dim0", "dim1"), ("rows", "columns"), ("Rows", "Columns"), ("height", "width"))
 _DICOM = (".dicom", ".dcm")
 _SUFFIXES = (*_DICOM, ".png", ".jpg", ".jpeg")
-# Copies of the same aspect differ by the rounding of their sides.
-_SAME_ASPECT = 0.02
+_SAME_ASPECT = 0.02  # copies differ by the rounding of their sides
 # Of this many boxes, some lie in the right or lower 40 % of their film, unless they are in pixels of smaller copies.
 _MANY_BOXES, _REACH = 100, 0.6
 
@@ -63,18 +56,12 @@ Size = tuple[int, int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of VinDr-CXR."""
     parser.add_argument("--root", type=Path, required=True, help="folder with train/, test/ and annotations/")
     parser.add_argument("--films", type=Path, help="folder of PNG or JPEG copies, itself or in train/ and test/")
-    parser.add_argument(
-        "--sizes", nargs="+", help='files with the sizes of the originals of --films, or "copies" if they have the same'
-    )
-    parser.add_argument(
-        "--task",
-        choices=("grounding", "detection", "both"),
-        default="grounding",
-        help="ask for one finding of a film, for all of them with their names, or both",
-    )
+    sizes = 'files with the sizes of the originals of --films, or "copies" if they have the same'
+    parser.add_argument("--sizes", nargs="+", help=sizes)
+    tasks = "ask for one finding of a film, for all of them with their names, or both"
+    parser.add_argument("--task", choices=("grounding", "detection", "both"), default="grounding", help=tasks)
     box_sets.add_negatives(parser, "of all findings in the tables (not with --task detection)")
     parser.add_argument("--val-share", type=probability, default=0.0, help="share of training films for validation")
     images.add_arguments(parser)
@@ -82,13 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class _Film:
-    """A film with its readings: finding -> reader and corners, as they are written -> place, for messages."""
+    """A film with its readings: finding -> reader and corners as written -> where they are, for messages."""
 
     id: str
     split: str
     findings: dict[str, dict[tuple[str, str, str, str, str], str]] = field(default_factory=lambda: defaultdict(dict))
     absent: dict[str, box_sets.Question] = field(default_factory=dict)
-    unnamed: bool = False  # has a box without a finding, so that what is known is not all
+    unnamed: bool = False  # has a box without a finding, so its detection row would lack it
 
 
 @data_set(
@@ -99,13 +86,8 @@ class _Film:
     expected={"films of train": 15000, "films of test": 3000, "readings of train": 45000},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """Yield per film one grounding sample for each finding, one detection sample, or both; see `--task`.
-
-    Raises:
-        UsageError: if a folder, a file, a column or the package `ensemble_boxes` is missing.
-        RefusedData: if a file is damaged, or boxes are not in pixels of the films.
-    """
-    fuse = _fusion()
+    """Yield per film one grounding sample for each finding, one detection sample, or both; see `--task`."""
+    _fuse([])  # a missing package is reported before films are read
     copies = options.sizes == ["copies"]
     sizes = {} if copies else _read_sizes(options.sizes or [], problems)
     films = _read_films(options.root, problems)
@@ -120,7 +102,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         for film in tqdm(films, unit="film", disable=None)
         if (path := _film_path(film, options, problems))
     )
-    ends: list[tuple[float, float]] = []
+    ends: list[float] = []
     for (film, path), picture in pictures.read(located, options, problems):
         if path.suffix in _DICOM or copies:
             size: Size | None = images.size(path)
@@ -128,53 +110,46 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             size = _original_size(film.id, picture[1:], sizes, problems)
         else:
             raise UsageError(
-                f"{path} is a copy, and boxes are in pixels of the DICOM file: name the file with the original sizes "
-                f"by --sizes, or give --sizes copies if the copies have the same size"
+                f"{path} is a copy, and boxes are in pixels of the DICOM file: give the file with the original sizes "
+                f"as --sizes, or --sizes copies if the copies have the same size"
             )
         if size is None:
             continue
         questions = []
         for finding, readings in sorted(film.findings.items()):
-            boxes = [
-                box_sets.normalized_box(row[1:], size, finding, place, problems) for row, place in readings.items()
-            ]
+            boxes = [box_sets.normalized_box(row[1:], size, finding, at, problems) for row, at in readings.items()]
             usable = [box for box in boxes if box is not None]
-            ends += [(box.x2, box.y2) for box in usable]
-            fused: list[Box | None] = [*fuse(usable)] if len(usable) == len(boxes) else boxes
+            ends += [max(box.x2, box.y2) for box in usable]
+            fused = _fuse(usable) if len(usable) == len(boxes) else boxes
             questions.append(box_sets.Question(finding, finding, fused))
-        together = [box for question in questions for box in question.boxes]
         asked = [*questions, *film.absent.values()] if options.task != "detection" else []
         if options.task != "grounding" and not film.unnamed:
+            together = [box for question in questions for box in question.boxes]
             asked.append(box_sets.Question("detection", "abnormalities", together, kind="detection"))
-        split = film.split
-        if split == "train":
-            split = split_of(film.id, (1 - options.val_share, options.val_share, 0.0), salt="vindr_cxr")
-        common = {"patient_id": film.id, "split": split, "dataset": "vindr_cxr"}
-        yield from box_sets.grounding_samples(film.id, asked, picture, problems, **common)
-    if len(ends) >= _MANY_BOXES and max(map(max, ends)) < _REACH:
+        own = (1 - options.val_share, options.val_share, 0.0)
+        split = split_of(film.id, own, salt="vindr_cxr") if film.split == "train" else film.split
+        yield from box_sets.grounding_samples(film.id, asked, picture, (film.id, split, "vindr_cxr"), problems)
+    if len(ends) >= _MANY_BOXES and max(ends) < _REACH:
         raise RefusedData(
             f"none of {len(ends)} boxes reaches {_REACH:.0%} of its film's width or height: tables or --sizes are "
             f"in pixels of other copies; give boxes and sizes of the DICOM files"
         )
 
 
-def _fusion() -> Callable[[list[Box]], list[Box]]:
+def _fuse(boxes: list[Box]) -> list[Box | None]:
+    """One set from the boxes of all readers for a finding, rounded to three decimals."""
     try:
         from ensemble_boxes import weighted_boxes_fusion
     except ImportError as error:
         raise UsageError("boxes are fused with the package ensemble-boxes: pip install 'cxr-grpo[fusion]'") from error
-
-    def fuse(boxes: list[Box]) -> list[Box]:
-        ones = [1.0] * len(boxes)
-        quads = [[list(box.quad) for box in boxes]]
-        fused, _, _ = weighted_boxes_fusion(quads, [ones], [ones], iou_thr=0.1, skip_box_thr=0.0)
-        return [_rounded(quad, boxes[0].label) for quad in fused.tolist()]
-
-    return fuse
+    ones = [1.0] * len(boxes)
+    quads = [[list(box.quad) for box in boxes]]
+    fused, _, _ = weighted_boxes_fusion(quads, [ones], [ones], iou_thr=0.1, skip_box_thr=0.0)
+    return [_rounded(quad, boxes[0].label) for quad in fused.tolist()]
 
 
 def _rounded(quad: list[float], label: str) -> Box:
-    """Three decimals; more for a box that is so thin that nothing would be left of it."""
+    """Three decimals; more for a box so thin that nothing would be left of it."""
     for decimals in (3, 4, 15):
         x1, y1, x2, y2 = (round(value, decimals) for value in quad)
         if x1 < x2 and y1 < y2:
@@ -183,11 +158,10 @@ def _rounded(quad: list[float], label: str) -> Box:
 
 
 def _read_films(root: Path, problems: Problems) -> list[_Film]:
-    """The films of all annotation files that are there, in the order of the files."""
+    """The films of all annotation files, in the order of the files."""
     annotated = [
         (split, path)
-        for split, names in _TABLES.items()
-        for name in names
+        for split, name in _TABLES
         for folder in (root / "annotations", root)
         if (path := next(filter(Path.is_file, (folder / name, folder / f"{name}.gz")), None))
     ]
@@ -200,8 +174,8 @@ def _read_films(root: Path, problems: Problems) -> list[_Film]:
 
 
 def _read_table(path: Path, split: str, films: dict[str, _Film], problems: Problems) -> None:
-    reader = next((name for name in ("rad_id", "rad_ID") if name in tables.header(path)), None)
-    columns = ("image_id", "class_name", *_BOX, *([reader] if reader else []))
+    reader = [name for name in ("rad_id", "rad_ID") if name in tables.header(path)][:1]
+    columns = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max", *reader)
     readings, empty, largest = set(), set(), 0.0
     for number, (image, finding, *values) in enumerate(tables.rows(path, columns, problems), 2):
         x1, y1, x2, y2 = corners = tuple(value.strip() for value in values[:4])
@@ -212,18 +186,17 @@ def _read_table(path: Path, split: str, films: dict[str, _Film], problems: Probl
             problems.add("film_in_two_splits", where, f"the film is in {film.split} already; row not used")
             continue
         readings.add((image, row[0]))
-        if finding.strip() == _NO_FINDING:
+        if finding.strip() == "No finding":
             empty.add(image)
             if any(corners) and [*map(_number, corners)] != [0, 0, 1, 1]:
-                problems.add("unexpected_box", where, f"{_NO_FINDING!r} with the box {corners}; box not used")
+                problems.add("unexpected_box", where, f"'No finding' with the box {corners}; box not used")
         elif not (finding := box_sets.readable(finding)):
             problems.add("blank", where, f"a box {corners} without a finding; row not used")
             film.unnamed = True
         else:
-            rows = film.findings[finding]
-            if row in rows:
+            if row in film.findings[finding]:
                 problems.notes["boxes given twice by one reader, used once"] += 1
-            rows.setdefault(row, where)
+            film.findings[finding].setdefault(row, where)
             largest = max([largest, *map(_number, corners)])
     box_sets.refuse_shares(largest, path)
     problems.count(f"films of {split}", len({image for image, _ in readings}))
@@ -233,27 +206,37 @@ def _read_table(path: Path, split: str, films: dict[str, _Film], problems: Probl
 
 
 def _number(text: Any) -> float:
-    """The number, or 0 for what is not a finite one."""
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return 0.0
-    return value if math.isfinite(value) else 0.0
+    """The number, or 0 for anything that is not a finite one."""
+    with suppress(TypeError, ValueError):
+        return value if math.isfinite(value := float(text)) else 0.0
+    return 0.0
 
 
 def _film_path(film: _Film, options: argparse.Namespace, problems: Problems) -> Path | None:
     if not re.fullmatch(r"[\w-]+", film.id):
-        problems.add("unsafe_path", film.id, "not a valid image_id, which has letters and digits only; film not used")
+        problems.add("unsafe_path", film.id, "not a valid image_id: letters and digits only; film not used")
         return None
     folders = (options.films / film.split, options.films) if options.films else (options.root / film.split,)
     return box_sets.find_film(folders, [f"{film.id}{suffix}" for suffix in _SUFFIXES], problems)
 
 
 def _read_sizes(names: list[str], problems: Problems) -> dict[str, Size]:
-    """Width and height of the DICOM file of each film, from the files of --sizes."""
+    """Image id -> width and height of its DICOM file."""
     sizes = {}
     for path in map(Path, names):
-        for image, rows, columns in _listed_sizes(path, problems):
+        listed: Iterable[tuple[Any, ...]]
+        if path.suffix == ".json":
+            content = box_sets.read_json(path, problems)
+            try:
+                listed = [(image, rows, columns) for image, (rows, columns) in content.items()]
+            except (TypeError, ValueError, AttributeError) as error:
+                form = "a JSON object of image_id: [rows, columns]"
+                raise RefusedData(f"--sizes {path} is not {form}: {error}") from error
+        else:
+            header = tables.header(path)
+            sides = next((pair for pair in _SIDES if set(pair) <= set(header)), _SIDES[0])
+            listed = tables.rows(path, ("image_id", *sides), problems)
+        for image, rows, columns in listed:
             width, height = int(_number(columns)), int(_number(rows))
             if min(width, height) >= 1:
                 sizes[image] = width, height
@@ -263,30 +246,17 @@ def _read_sizes(names: list[str], problems: Problems) -> dict[str, Size]:
     return sizes
 
 
-def _listed_sizes(path: Path, problems: Problems) -> Iterator[tuple[Any, ...]]:
-    """Image id, rows and columns of each film in a file of --sizes."""
-    if path.suffix == ".json":
-        try:
-            yield from ((image, rows, columns) for image, (rows, columns) in box_sets.read_json(path, problems).items())
-        except (TypeError, ValueError, AttributeError) as error:
-            raise RefusedData(f"--sizes {path} is not a JSON object of image_id: [rows, columns]: {error}") from error
-        return
-    names = tables.header(path)
-    sides = next((pair for pair in _SIDES if set(pair) <= set(names)), _SIDES[0])
-    yield from tables.rows(path, ("image_id", *sides), problems)
-
-
 def _original_size(film: str, picture: Size, sizes: dict[str, Size], problems: Problems) -> Size | None:
-    """Width and height of a film by --sizes; None (a problem) if it is missing or does not fit the copy's picture."""
+    """Width and height by --sizes; None (a problem) if missing, or if its copy is turned."""
     if film not in sizes:
         problems.add("missing_size", film, "no file of --sizes has its size; film not used")
         return None
-    size = sizes[film]
-    aspect, original = picture[0] / picture[1], size[0] / size[1]
+    width, height = size = sizes[film]
+    aspect, original = picture[0] / picture[1], width / height
     if abs(aspect / original - 1) >= _SAME_ASPECT:
         if abs(aspect * original - 1) < _SAME_ASPECT:
-            detail = f"{size[0]} x {size[1]} by --sizes, but its copy is turned: rows and columns are swapped"
-            problems.add("size_mismatch", film, f"{detail}; film not used")
+            detail = "but its copy is turned: rows and columns are swapped; film not used"
+            problems.add("size_mismatch", film, f"{width} x {height} by --sizes, {detail}")
             return None
         problems.notes["films whose copies were squeezed to another aspect"] += 1
     return size

@@ -25,13 +25,11 @@ _SECOND_FILM = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the demo set's own options."""
     parser.add_argument("--patients", type=positive, default=1000, help="how many patients, with one or two films each")
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other patients")
     parser.add_argument("--shares", type=shares, default="0.7,0.2,0.1", help="patients in train,val,test")
-    parser.add_argument(
-        "--absent", type=probability, default=0.0, help="share of films also asked for an absent finding"
-    )
+    absent = "share of films also asked for an absent finding"
+    parser.add_argument("--absent", type=probability, default=0.0, help=absent)
 
 
 @data_set(
@@ -57,17 +55,9 @@ def _film_samples(
     film_id: str, patient_id: str, split: str, film: Film, rng: np.random.Generator, absent_share: float
 ) -> Iterator[Sample]:
     pixels, boxed = render(film)
-    base = Sample(
-        id=f"{film_id}-report",
-        patient_id=patient_id,
-        split=split,
-        dataset="demo",
-        task="report",
-        image=png_bytes(Image.fromarray(pixels)),
-        width=SIZE,
-        height=SIZE,
-        report=report(film.findings, rng),
-    )
+    picture = png_bytes(Image.fromarray(pixels)), SIZE, SIZE
+    row = patient_id, split, "demo", "report"
+    base = Sample(f"{film_id}-report", *row, *picture, report=report(film.findings, rng))
     yield base
     present = {finding.kind for finding in film.findings}
     absent = [kind for kind in KINDS if kind not in present]
@@ -76,11 +66,7 @@ def _film_samples(
         asked.append(absent[rng.integers(len(absent))])
     for kind in asked:
         findings = [finding for finding in film.findings if finding.kind == kind]
-        yield replace(
-            base,
-            id=f"{film_id}-{kind.replace(' ', '-')}",
-            task="grounding",
-            report=None,
-            phrase=phrase(kind, findings) if findings else kind,
-            boxes=tuple(sorted((box for finding, box in boxed if finding.kind == kind), key=lambda box: box.x1)),
-        )
+        wanted = phrase(kind, findings) if findings else kind
+        boxes = tuple(sorted((box for finding, box in boxed if finding.kind == kind), key=lambda box: box.x1))
+        identity = f"{film_id}-{kind.replace(' ', '-')}"
+        yield replace(base, id=identity, task="grounding", report=None, phrase=wanted, boxes=boxes)

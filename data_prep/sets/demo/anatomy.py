@@ -2,29 +2,26 @@
 
 Everything is a function on one pixel grid: a film is a sum of soft-edged density fields (body, lungs, ribs, heart, ...)
 in *canonical* coordinates, where the midline is x = 0.5 and the patient's left is at the right of the image, as on a
-real film. A pose maps pixels to canonical coordinates, so that a shifted, scaled or rotated film needs no resampling
-and the box of a finding is read off its own mask. All coordinates are fractions of the image side.
+real film. A pose maps pixels to them, so that a shifted, scaled or rotated film needs no resampling and the box of a
+finding is read off its own mask. All lengths are fractions of the image side, angles are in radians.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
-
+_T = TypeVar("_T", bound="_Drawn")
 Field = NDArray[np.floating]  # float32 throughout, which halves the time
 
 SIZE = 256
 _TEXTURE = 512
 _VESSEL_MAPS = 6
 _LUNG_TOP = 0.13
+_CENTERS: Field = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5  # of the pixels
 
 
 def _uniform(low: float, high: float) -> Any:
@@ -36,17 +33,15 @@ def _below(end: int) -> Any:
 
 
 class _Drawn:
-    """A dataclass whose fields say how they are drawn."""
-
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Self:
+    def draw(cls: type[_T], rng: np.random.Generator) -> _T:
         """A random instance within the ranges of its fields, drawn in their order."""
-        return cls(**{one.name: one.metadata["draw"](rng) for one in fields(cls)})  # type: ignore[arg-type]
+        return cls(**{drawn.name: drawn.metadata["draw"](rng) for drawn in fields(cls)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Anatomy(_Drawn):
-    """A patient's build: the same on every film of that patient. Lengths are fractions of the image side."""
+    """A patient's build: the same on every film of that patient."""
 
     chest: float = _uniform(0.345, 0.385)  # half width of the rib cage at the base
     right_dome: float = _uniform(0.70, 0.755)  # y of the top of the right hemidiaphragm; left: lower by `dome_step`
@@ -60,7 +55,7 @@ class Anatomy(_Drawn):
 
 @dataclass(frozen=True)
 class Exposure(_Drawn):
-    """How one film was taken: pose of the patient, contrast, noise. Angles in radians, shifts as image fractions."""
+    """How one film was taken: pose of the patient, contrast, noise."""
 
     shift_x: float = _uniform(-0.035, 0.035)
     shift_y: float = _uniform(-0.03, 0.03)
@@ -81,21 +76,12 @@ def ramp(distance: Field, softness: float) -> Field:
     t = distance * np.float32(0.5 / softness)
     t += np.float32(0.5)
     np.clip(t, 0, 1, out=t)
-    slope = 3 - 2 * t
-    slope *= t
-    slope *= t
-    return slope
+    return (3 - 2 * t) * t * t
 
 
 def radius(u: Field, v: Field) -> Field:
     """Length of (u, v), without np.hypot's slow care for overflow."""
     return np.sqrt(u * u + v * v)
-
-
-@lru_cache(maxsize=1)
-def _pixel_grid() -> tuple[Field, Field]:
-    centers = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5
-    return centers[None, :], centers[:, None]
 
 
 @lru_cache(maxsize=1)
@@ -106,13 +92,12 @@ def texture() -> Field:
     for cells, weight in ((16, 1.0), (32, 0.7), (64, 0.45)):
         coarse = Image.fromarray(rng.standard_normal((cells, cells)).astype(np.float32))
         total += weight * np.asarray(coarse.resize((_TEXTURE, _TEXTURE), Image.Resampling.BICUBIC))
-    normal: Field = (total - total.mean()) / total.std()
-    return normal
+    return cast(Field, (total - total.mean()) / total.std())
 
 
 @lru_cache(maxsize=_VESSEL_MAPS)
 def _vessel_map(variant: int) -> Field:
-    """Branching lung vessels in canonical coordinates, [512, 512] in 0..1."""
+    """Branching lung vessels, [512, 512] in 0..1."""
     rng = np.random.default_rng([7, variant])
     canvas = Image.new("L", (_TEXTURE, _TEXTURE))
     pen = ImageDraw.Draw(canvas)
@@ -135,31 +120,34 @@ def _vessel_map(variant: int) -> Field:
     return np.asarray(canvas.filter(ImageFilter.GaussianBlur(1.6)), np.float32) / 255
 
 
+def _bands(phase: Field, half: float) -> Field:
+    """Periodic bands, one per unit of phase, with a brighter lower rim as cortical bone shows."""
+    offset = phase - np.rint(phase)
+    return 0.8 * ramp(half - np.abs(offset), 0.07) + 0.3 * ramp(0.05 - np.abs(offset - half * 0.8), 0.05)
+
+
 class Chest:
     """The fields of one patient in one pose, each [SIZE, SIZE] float32; masks are in 0..1 with soft edges.
 
-    Args:
-        anatomy: the patient's build.
-        exposure: the film's pose and technique.
-        heart_scale: size of the heart relative to the patient's normal one (enlarged: 1.3 and more).
+    `heart_scale` is relative to the patient's normal heart (enlarged: 1.3 and more).
     """
 
     def __init__(self, anatomy: Anatomy, exposure: Exposure, heart_scale: float = 1.0) -> None:
         self.anatomy, self.exposure = anatomy, exposure
-        px, py = _pixel_grid()
         cos, sin = np.float32(np.cos(exposure.angle)), np.float32(np.sin(exposure.angle))
-        px = (px - np.float32(exposure.shift_x)) / exposure.scale
-        py = (py - np.float32(exposure.shift_y)) / exposure.scale
+        px = (_CENTERS[None, :] - np.float32(exposure.shift_x)) / exposure.scale
+        py = (_CENTERS[:, None] - np.float32(exposure.shift_y)) / exposure.scale
         self.dx: Field = (cos * px + sin * py).astype(np.float32)
         self.y: Field = (cos * py - sin * px + 0.5).astype(np.float32)
         self.ax: Field = np.abs(self.dx)
         self.left: NDArray[np.bool_] = self.dx > 0
-        self._outline()
-        self.heart = self._heart(anatomy.heart * heart_scale)
-
-    def _outline(self) -> None:
-        """Lung borders: medial `inner`, lateral `outer` and lower `dome` edge, and the air-filled space between."""
-        a = self.anatomy
+        a, scale = anatomy, anatomy.heart * heart_scale
+        # Heart silhouette: an oblique ellipse with the apex down and to the patient's left.
+        u = self.dx - np.float32(0.042 + 0.03 * (scale - 1))
+        v = self.y - np.float32(a.right_dome - 0.078 - 0.02 * (scale - 1))
+        along, across = 0.83 * u + 0.56 * v, -0.56 * u + 0.83 * v
+        self.heart = ramp((1 - radius(along / (0.170 * scale), across / (0.128 * scale))) * (0.13 * scale), 0.012)
+        # Lung borders: medial `inner`, lateral `outer` and lower `dome` edge, and the air-filled space between.
         t = np.clip((self.y - _LUNG_TOP) / 0.46, 0, 1)
         outer = 0.145 + (a.chest - 0.145) * np.sqrt(1 - (1 - t) ** 2)
         self.outer: Field = outer - 0.10 * np.clip(self.y - 0.72, 0, 1)
@@ -171,28 +159,15 @@ class Chest:
         self.wall: Field = np.minimum(self.outer - self.ax, self.ax - self.inner)
         self.air: Field = ramp(self.wall, 0.010) * ramp(self.dome - self.y, 0.009) * (self.y > _LUNG_TOP)
 
-    def _heart(self, scale: float) -> Field:
-        """Heart silhouette: an oblique ellipse with the apex down and to the patient's left."""
-        cx, cy = 0.042 + 0.03 * (scale - 1), self.anatomy.right_dome - 0.078 - 0.02 * (scale - 1)
-        u, v = self.dx - np.float32(cx), self.y - np.float32(cy)
-        along, across = 0.83 * u + 0.56 * v, -0.56 * u + 0.83 * v
-        return ramp((1 - radius(along / (0.170 * scale), across / (0.128 * scale))) * (0.13 * scale), 0.012)
-
     def ribs(self) -> Field:
         """Posterior ribs (arching from the spine) and fainter anterior ribs (running down towards the sternum)."""
         a, ax, y = self.anatomy, self.ax, self.y
         lift, drop = ax - 0.10, a.chest - ax
         posterior = (y - 1.9 * lift * lift - 0.125) / a.rib_pitch + a.rib_phase
         anterior = (y - 0.60 * drop - 0.9 * drop * drop - 0.28) / (1.25 * a.rib_pitch) + a.rib_phase
-        total = self._bands(posterior, 0.19) * ((posterior > 0.5) & (posterior < 9.6))
-        total += 0.6 * self._bands(anterior, 0.16) * ramp(ax - 0.14, 0.03) * ((anterior > 0.5) & (anterior < 5.6))
+        total = _bands(posterior, 0.19) * ((posterior > 0.5) & (posterior < 9.6))
+        total += 0.6 * _bands(anterior, 0.16) * ramp(ax - 0.14, 0.03) * ((anterior > 0.5) & (anterior < 5.6))
         return total * ramp(self.outer + 0.012 - ax, 0.008) * ramp(ax - 0.045, 0.03)
-
-    @staticmethod
-    def _bands(phase: Field, half: float) -> Field:
-        """Periodic bands, one per unit of phase, with a brighter lower rim as cortical bone shows."""
-        offset = phase - np.rint(phase)
-        return 0.8 * ramp(half - np.abs(offset), 0.07) + 0.3 * ramp(0.05 - np.abs(offset - half * 0.8), 0.05)
 
     def clavicles(self) -> Field:
         """Both collar bones, S-shaped, thicker at the sternal end."""
@@ -205,20 +180,25 @@ class Chest:
     def density(self, air: Field) -> Field:
         """Sum of all tissue, from 0 (outside the body) to about 1 (bone over heart).
 
-        Args:
-            air: how much aerated lung each pixel has, 0..1; `self.air` minus what findings replace.
+        `air` is how much aerated lung each pixel has, 0..1: `self.air` minus what findings replace.
         """
         a, ax, y, dx = self.anatomy, self.ax, self.y, self.dx
         cage = ramp(self.outer - ax, 0.02)
         below = ramp(y - self.dome, 0.009) * cage
-        solid = np.maximum(self.heart, self._middle())
+        knob = ramp(0.036 - radius(dx - 0.052, y - 0.335), 0.012)  # aortic, on the patient's left
+        solid = np.maximum(self.heart, np.maximum(ramp(a.mediastinum - ax, 0.012), knob))
         lung = air * (1 - solid)
+        rows = np.clip(y * _TEXTURE, 0, _TEXTURE - 1).astype(np.int32)
+        columns = np.clip((dx + 0.5) * _TEXTURE, 0, _TEXTURE - 1).astype(np.int32)
+        vessels = _vessel_map(a.vessels).ravel()[rows * _TEXTURE + columns]
         hilum = ramp(1 - radius((ax - 0.085) / 0.045, (y - 0.47) / 0.095), 0.9)
         total = 0.56 - 0.36 * ax * ax + 0.12 * below + 0.09 * solid * cage
-        total += lung * (0.17 * hilum + 0.18 * self._vessels() + 0.05 * ramp(y - 0.5, 0.3) - 0.37)
+        total += lung * (0.17 * hilum + 0.18 * vessels + 0.05 * ramp(y - 0.5, 0.3) - 0.37)
         total += (0.05 + 0.075 * lung) * self.ribs() + 0.12 * self.clavicles()
         vertebrae = ramp(0.040 - ax, 0.012) * (0.75 + 0.25 * np.cos(y * 84))
-        total += 0.075 * vertebrae - 0.11 * self._airway()
+        split: Field = np.clip(y - 0.40, 0, 0.09) * 0.9
+        airway = ramp(0.016 - np.abs(ax - split), 0.008) * ramp(0.485 - y, 0.01)  # dark inverted Y
+        total += 0.075 * vertebrae - 0.11 * airway
         bubble = radius((dx - 0.175) / 0.066, (y - (a.right_dome + a.dome_step + 0.064)) / 0.038)
         total -= 0.26 * ramp(1 - bubble, 0.25) * below
         total += 0.13 * ramp(0.072 - radius(ax - 0.465, y - 0.215), 0.014)
@@ -227,35 +207,18 @@ class Chest:
         shoulder = 0.105 + 0.40 * ramp(y - 0.105, 0.10) - 0.03 * np.clip(y - 0.3, 0, 1)
         return total * ramp(shoulder - ax, 0.022)
 
-    def _middle(self) -> Field:
-        """Upper mediastinum with the aortic knob on the patient's left."""
-        knob = ramp(0.036 - radius(self.dx - 0.052, self.y - 0.335), 0.012)
-        return np.maximum(ramp(self.anatomy.mediastinum - self.ax, 0.012), knob)
-
-    def _airway(self) -> Field:
-        """Trachea and main bronchi, one dark inverted Y."""
-        split: Field = np.clip(self.y - 0.40, 0, 0.09) * 0.9
-        return ramp(0.016 - np.abs(self.ax - split), 0.008) * ramp(0.485 - self.y, 0.01)
-
-    def _vessels(self) -> Field:
-        rows = np.clip(self.y * _TEXTURE, 0, _TEXTURE - 1).astype(np.int32)
-        columns = np.clip((self.dx + 0.5) * _TEXTURE, 0, _TEXTURE - 1).astype(np.int32)
-        seen: Field = _vessel_map(self.anatomy.vessels).ravel()[rows * _TEXTURE + columns]
-        return seen
-
     def clouds(self) -> Field:
         """A crop of the cloudy texture, different for every film, [SIZE, SIZE] with unit variance."""
         e = self.exposure
         return texture()[e.texture_y : e.texture_y + SIZE, e.texture_x : e.texture_x + SIZE]
 
     def develop(self, density: Field) -> NDArray[np.uint8]:
-        """Turn density into film gray values: contrast curve, shading, noise; [SIZE, SIZE] uint8."""
+        """Film gray values from density: contrast curve, shading, noise; [SIZE, SIZE] uint8."""
         e = self.exposure
         noise = np.random.default_rng(e.seed).standard_normal((SIZE, SIZE), np.float32)
         level = density + 0.012 * self.clouds() * (density > 0.05)
-        level *= 1 + e.tilt * _pixel_grid()[0]
+        level *= 1 + e.tilt * _CENTERS
         # Film saturates softly at both ends, so that bone over heart still shows.
         level = 1 / (1 + np.exp((0.47 - e.brightness - level) * (5.6 * e.contrast)))
         level = level ** np.float32(e.gamma) - 0.05 + e.noise * noise
-        gray: NDArray[np.uint8] = (np.clip(level, 0, 1) * 255).astype(np.uint8)
-        return gray
+        return cast(NDArray[np.uint8], (np.clip(level, 0, 1) * 255).astype(np.uint8))

@@ -1,7 +1,7 @@
 """Findings of the demo films: what can be present, where it may lie, and how it changes the film.
 
 Each finding leaves one mask per lesion on the chest's pixel grid; the box is the extent of that mask, so boxes stay
-tight under any pose. Finding kinds and their places are drawn together for a film so that no lesion hides another.
+tight under any pose. A film's findings are drawn together so that no lesion hides another.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ OPACITY, NODULE, EFFUSION = "opacity", "nodule", "pleural effusion"
 HEART, PNEUMOTHORAX, PACEMAKER, LINE = "enlarged heart", "pneumothorax", "pacemaker", "central line"
 KINDS = (OPACITY, NODULE, EFFUSION, HEART, PNEUMOTHORAX, PACEMAKER, LINE)
 _WEIGHTS = np.array([0.36, 0.10, 0.20, 0.14, 0.10, 0.06, 0.04])
-_PLACES_AND_SIZES: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
+_ZONES_AND_SIZES: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
     OPACITY: (tuple(ZONES), (0.075, 0.120)),
     NODULE: (tuple(ZONES), (0.030, 0.050)),
     EFFUSION: (("lower",), (0.05, 0.19)),
@@ -31,8 +31,7 @@ _PLACES_AND_SIZES: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
     LINE: ((), (0.0, 0.05)),
 }
 _IN_LUNG = (OPACITY, NODULE)
-_MAY_PAIR = (OPACITY, NODULE, EFFUSION)
-_PAIRS = 0.25  # share of these that come as two lesions
+_PAIRED = {OPACITY: 0.25, NODULE: 0.25, EFFUSION: 0.25}  # share that comes as two lesions
 _VISIBLE = 0.4  # a pixel belongs to the box where the lesion's mask exceeds this
 
 
@@ -68,50 +67,29 @@ def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
     taken: set[tuple[str, str]] = set()
     findings: list[Finding] = []
     for kind in chosen:
-        for _ in range(2 if kind in _MAY_PAIR and rng.random() < _PAIRS else 1):
-            side_and_zone = _free_place(kind, taken | hidden if kind in _IN_LUNG else taken, rng)
-            if side_and_zone is not None:
-                taken.add(side_and_zone)
-                findings.append(_draw(kind, *side_and_zone, rng))
+        zones, sizes = _ZONES_AND_SIZES[kind]
+        for _ in range(2 if kind in _PAIRED and rng.random() < _PAIRED[kind] else 1):
+            blocked = taken | hidden if kind in _IN_LUNG else taken
+            free = [(side, zone) for side in SIDES for zone in zones if (side, zone) not in blocked]
+            if zones and not free:
+                continue
+            side, zone = free[rng.integers(len(free))] if zones else ("", "")
+            taken.add((side, zone))
+            # Behind the heart a lesion would be invisible: stay lateral in the lower lungs.
+            across = rng.uniform(0.55 if zone == "lower" else 0.3, 0.75)
+            y = rng.uniform(*ZONES[zone]) if zone else 0.0
+            lung_zone = zone if kind in _IN_LUNG else ""
+            findings.append(Finding(kind, side, lung_zone, across, y, rng.uniform(*sizes), rng.uniform(-0.6, 0.6)))
     return tuple(findings)
 
 
-def _free_place(kind: str, taken: set[tuple[str, str]], rng: np.random.Generator) -> tuple[str, str] | None:
-    zones, _ = _PLACES_AND_SIZES[kind]
-    if not zones:
-        return ("", kind)
-    free = [(side, zone) for side in SIDES for zone in zones if (side, zone) not in taken]
-    return free[rng.integers(len(free))] if free else None
-
-
-def _draw(kind: str, side: str, zone: str, rng: np.random.Generator) -> Finding:
-    _, sizes = _PLACES_AND_SIZES[kind]
-    # Behind the heart a lesion would be invisible: stay lateral in the lower lungs.
-    low = 0.55 if zone == "lower" else 0.3
-    return Finding(
-        kind=kind,
-        side=side,
-        zone=zone if kind in _IN_LUNG else "",
-        across=rng.uniform(low, 0.75),
-        y=rng.uniform(*ZONES[zone]) if zone in ZONES else 0.0,
-        size=rng.uniform(*sizes),
-        turn=rng.uniform(-0.6, 0.6),
-    )
-
-
 def render(film: Film) -> tuple[NDArray[np.uint8], tuple[tuple[Finding, Box], ...]]:
-    """Draw a film.
-
-    Returns:
-        Gray values [256, 256] uint8, and each finding with its tight box, in the order of `film.findings`.
-    """
+    """Gray values [256, 256] uint8, and each finding with its tight box, in the order of `film.findings`."""
     enlarged = [f.size for f in film.findings if f.kind == HEART]
     chest = Chest(film.anatomy, film.exposure, heart_scale=enlarged[0] if enlarged else 1.0)
     air, extra, metal = chest.air, np.zeros((SIZE, SIZE), np.float32), np.zeros((SIZE, SIZE), np.float32)
-    boxed: list[tuple[Finding, Box]] = []
-    for finding in film.findings:
-        mask = _MASKS[finding.kind](chest, finding)
-        boxed.append((finding, _extent(mask, finding.kind)))
+    masks = [(finding, _MASKS[finding.kind](chest, finding)) for finding in film.findings]
+    for finding, mask in masks:
         if finding.kind == EFFUSION:
             fluid = _fluid(chest, finding)
             air = air * (1 - fluid)
@@ -121,11 +99,12 @@ def render(film: Film) -> tuple[NDArray[np.uint8], tuple[tuple[Finding, Box], ..
         elif finding.kind == NODULE:
             extra += 0.30 * mask
         elif finding.kind == PNEUMOTHORAX:
-            extra += 0.24 * _pleural_line(chest, finding) - 0.13 * mask
+            extra += 0.24 * _pneumothorax(chest, finding, line=True) - 0.13 * mask
         elif finding.kind in (PACEMAKER, LINE):
             metal = np.maximum(metal, mask)
     density = chest.density(air) + extra
-    return chest.develop(density + metal * np.maximum(0, 1.25 - density)), tuple(boxed)
+    pixels = chest.develop(density + metal * np.maximum(0, 1.25 - density))
+    return pixels, tuple((finding, _extent(mask, finding.kind)) for finding, mask in masks)
 
 
 def _extent(mask: Field, label: str) -> Box:
@@ -139,17 +118,17 @@ def _half(chest: Chest, side: str) -> NDArray[np.bool_]:
     return chest.left if side == "left" else ~chest.left
 
 
-def _center(chest: Chest, finding: Finding) -> float:
-    """Signed distance of a lung lesion's center from the midline, at its height between the lung borders."""
+def _offset(chest: Chest, finding: Finding) -> tuple[Field, Field]:
+    """Each pixel's distance from a lung lesion's center, which is placed between the lung borders at its height."""
     row = np.unravel_index(np.argmin(np.abs(chest.y - finding.y) + chest.ax), chest.y.shape)
     inner, outer = float(chest.inner[row]), float(chest.outer[row])
-    distance = inner + finding.across * (outer - inner)
-    return distance if finding.side == "left" else -distance
+    center = inner + finding.across * (outer - inner)
+    return chest.dx - np.float32(center if finding.side == "left" else -center), chest.y - np.float32(finding.y)
 
 
 def _opacity(chest: Chest, finding: Finding) -> Field:
     """Consolidation: an ill-defined, cloudy ellipse within the lung."""
-    u, v = chest.dx - np.float32(_center(chest, finding)), chest.y - np.float32(finding.y)
+    u, v = _offset(chest, finding)
     cos, sin = np.float32(np.cos(finding.turn)), np.float32(np.sin(finding.turn))
     size = np.float32(finding.size)
     reach = radius((cos * u + sin * v) / size, (cos * v - sin * u) / (0.78 * size))
@@ -158,8 +137,7 @@ def _opacity(chest: Chest, finding: Finding) -> Field:
 
 def _nodule(chest: Chest, finding: Finding) -> Field:
     """A round, well-defined spot."""
-    u, v = chest.dx - np.float32(_center(chest, finding)), chest.y - np.float32(finding.y)
-    return ramp(np.float32(finding.size) - radius(u, v), 0.008)
+    return ramp(np.float32(finding.size) - radius(*_offset(chest, finding)), 0.008)
 
 
 def _fluid(chest: Chest, finding: Finding) -> Field:
@@ -175,26 +153,15 @@ def _effusion(chest: Chest, finding: Finding) -> Field:
     return _fluid(chest, finding) * chest.air * (1 - chest.heart)
 
 
-def _collapse(chest: Chest, finding: Finding) -> Field:
-    """Signed distance from the visceral pleura, positive outside the partly collapsed lung.
-
-    The lung shrinks away from the apex and the side wall: its outline is the chest's, moved down and inwards.
-    """
+def _pneumothorax(chest: Chest, finding: Finding, line: bool = False) -> Field:
+    """Air at the apex outside the partly collapsed lung, a dark crescent without vessels; or the pleural line."""
     size, sign = np.float32(finding.size), np.float32(1 if finding.side == "left" else -1)
+    # The lung's outline is the chest's, moved down and inwards.
     u = (chest.dx * sign - np.float32(0.13)) / (chest.anatomy.chest - 0.13 - 0.55 * size)
     v = (chest.y - np.float32(0.50)) / (0.37 - size)
-    return (radius(u, v) - 1) * np.float32(0.25)
-
-
-def _pneumothorax(chest: Chest, finding: Finding) -> Field:
-    """Air outside the lung at the apex: a dark crescent without vessels along the chest wall."""
-    above = ramp(0.44 + finding.size - chest.y, 0.02)
-    return ramp(_collapse(chest, finding), 0.006) * chest.air * above * _half(chest, finding.side)
-
-
-def _pleural_line(chest: Chest, finding: Finding) -> Field:
-    line = ramp(0.004 - np.abs(_collapse(chest, finding)), 0.005) * chest.air
-    return line * ramp(0.44 + finding.size - chest.y, 0.02) * _half(chest, finding.side)
+    outside = (radius(u, v) - 1) * np.float32(0.25)
+    shown = ramp(0.004 - np.abs(outside), 0.005) if line else ramp(outside, 0.006)
+    return shown * chest.air * ramp(0.44 + finding.size - chest.y, 0.02) * _half(chest, finding.side)
 
 
 def _pacemaker(chest: Chest, finding: Finding) -> Field:
@@ -217,31 +184,22 @@ def _line(chest: Chest, finding: Finding) -> Field:
 def _curve(chest: Chest, points: list[tuple[float, float]], half: float) -> Field:
     """A smooth line of the given half width through control points in canonical (dx, y) coordinates."""
     distance = np.full((SIZE, SIZE), np.inf, np.float32)
-    dense = _smooth(np.array(points, np.float32))
-    for (x0, y0), (x1, y1) in pairwise(dense):
+    corners = np.array(points, np.float32)
+    for _ in range(2):  # corner cutting (Chaikin), which keeps the end points
+        cut = np.stack([0.75 * corners[:-1] + 0.25 * corners[1:], 0.25 * corners[:-1] + 0.75 * corners[1:]], 1)
+        corners = np.vstack([corners[:1], cut.reshape(-1, 2), corners[-1:]])
+    for (x0, y0), (x1, y1) in pairwise(corners):
         ex, ey = x1 - x0, y1 - y0
         along = np.clip(((chest.dx - x0) * ex + (chest.y - y0) * ey) / (ex * ex + ey * ey), 0, 1)
         distance = np.minimum(distance, (chest.dx - x0 - along * ex) ** 2 + (chest.y - y0 - along * ey) ** 2)
     return ramp(np.float32(half) - np.sqrt(distance), 0.004)
 
 
-def _smooth(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Corner cutting (Chaikin), which keeps the end points."""
-    for _ in range(2):
-        cut = np.stack([0.75 * points[:-1] + 0.25 * points[1:], 0.25 * points[:-1] + 0.75 * points[1:]], 1)
-        points = np.vstack([points[:1], cut.reshape(-1, 2), points[-1:]])
-    return points
-
-
-def _whole_heart(chest: Chest, finding: Finding) -> Field:
-    return chest.heart
-
-
 _MASKS = {
     OPACITY: _opacity,
     NODULE: _nodule,
     EFFUSION: _effusion,
-    HEART: _whole_heart,
+    HEART: lambda chest, _: chest.heart,
     PNEUMOTHORAX: _pneumothorax,
     PACEMAKER: _pacemaker,
     LINE: _line,

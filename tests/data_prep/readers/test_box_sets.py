@@ -73,8 +73,8 @@ ONE, OTHER = Box(0.1, 0.1, 0.2, 0.2), Box(0.5, 0.5, 0.9, 0.9)
 )
 def test_a_question_with_a_malformed_box_is_left_out_whole(boxes, expected, kinds):
     problems = Problems()
-    common = {"patient_id": "p", "split": "train", "dataset": "toy"}
-    made = list(grounding_samples("f", [Question("a", "nodule", boxes)], (b"png", 4, 4), problems, **common))
+    row = ("p", "train", "toy")
+    made = list(grounding_samples("f", [Question("a", "nodule", boxes)], (b"png", 4, 4), row, problems))
     assert [sample.boxes for sample in made] == expected
     assert [problem.kind for problem in problems.found] == kinds
     assert any("nothing there" in note for note in problems.notes) == (boxes == [])
