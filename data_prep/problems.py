@@ -27,21 +27,13 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """Collects what a data set's loader finds, so that no row is dropped silently.
-
-    Attributes:
-        found: the defects; what has one is left out of the data, and `--strict` refuses the data for an error.
-        notes: counts of facts that are worth knowing but not defects, e.g. images without boxes.
-        counts: sizes of the data set, e.g. studies, usable or not; compared with the published ones.
-        sources: the files that labels and texts were read from, in the order of reading; for a folder of many small
-            ones, the folder and the pattern of their names. `--card` hashes them.
-    """
+    """Collects what a data set's loader finds, so that no row is dropped silently."""
 
     def __init__(self) -> None:
-        self.found: list[Problem] = []
-        self.notes: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter()
-        self.sources: dict[Path, str | None] = {}
+        self.found: list[Problem] = []  # what has a defect is left out; `--strict` refuses the data for an error
+        self.notes: Counter[str] = Counter()  # facts worth knowing that are not defects, e.g. images without boxes
+        self.counts: Counter[str] = Counter()  # sizes of the set, usable or not, compared with the published ones
+        self.sources: dict[Path, str | None] = {}  # what `--card` hashes: files, or a folder and its files' pattern
 
     def add(self, kind: str, where: str, detail: str, level: str = "error") -> None:
         """Note one defect; see `Problem` for the arguments."""
@@ -55,15 +47,7 @@ class Problems:
         return sum(problem.level != QUIRK for problem in self.found)
 
     def require(self, what: str, usable: int, total: int, share: float = 0.5) -> None:
-        """Refuse a data set most of which is lost, whatever the reasons.
-
-        Args:
-            what: what is counted, e.g. "studies with a film".
-            usable, total: how many can be used, and how many there are.
-            share: the smallest share of usable ones that is accepted.
-
-        Raises:
-            RefusedData: too few can be used.
+        """Refuse a data set of which less than this share is usable, whatever the reasons.
 
         >>> Problems().require("studies with a film", 1, 3199)
         Traceback (most recent call last):

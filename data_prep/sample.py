@@ -95,14 +95,10 @@ class Sample:
                 raise BadSample(f"{rule}: {self}")
 
     def __repr__(self) -> str:
-        image, lateral = (f"<{len(i)} bytes>" if isinstance(i, bytes) else str(i) for i in (self.image, self.lateral))
-        return (
-            f"Sample(id={self.id!r}, patient_id={self.patient_id!r}, split={self.split!r}, dataset={self.dataset!r}, "
-            f"task={self.task!r}, image={image}, size={self.width}x{self.height}, report={self.report!r}, "
-            f"phrase={self.phrase!r}, boxes={self.boxes}, kind={self.kind!r}, question={self.question!r}, "
-            f"answer={self.answer!r}, turns={self.turns}, indication={self.indication!r}, "
-            f"prior={self.prior!r}, lateral={lateral})"
-        )
+        shown = {
+            key: f"<{len(value)} bytes>" if isinstance(value, bytes) else value for key, value in vars(self).items()
+        }
+        return f"Sample({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
 def stable_hash(text: str) -> int:
@@ -111,12 +107,9 @@ def stable_hash(text: str) -> int:
 
 
 def split_of(patient_id: str, shares: Sequence[float], salt: str = "") -> str:
-    """The split of a patient by hash, so that adding patients never moves others.
+    """The split of a patient by hash, so that adding patients never moves others; another salt gives another split.
 
-    Args:
-        patient_id: any text.
-        shares: of train, val and test, each at least 0, summing to 1.
-        salt: another salt gives another split.
+    `shares` are of train, val and test, each at least 0, summing to 1.
 
     >>> split_of("p0001", (0.8, 0.1, 0.1))
     'train'
