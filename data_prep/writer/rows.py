@@ -65,20 +65,11 @@ def rl_row(
     thinking: bool = False,
     format_hint: bool = False,
 ) -> dict[str, Any]:
-    """One row for RL, in `rl_schema`.
-
-    Args:
-        sample: of a task that rewards can score.
-        convention: for boxes in the prompt.
-        frame: width and height that its coordinates refer to.
-        images: the row's value of `images`; empty for a sample without image.
-        index: place of the row in its split.
-        thinking, format_hint: see `render`.
-    """
+    """One row for RL, in `rl_schema`; `frame` and the options are as in `render`, `index` counts rows of its split."""
     question, _ = render(sample, convention.name, frame, thinking=thinking, format_hint=format_hint)
     # verl's dumps keep the ground truth but not extra_info: these tell whose row it is and how to read the answer.
-    truth: dict[str, Any] = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task}
-    truth["box_format"] = convention.name
+    info = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task, "box_format": convention.name}
+    truth: dict[str, Any] = dict(info)
     if sample.task == "report":
         truth |= {"report": sample.report}
     else:
@@ -94,13 +85,10 @@ def rl_row(
         "ability": "radiology",
         "reward_model": {"style": "rule", "ground_truth": _to_json(truth)},
         "extra_info": {
-            "id": sample.id,
-            "patient_id": sample.patient_id,
+            **info,
             "split": sample.split,
             "index": index,
             "thinking": thinking,
-            "task": sample.task,
-            "box_format": convention.name,
             "width": sample.width,
             "height": sample.height,
         },
