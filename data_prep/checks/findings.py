@@ -1,12 +1,13 @@
 """What a validation found: defects by kind, and counts per file."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_prep.problems import Problem
+from reward_fns.ground_truth import GroundTruth
 
 _LISTED = 1000  # defects of a kind that the JSON lists
 _SHOWN = 10
@@ -48,6 +49,13 @@ class FileCounts:
     longest_prompt: int = 0
     longest_gold: int = 0
     defects: int = 0
+
+    def add(self, info: Mapping[str, Any], truth: GroundTruth | None) -> None:
+        """Count a row for RL."""
+        self.tasks[str(info.get("task"))] += 1
+        if truth and truth.task == "grounding":
+            self.boxes += len(truth.boxes)
+            self.without_boxes += not truth.boxes
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
