@@ -64,17 +64,11 @@ class FileCounts:
 
 def table(files: Sequence[FileCounts]) -> list[str]:
     """The counts as lines of a table."""
-    head = ("file", "kind", "rows", "report", "grounding", "boxes", "no box", "tokens", "defects")
-    rows = [
-        (
-            counts.path.name,
-            counts.kind,
-            *map(str, (counts.rows, counts.tasks["report"], counts.tasks["grounding"], counts.boxes)),
-            str(counts.without_boxes),
-            str(counts.longest_prompt or "-"),
-            str(counts.defects),
-        )
-        for counts in files
+    rows: list[tuple[Any, ...]] = [
+        ("file", "kind", "rows", "report", "grounding", "boxes", "no box", "tokens", "defects")
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    for f in files:
+        tasks = f.tasks["report"], f.tasks["grounding"]
+        rows.append((f.path.name, f.kind, f.rows, *tasks, f.boxes, f.without_boxes, f.longest_prompt or "-", f.defects))
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -31,7 +31,7 @@ class GoldRow(NamedTuple):
 
 
 def rewards(spec: str | None, preset: str | None) -> RewardSpec:
-    """The reward spec of these names, or the light one. Raises UsageError as `reward_fns.spec.resolve`."""
+    """The reward spec of these names, or the light one."""
     return resolve(spec=spec, preset=preset) if spec or preset else resolve(spec=LIGHT)
 
 
@@ -118,8 +118,7 @@ def _too_low(component: Component, row: GoldRow, value: float, attainable: float
 class Ceilings:
     """What a perfect answer earns in each box convention, over all rows with boxes.
 
-    Args:
-        spec: the rewards; without any for grounding, only the loss by rounding is measured.
+    Without rewards for grounding in the spec, only the loss by rounding is measured.
     """
 
     def __init__(self, spec: RewardSpec) -> None:
@@ -129,11 +128,12 @@ class Ceilings:
 
     def add(self, rows: Sequence[GoldRow]) -> None:
         """Measure the rows that have boxes and an image."""
-        rows = [row for row in rows if row.truth.boxes and _has_frame(row.info["width"], row.info["height"])]
+        sized = [(row, row.info["width"], row.info["height"]) for row in rows if row.truth.boxes]
+        sized = [(row, w, h) for row, w, h in sized if 0 < max(w, h) <= 200 * min(w, h)]  # what `smart_resize` takes
         for name, convention in CONVENTIONS.items():
             rollouts = []
-            for row in rows:
-                frame = convention.frame(row.info["width"], row.info["height"], **row.bounds)
+            for row, width, height in sized:
+                frame = convention.frame(width, height, **row.bounds)
                 self._overlaps[name] += _overlaps(convention, row.truth.boxes, frame).tolist()
                 info = {**row.info, "box_format": name, "thinking": False}
                 text = convention.render(row.truth.boxes, frame)
@@ -175,10 +175,6 @@ def _overlaps(convention: Convention, boxes: Sequence[Box], frame: tuple[int, in
     if not read:
         return np.zeros(len(boxes))
     return iou_matrix(np.array([box.quad for box in boxes]), np.array([box.quad for box in read])).max(axis=1)
-
-
-def _has_frame(width: int, height: int) -> bool:
-    return 0 < max(width, height) <= 200 * min(width, height)  # what `smart_resize` takes
 
 
 def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) -> tuple[int, int]:

@@ -14,14 +14,8 @@ _MIN_TOKENS, _MAX_TOKENS = 4, 16384
 class PromptLengths:
     """Counts tokens as verl's agent loop will: chat template, then each image's placeholders.
 
-    An image is resized twice, to the row's bounds by verl's reader and to its own by the processor, and only its size
-    matters for both. `python -m recipe.cxr_grpo.read_check` runs every image through both instead.
-
-    Args:
-        model: folder or hub id of a checkpoint of the Qwen-VL family.
-
-    Raises:
-        UsageError: there is no such processor, or transformers is missing.
+    `model` is the folder or hub id of a checkpoint of the Qwen-VL family. An image is resized twice, to the row's
+    bounds by verl's reader and to its own by the processor, and only its size matters for both.
     """
 
     def __init__(self, model: str) -> None:
@@ -60,12 +54,7 @@ class PromptLengths:
         return int(self._processor.image_processor.get_number_of_image_patches(height, width, {})) // self._merge**2
 
     def count(self, prompt: Sequence[Mapping[str, str]], images: Sequence[tuple[int, int, Mapping[str, Any]]]) -> int:
-        """Tokens of a prompt.
-
-        Args:
-            prompt: turns with `role` and `content`, with one `<image>` per image.
-            images: width and height in pixels of each, and its entry in the row with the bounds.
-        """
+        """Tokens of a prompt with one `<image>` per image; of images their sides in pixels and entries in the row."""
         messages = []
         for turn in prompt:
             parts: list[dict[str, str]] = []
