@@ -127,9 +127,8 @@ def _print_counts(writer: DatasetWriter) -> None:
         name = split if task != "conversation" else f"sft_{split}"
         files = writer.files.get(name, [])
         place = files[0] if len(files) == 1 else f"{writer.out / name}-*.parquet ({len(files)} shards)"
-        print(
-            f"{place}: {count} {task}" if files else f"{count} {task} of {split} have no rows for RL and were left out"
-        )
+        left_out = f"{count} {task} of {split} have no rows for RL and were left out"
+        print(f"{place}: {count} {task}" if files else left_out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,25 +140,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="SET")
     commands.add_parser("list", help="show the data sets").set_defaults(run=_list)
     for entry in data_sets().values():
-        command = commands.add_parser(
-            entry.name,
-            help=entry.summary,
-            description=entry.summary,
-            epilog=f"example: {entry.example}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        texts: dict[str, Any] = {
+            "help": entry.summary,
+            "description": entry.summary,
+            "epilog": f"example: {entry.example}",
+        }
+        formatter: Any = argparse.ArgumentDefaultsHelpFormatter
+        command = commands.add_parser(entry.name, formatter_class=formatter, **texts)
         command.set_defaults(run=partial(_prepare, entry))
         entry.add_arguments(command)
         _common_arguments(command)
     for tool, summary, example in _TOOLS:
-        name = tool.__name__.rpartition(".")[2]
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=tool.__doc__,
-            epilog=f"example: python -m data_prep {name} data/mine {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        name, formatter = tool.__name__.rpartition(".")[2], argparse.RawDescriptionHelpFormatter
+        example = f"example: python -m data_prep {name} data/mine {example}"
+        texts = {"help": summary, "description": tool.__doc__, "epilog": example}
+        command = commands.add_parser(name, formatter_class=formatter, **texts)
         command.set_defaults(run=tool.run, out=None)
         tool.add_arguments(command)
     return parser

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,12 @@ class Problem(NamedTuple):
     where: str
     detail: str
     level: str = "error"
+
+
+def list_cases(head: str, count: int, shown: Sequence[Problem]) -> list[str]:
+    """Lines on the defects of a kind, of which the first are shown."""
+    more = [f"  ... and {count - len(shown)} more"] if count > len(shown) else []
+    return [head, *(f"  {case.where}: {case.detail}" for case in shown), *more]
 
 
 class Problems:
@@ -64,13 +70,6 @@ class Problems:
         """Note a file that labels or texts are read from, or with a pattern such as "*.xml" a folder of such files."""
         self.sources[path.absolute()] = pattern
 
-    def merge(self, other: "Problems") -> None:
-        """Add the problems of another loader, e.g. of another process."""
-        self.found += other.found
-        self.notes += other.notes
-        self.counts += other.counts
-        self.sources |= other.sources
-
     def unexpected(self, published: Mapping[str, int]) -> list[str]:
         """One line per count that differs from the published one; what the loader did not count is not compared."""
         return [
@@ -85,10 +84,7 @@ class Problems:
         for kind, count in Counter(problem.kind for problem in self.found).most_common():
             cases = [problem for problem in self.found if problem.kind == kind]
             known = " (a known quirk of the published files)" if all(case.level == QUIRK for case in cases) else ""
-            lines.append(f"{kind}: {count}{known}")
-            lines += [f"  {case.where}: {case.detail}" for case in cases[:_SHOWN_PER_KIND]]
-            if count > _SHOWN_PER_KIND:
-                lines.append(f"  ... and {count - _SHOWN_PER_KIND} more")
+            lines += list_cases(f"{kind}: {count}{known}", count, cases[:_SHOWN_PER_KIND])
         return "\n".join(lines)
 
     def json_lines(self) -> str:

@@ -15,7 +15,6 @@ KINDS = {
 }
 """Task (which rewards apply; none for "conversation") -> what its questions can be after; the first is the default."""
 TASKS = tuple(KINDS)
-_ONE_OF_SPLITS, _ONE_OF_TASKS = f"split must be one of {SPLITS}", f"task must be one of {TASKS}"
 
 
 class BadSample(ValueError):
@@ -72,8 +71,8 @@ class Sample:
         report, turns = self.task == "report", self.turns
         for rule, holds in (
             ("id, patient_id and dataset must not be empty", self.id and self.patient_id and self.dataset),
-            (_ONE_OF_SPLITS, self.split in SPLITS),
-            (_ONE_OF_TASKS, self.task in TASKS),
+            (f"split must be one of {SPLITS}", self.split in SPLITS),
+            (f"task must be one of {TASKS}", self.task in TASKS),
             (
                 "width and height must be positive, or 0 for a report without image",
                 self.width > 0 < self.height if self.image is not None else report and self.width == self.height == 0,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.problems import Problem
+from data_prep.problems import Problem, list_cases
 from reward_fns.ground_truth import GroundTruth
 
 _LISTED = 1000  # defects of a kind that the JSON lists
@@ -29,10 +29,7 @@ class Findings:
     def lines(self) -> Iterator[str]:
         """The counts with the first cases of each kind, the most frequent kind first."""
         for kind, count in self.counts.most_common():
-            yield f"{kind}: {count}"
-            yield from (f"  {problem.where}: {problem.detail}" for problem in self.listed[kind][:_SHOWN])
-            if count > _SHOWN:
-                yield f"  ... and {count - _SHOWN} more"
+            yield from list_cases(f"{kind}: {count}", count, self.listed[kind][:_SHOWN])
 
 
 @dataclass

@@ -71,30 +71,23 @@ def shortfalls(rows: Sequence[GoldRow], spec: RewardSpec) -> list[str]:
     of rewards on the form of the answer, the upper end is asked for, less what the convention's rounding costs. Nothing
     is asked of rewards without an upper end and of those with weight 0.
     """
-    scored = [row for row in rows if row.info["task"] in spec.tasks]
-    gold = score_batch([_rollout(row, thinking=bool(row.info["thinking"])) for row in scored], spec)
-    traced = [row for row in scored if row.truth.task == "report" and row.info["thinking"]]
-    plain = iter(score_batch([_rollout(row, thinking=False) for row in traced], spec))
-    results = iter(gold)
-    complaints = []
-    for row in rows:
-        if row.info["task"] not in spec.tasks:
-            complaints.append("")
+    numbers = [i for i, row in enumerate(rows) if row.info["task"] in spec.tasks]
+    traced = [i for i in numbers if rows[i].truth.task == "report" and rows[i].info["thinking"]]
+    gold = score_batch([_rollout(rows[i], thinking=bool(rows[i].info["thinking"])) for i in numbers], spec)
+    plain = score_batch([_rollout(rows[i], thinking=False) for i in traced], spec)
+    attainable = {**dict(zip(numbers, gold, strict=True)), **dict(zip(traced, plain, strict=True))}
+    complaints = [""] * len(rows)
+    for i, result in zip(numbers, gold, strict=True):
+        row, best = rows[i], attainable[i]
+        if isinstance(result, Exception) or isinstance(best, Exception):
+            failed = result if isinstance(result, Exception) else best
+            complaints[i] = f"the gold answer could not be scored: {failed}"
             continue
-        result = next(results)
-        attainable = next(plain) if row.truth.task == "report" and row.info["thinking"] else result
-        if failed := next((str(r) for r in (result, attainable) if isinstance(r, Exception)), ""):
-            complaints.append(f"the gold answer could not be scored: {failed}")
-            continue
-        assert not isinstance(result, Exception) and not isinstance(attainable, Exception)
-        low = [
-            complaint
-            for component in spec.tasks[row.info["task"]]
-            if component.weight > 0
-            and (complaint := _too_low(component, row, *(r[component.reward.name] for r in (result, attainable))))
-        ]
-        gold_text = answer(row.truth, row.info)[:120]
-        complaints.append(f"the gold answer {gold_text!r} earns too little: {', '.join(low)}" if low else "")
+        asked = [(part, part.reward.name) for part in spec.tasks[row.info["task"]] if part.weight > 0]
+        low = [text for part, name in asked if (text := _too_low(part, row, result[name], best[name]))]
+        if low:
+            gold_text = answer(row.truth, row.info)[:120]
+            complaints[i] = f"the gold answer {gold_text!r} earns too little: {', '.join(low)}"
     return complaints
 
 

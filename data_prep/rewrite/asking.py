@@ -274,12 +274,10 @@ async def _ask_all(
             try:
                 await _ask(question, model, journal, temperature, options.max_tokens)
                 failed_in_a_row = 0
-            except Unusable as error:
-                failed_in_a_row = 0
-                problems.add("unusable answer", question.where, str(error))
-            except (JudgeFailure, RecursionError) as error:  # the latter from JSON nested too deeply
-                failed_in_a_row += 1
-                problems.add("no answer", question.where, str(error))
+            except (Unusable, JudgeFailure, RecursionError) as error:  # the last from JSON nested too deeply
+                unusable = isinstance(error, Unusable)
+                failed_in_a_row = 0 if unusable else failed_in_a_row + 1
+                problems.add("unusable answer" if unusable else "no answer", question.where, str(error))
             bar.update()
 
     with bar:

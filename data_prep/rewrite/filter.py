@@ -48,10 +48,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep filter`."""
     add = parser.add_argument
-    failure = (
-        "reports that the model failed on: write nothing and end with status 1 (default), rewrite them by the "
-        "rules, or keep them as they are"
-    )
+    failure = "after failures of the model: write nothing and end with status 1 (default), use rules, or keep the text"
     add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders of parquet files, or files")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the rewritten files")
     add("--rules", action="store_true", help="offline and approximate: by rules, without a model")

@@ -57,10 +57,7 @@ def words(text: str) -> tuple[int, int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep traces`."""
     add = parser.add_argument
-    failure = (
-        "rows that the teacher failed on: write nothing and end with status 1 (default), or give them their direct "
-        "answer"
-    )
+    failure = "after failures of the teacher: write nothing and end with status 1 (default), or use direct answers"
     add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders with SFT files, or such files")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the files with traces")
     add("--direct-share", type=probability, default=0.5, help="rows without a trace (%(default)s)")

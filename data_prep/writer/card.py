@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.registry import DataSet
-from data_prep.writer.dataset import CARD_MARK, DatasetWriter, is_card
+from data_prep.writer.dataset import CARD_MARK, DatasetWriter, is_ours
 from reward_fns.errors import UsageError
 
 _PACKAGES = ("cxr-grpo", "numpy", "pillow", "pyarrow", "pydicom")
@@ -23,7 +23,7 @@ _PACKAGES = ("cxr-grpo", "numpy", "pillow", "pyarrow", "pydicom")
 
 def check_place(out: Path) -> None:
     """Raise UsageError for a folder whose README.md someone else wrote, because a card would replace it."""
-    if (out / "README.md").exists() and not is_card(out / "README.md"):
+    if (out / "README.md").exists() and not is_ours(out / "README.md"):
         raise UsageError(f"{out / 'README.md'} is not a data card and would be lost; move it, or choose another --out")
 
 

@@ -36,6 +36,7 @@ _MAX_ASPECT = 200  # Qwen's image processor refuses more
 _PARQUET = re.compile(rf"(?:sft_)?(?:{'|'.join(SPLITS)})(?:-\d{{5,}}-of-\d{{5,}})?\.parquet")
 _IMAGE = re.compile(r"[0-9a-f]{20}\.png")
 CARD_MARK = "<!-- Data card written by python -m data_prep; the next run replaces it. -->"
+_BEGINNINGS = {"README.md": CARD_MARK.encode(), "problems.jsonl": b'{"kind": '}
 
 
 class DatasetWriter:
@@ -192,17 +193,16 @@ def _check_text(sample: Sample) -> None:
 
 def earlier_files(out: Path) -> list[Path]:
     """The files that earlier runs wrote to a folder; UsageError if a file has the name of one but other content."""
-    return [path for path in out.iterdir() if path.is_file() and _is_ours(path)] + [
+    return [path for path in out.iterdir() if path.is_file() and is_ours(path)] + [
         path for path in (out / "images").glob("*.png") if _IMAGE.fullmatch(path.name)
     ]
 
 
-def _is_ours(path: Path) -> bool:
-    if path.name == "README.md":
-        return is_card(path)
-    if path.name == "problems.jsonl":
+def is_ours(path: Path) -> bool:
+    """Whether an earlier run wrote this file, rather than a user; UsageError for another parquet file of our name."""
+    if beginning := _BEGINNINGS.get(path.name):
         with path.open("rb") as file:
-            return file.read(9) == b'{"kind": '
+            return file.read(len(beginning)) == beginning
     if not _PARQUET.fullmatch(path.name):
         return False
     try:
@@ -215,9 +215,3 @@ def _is_ours(path: Path) -> bool:
             "files; move it away, or choose another --out"
         )
     return True
-
-
-def is_card(path: Path) -> bool:
-    """Whether a README.md is a data card, rather than a user's text."""
-    with path.open("rb") as file:
-        return file.read(len(CARD_MARK)) == CARD_MARK.encode()

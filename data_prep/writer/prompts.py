@@ -13,8 +13,7 @@ _REPORT_HINTS = {
     "impression": "Answer with the impression alone: one paragraph of plain text, without headings or lists.",
     "report": 'Answer in plain text without lists, as "Findings: ... Impression: ...".',
 }
-_NOTHING_THERE = "There is no such finding."
-_NOTHING_FOUND = "There is no abnormality."
+_NOTHING = {False: "There is no such finding.", True: "There is no abnormality."}  # named: every abnormality is asked
 
 
 def render(
@@ -39,8 +38,7 @@ def render(
     if sample.task == "report":
         answer, hint = sample.report or "", _REPORT_HINTS[kind]
     else:
-        nothing = _NOTHING_FOUND if named else _NOTHING_THERE
-        answer = convention.render(sample.boxes, frame, named=named) if sample.boxes else nothing
+        answer = convention.render(sample.boxes, frame, named=named) if sample.boxes else _NOTHING[named]
         hint = convention.describe(named=named)
     if sample.indication or sample.prior or sample.lateral:
         question = _context(sample) + question
