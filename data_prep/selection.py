@@ -104,14 +104,15 @@ def _left_out(
         groups[label, normal].append(number)
     left_out: set[int] = set()
     for (label, normal), numbers in groups.items():
-        note, most = "training samples left out by --per-label", len(numbers)
         if normal is None and options.per_label:
-            most = options.per_label
+            note, most = "training samples left out by --per-label", options.per_label
         elif normal and options.max_normal is not None and options.max_normal < 1:
             note = f"normal {label} samples of training left out by --max-normal"
             most = int(options.max_normal / (1 - options.max_normal) * len(groups.get((label, False), ())) + 1e-9)
+        else:
+            continue
         left_out.update(numbers[most:])
-        problems.notes.update({note: len(numbers[most:])} if numbers[most:] else {})
+        problems.notes[note] += len(numbers[most:])
     return left_out
 
 
