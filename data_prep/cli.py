@@ -25,20 +25,12 @@ from data_prep.writer.dataset import MAX_PIXELS, MIN_PIXELS, DatasetWriter
 from reward_fns.errors import UsageError
 
 _ASK = "--endpoint http://127.0.0.1:8000/v1 --model NAME --yes"
-_TOOLS: dict[str, tuple[str, str, Any]] = {
-    "validate": (
-        "check prepared data before a run depends on them",
-        "data/mine --sheet sheet.png --json report.json",
-        validate,
-    ),
-    "filter": (
-        "rewrite reports so that only what is visible remains",
-        f"data/mine --out data/clean {_ASK}",
-        filter,
-    ),
-    "traces": ("have a teacher model write reasoning for a cold start", f"data/mine --out data/cold {_ASK}", traces),
-}
-"""Commands that work on prepared data: a summary, an example, and the module with `add_arguments` and `run`."""
+# Commands that work on prepared data: module with `add_arguments` and `run`, summary, arguments of an example.
+_TOOLS: tuple[tuple[Any, str, str], ...] = (
+    (validate, "check prepared data before a run depends on them", "--sheet sheet.png --json report.json"),
+    (filter, "rewrite reports so that only what is visible remains", f"--out data/clean {_ASK}"),
+    (traces, "have a teacher model write reasoning for a cold start", f"--out data/cold {_ASK}"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,16 +70,8 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
         offer = f"it has {','.join(chosen.context)}" if chosen.context else "it has none; leave the option out"
         raise UsageError(f"--context {','.join(options.context)}: {chosen.name} has no {' or '.join(missing)}; {offer}")
     problems = Problems()
-    writer = DatasetWriter(
-        options.out,
-        options.box_format,
-        thinking=options.thinking,
-        format_hint=options.format_hint,
-        embed=options.embed,
-        min_pixels=options.min_pixels,
-        max_pixels=options.max_pixels,
-        shard_rows=options.shard_rows,
-    )
+    names = ("thinking", "format_hint", "embed", "min_pixels", "max_pixels", "shard_rows")
+    writer = DatasetWriter(options.out, options.box_format, **{name: getattr(options, name) for name in names})
     if options.card:
         check_place(options.out)
     with writer:
@@ -143,9 +127,8 @@ def _print_counts(writer: DatasetWriter) -> None:
         name = split if task != "conversation" else f"sft_{split}"
         files = writer.files.get(name, [])
         place = files[0] if len(files) == 1 else f"{writer.out / name}-*.parquet ({len(files)} shards)"
-        print(
-            f"{place}: {count} {task}" if files else f"{count} {task} of {split} have no rows for RL and were left out"
-        )
+        left_out = f"{count} {task} of {split} have no rows for RL and were left out"
+        print(f"{place}: {count} {task}" if files else left_out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -157,49 +140,41 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="SET")
     commands.add_parser("list", help="show the data sets").set_defaults(run=_list)
     for entry in data_sets().values():
-        command = commands.add_parser(
-            entry.name,
-            help=entry.summary,
-            description=entry.summary,
-            epilog=f"example: {entry.example}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        texts: dict[str, Any] = {
+            "help": entry.summary,
+            "description": entry.summary,
+            "epilog": f"example: {entry.example}",
+        }
+        formatter: Any = argparse.ArgumentDefaultsHelpFormatter
+        command = commands.add_parser(entry.name, formatter_class=formatter, **texts)
         command.set_defaults(run=partial(_prepare, entry))
         entry.add_arguments(command)
         _common_arguments(command)
-    for name, (summary, example, tool) in _TOOLS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=tool.__doc__,
-            epilog=f"example: python -m data_prep {name} {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    for tool, summary, example in _TOOLS:
+        name, formatter = tool.__name__.rpartition(".")[2], argparse.RawDescriptionHelpFormatter
+        example = f"example: python -m data_prep {name} data/mine {example}"
+        texts = {"help": summary, "description": tool.__doc__, "epilog": example}
+        command = commands.add_parser(name, formatter_class=formatter, **texts)
         command.set_defaults(run=tool.run, out=None)
         tool.add_arguments(command)
     return parser
 
 
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=folder, required=True, help="folder for the parquet files")
-    parser.add_argument(
-        "--box-format", default="radvlm", help="box convention of the model: radvlm, qwen3vl, qwen25vl or pixel"
-    )
-    parser.add_argument("--thinking", action="store_true", help="RL prompts ask for a reasoning trace")
-    parser.add_argument("--format-hint", action="store_true", help="describe the answer format in the question")
-    parser.add_argument(
-        "--context",
-        type=context,
-        default=(),
-        metavar="NAMES",
-        help=f"add to the questions for reports, where the set has it, some of {','.join(CONTEXT)}",
-    )
-    parser.add_argument("--limit", type=positive, help="stop after N samples", metavar="N")
-    parser.add_argument("--embed", action="store_true", help="store images in the parquet files, not as paths")
-    parser.add_argument("--strict", action="store_true", help="refuse the data for any problem but known quirks")
-    parser.add_argument("--trust-boxes", action="store_true", help="accept boxes that seem to be in a wrong unit")
+    formats = "box convention of the model: radvlm, qwen3vl, qwen25vl or pixel"
+    context_help = f"add to the questions for reports, where the set has it, some of {','.join(CONTEXT)}"
+    add = parser.add_argument
+    add("--out", type=folder, required=True, help="folder for the parquet files")
+    add("--box-format", default="radvlm", help=formats)
+    add("--thinking", action="store_true", help="RL prompts ask for a reasoning trace")
+    add("--format-hint", action="store_true", help="describe the answer format in the question")
+    add("--context", type=context, default=(), metavar="NAMES", help=context_help)
+    add("--limit", type=positive, help="stop after N samples", metavar="N")
+    add("--embed", action="store_true", help="store images in the parquet files, not as paths")
+    add("--strict", action="store_true", help="refuse the data for any problem but known quirks")
+    add("--trust-boxes", action="store_true", help="accept boxes that seem to be in a wrong unit")
     add_selection_arguments(parser)
-    parser.add_argument("--card", action="store_true", help="write README.md: counts, options, versions, hashes")
-    parser.add_argument("--shard-rows", type=positive, metavar="N", help="shards of N rows for each parquet file")
-    parser.add_argument("--min-pixels", type=positive, default=MIN_PIXELS, help="scale images up to this many pixels")
-    parser.add_argument("--max-pixels", type=positive, default=MAX_PIXELS, help="scale images down to this many")
+    add("--card", action="store_true", help="write README.md: counts, options, versions, hashes")
+    add("--shard-rows", type=positive, metavar="N", help="shards of N rows for each parquet file")
+    add("--min-pixels", type=positive, default=MIN_PIXELS, help="scale images up to this many pixels")
+    add("--max-pixels", type=positive, default=MAX_PIXELS, help="scale images down to this many")

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,22 +26,20 @@ class Problem(NamedTuple):
     level: str = "error"
 
 
-class Problems:
-    """Collects what a data set's loader finds, so that no row is dropped silently.
+def list_cases(head: str, count: int, shown: Sequence[Problem]) -> list[str]:
+    """Lines on the defects of a kind, of which the first are shown."""
+    more = [f"  ... and {count - len(shown)} more"] if count > len(shown) else []
+    return [head, *(f"  {case.where}: {case.detail}" for case in shown), *more]
 
-    Attributes:
-        found: the defects; what has one is left out of the data, and `--strict` refuses the data for an error.
-        notes: counts of facts that are worth knowing but not defects, e.g. images without boxes.
-        counts: sizes of the data set, e.g. studies, usable or not; compared with the published ones.
-        sources: the files that labels and texts were read from, in the order of reading; for a folder of many small
-            ones, the folder and the pattern of their names. `--card` hashes them.
-    """
+
+class Problems:
+    """Collects what a data set's loader finds, so that no row is dropped silently."""
 
     def __init__(self) -> None:
-        self.found: list[Problem] = []
-        self.notes: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter()
-        self.sources: dict[Path, str | None] = {}
+        self.found: list[Problem] = []  # what has a defect is left out; `--strict` refuses the data for an error
+        self.notes: Counter[str] = Counter()  # facts worth knowing that are not defects, e.g. images without boxes
+        self.counts: Counter[str] = Counter()  # sizes of the set, usable or not, compared with the published ones
+        self.sources: dict[Path, str | None] = {}  # what `--card` hashes: files, or a folder and its files' pattern
 
     def add(self, kind: str, where: str, detail: str, level: str = "error") -> None:
         """Note one defect; see `Problem` for the arguments."""
@@ -55,15 +53,7 @@ class Problems:
         return sum(problem.level != QUIRK for problem in self.found)
 
     def require(self, what: str, usable: int, total: int, share: float = 0.5) -> None:
-        """Refuse a data set most of which is lost, whatever the reasons.
-
-        Args:
-            what: what is counted, e.g. "studies with a film".
-            usable, total: how many can be used, and how many there are.
-            share: the smallest share of usable ones that is accepted.
-
-        Raises:
-            RefusedData: too few can be used.
+        """Refuse a data set of which less than this share is usable, whatever the reasons.
 
         >>> Problems().require("studies with a film", 1, 3199)
         Traceback (most recent call last):
@@ -80,13 +70,6 @@ class Problems:
         """Note a file that labels or texts are read from, or with a pattern such as "*.xml" a folder of such files."""
         self.sources[path.absolute()] = pattern
 
-    def merge(self, other: "Problems") -> None:
-        """Add the problems of another loader, e.g. of another process."""
-        self.found += other.found
-        self.notes += other.notes
-        self.counts += other.counts
-        self.sources |= other.sources
-
     def unexpected(self, published: Mapping[str, int]) -> list[str]:
         """One line per count that differs from the published one; what the loader did not count is not compared."""
         return [
@@ -101,10 +84,7 @@ class Problems:
         for kind, count in Counter(problem.kind for problem in self.found).most_common():
             cases = [problem for problem in self.found if problem.kind == kind]
             known = " (a known quirk of the published files)" if all(case.level == QUIRK for case in cases) else ""
-            lines.append(f"{kind}: {count}{known}")
-            lines += [f"  {case.where}: {case.detail}" for case in cases[:_SHOWN_PER_KIND]]
-            if count > _SHOWN_PER_KIND:
-                lines.append(f"  ... and {count - _SHOWN_PER_KIND} more")
+            lines += list_cases(f"{kind}: {count}{known}", count, cases[:_SHOWN_PER_KIND])
         return "\n".join(lines)
 
     def json_lines(self) -> str:

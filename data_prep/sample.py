@@ -15,7 +15,6 @@ KINDS = {
 }
 """Task (which rewards apply; none for "conversation") -> what its questions can be after; the first is the default."""
 TASKS = tuple(KINDS)
-_ONE_OF_SPLITS, _ONE_OF_TASKS = f"split must be one of {SPLITS}", f"task must be one of {TASKS}"
 
 
 class BadSample(ValueError):
@@ -72,8 +71,8 @@ class Sample:
         report, turns = self.task == "report", self.turns
         for rule, holds in (
             ("id, patient_id and dataset must not be empty", self.id and self.patient_id and self.dataset),
-            (_ONE_OF_SPLITS, self.split in SPLITS),
-            (_ONE_OF_TASKS, self.task in TASKS),
+            (f"split must be one of {SPLITS}", self.split in SPLITS),
+            (f"task must be one of {TASKS}", self.task in TASKS),
             (
                 "width and height must be positive, or 0 for a report without image",
                 self.width > 0 < self.height if self.image is not None else report and self.width == self.height == 0,
@@ -95,14 +94,10 @@ class Sample:
                 raise BadSample(f"{rule}: {self}")
 
     def __repr__(self) -> str:
-        image, lateral = (f"<{len(i)} bytes>" if isinstance(i, bytes) else str(i) for i in (self.image, self.lateral))
-        return (
-            f"Sample(id={self.id!r}, patient_id={self.patient_id!r}, split={self.split!r}, dataset={self.dataset!r}, "
-            f"task={self.task!r}, image={image}, size={self.width}x{self.height}, report={self.report!r}, "
-            f"phrase={self.phrase!r}, boxes={self.boxes}, kind={self.kind!r}, question={self.question!r}, "
-            f"answer={self.answer!r}, turns={self.turns}, indication={self.indication!r}, "
-            f"prior={self.prior!r}, lateral={lateral})"
-        )
+        shown = {
+            key: f"<{len(value)} bytes>" if isinstance(value, bytes) else value for key, value in vars(self).items()
+        }
+        return f"Sample({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
 def stable_hash(text: str) -> int:
@@ -111,12 +106,9 @@ def stable_hash(text: str) -> int:
 
 
 def split_of(patient_id: str, shares: Sequence[float], salt: str = "") -> str:
-    """The split of a patient by hash, so that adding patients never moves others.
+    """The split of a patient by hash, so that adding patients never moves others; another salt gives another split.
 
-    Args:
-        patient_id: any text.
-        shares: of train, val and test, each at least 0, summing to 1.
-        salt: another salt gives another split.
+    `shares` are of train, val and test, each at least 0, summing to 1.
 
     >>> split_of("p0001", (0.8, 0.1, 0.1))
     'train'

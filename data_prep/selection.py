@@ -8,7 +8,7 @@ import json
 import pickle
 import re
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,38 +30,22 @@ _TEST_FIRST = ("test", "val", "train")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that this module reads."""
-    parser.add_argument(
-        "--split-file",
-        type=Path,
-        metavar="FILE",
-        help="published splits, CSV or JSON: split of each patient, study or sample id; other patients keep theirs",
-    )
-    parser.add_argument(
-        "--per-label", type=positive, metavar="N", help="at most N training samples for each phrase to be located"
-    )
-    parser.add_argument(
-        "--max-normal",
-        type=probability,
-        metavar="SHARE",
-        help="at most this share of normal films among the training samples for reports and for detection",
-    )
-    parser.add_argument("--balance-seed", type=int, default=0, help="another seed leaves out other samples")
+    add = parser.add_argument
+    splits = "published splits, CSV or JSON: split of each patient, study or sample id; other patients keep theirs"
+    normal = "at most this share of normal films among the training samples for reports and for detection"
+    labels = "at most N training samples for each phrase to be located"
+    add("--split-file", type=Path, metavar="FILE", help=splits)
+    add("--per-label", type=positive, metavar="N", help=labels)
+    add("--max-normal", type=probability, metavar="SHARE", help=normal)
+    add("--balance-seed", type=int, default=0, help="another seed leaves out other samples")
 
 
 def select(
     samples: Iterable[Sample], options: argparse.Namespace, problems: Problems, folder: Path
 ) -> Iterator[Sample]:
-    """The samples to write, in the same order, with their splits; what was moved or left out is noted.
+    """The samples to write, in the same order, with their splits; notes how many were moved or left out.
 
-    Args:
-        samples: of the data set.
-        options: see `add_arguments`.
-        problems: gets the numbers of samples moved and left out, as notes.
-        folder: for the temporary file, which holds all samples with their images, if these are bytes.
-
-    Raises:
-        UsageError: the split file cannot be read, or names a split other than train, val and test.
-        RefusedData: no id of the split file is in the data set.
+    `folder` holds the temporary file, with the images of samples that are bytes. Raises as `SplitFile`.
     """
     if not (options.split_file or options.per_label or options.max_normal is not None):
         yield from samples
@@ -71,7 +55,8 @@ def select(
         kinds = []
         for sample in samples:
             pickle.dump(sample, file)
-            kinds.append((sample.patient_id, sample.split, *_kind(sample), stable_hash(_rank(sample, options))))
+            rank = stable_hash(f"{options.balance_seed}/{sample.id}")
+            kinds.append((sample.patient_id, sample.split, *_kind(sample), rank))
             if splits:
                 splits.see(sample)
         moved = splits.decide(problems) if splits else {}
@@ -89,10 +74,6 @@ def select(
                 problems.notes[f"samples moved from {split} to {new} by --split-file"] += 1
             if number not in left_out:
                 yield replace(sample, split=new) if new != split else sample
-
-
-def _rank(sample: Sample, options: argparse.Namespace) -> str:
-    return f"{options.balance_seed}/{sample.id}"
 
 
 def _kind(sample: Sample) -> tuple[str, bool | None]:
@@ -118,35 +99,34 @@ def _left_out(
     training: list[tuple[int, int, str, bool | None]], options: argparse.Namespace, problems: Problems
 ) -> set[int]:
     """Numbers of the training samples that are left out, the last by rank."""
-    left_out = set()
-    per_label: Counter[str] = Counter()
-    groups: dict[str, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
+    groups: dict[tuple[str, bool | None], list[int]] = defaultdict(list)
     for _, number, label, normal in training:
-        if normal is not None:
-            groups[label][normal].append(number)
+        groups[label, normal].append(number)
+    left_out: set[int] = set()
+    for (label, normal), numbers in groups.items():
+        if normal is None and options.per_label:
+            note, most = "training samples left out by --per-label", options.per_label
+        elif normal and options.max_normal is not None and options.max_normal < 1:
+            note = f"normal {label} samples of training left out by --max-normal"
+            most = int(options.max_normal / (1 - options.max_normal) * len(groups.get((label, False), ())) + 1e-9)
+        else:
             continue
-        per_label[label] += 1
-        if options.per_label and per_label[label] > options.per_label:
-            left_out.add(number)
-            problems.notes["training samples left out by --per-label"] += 1
-    for group, numbers in groups.items():
-        if options.max_normal is not None and options.max_normal < 1:
-            most = int(options.max_normal / (1 - options.max_normal) * len(numbers[False]) + 1e-9)
-            left_out |= set(numbers[True][most:])
-            problems.notes[f"normal {group} samples of training left out by --max-normal"] += len(numbers[True][most:])
+        left_out.update(numbers[most:])
+        problems.notes[note] += len(numbers[most:])
     return left_out
 
 
 class SplitFile:
     """The splits that a published file gives to patients, studies or samples.
 
-    Args:
-        path: CSV with a column "split" and one of ids (the first of `id`, `study_id`, `patient_id` and the like), or
-            JSON: `{id: split}`, `{split: [ids]}`, or a list of objects with an id and `split`. Gzipped CSV is read too.
-        problems: gets the file as a source.
+    It is CSV with a column "split" and one of ids (the first of `id`, `study_id`, `patient_id` and the like), or JSON:
+    `{id: split}`, `{split: [ids]}`, or a list of objects with an id and `split`. Gzipped CSV is read too.
 
     An id means the patient or sample of this id, or the samples whose id begins with it, as `s50414267` does for the
     study of `s50414267-<image>`; the "s" or "p" of MIMIC-CXR may be missing.
+
+    Raises:
+        UsageError: the file cannot be read, or names a split other than train, val and test.
     """
 
     def __init__(self, path: Path, problems: Problems) -> None:
@@ -159,14 +139,14 @@ class SplitFile:
             self._splits[identity].add(split)
         self._by_prefix: dict[str, list[str]] = defaultdict(list)
         for identity in self._splits:
-            for prefix in list(_prefixes(identity))[1:]:
+            for prefix in _prefixes(identity):
                 self._by_prefix[prefix].append(identity)
         self._used: set[str] = set()
         self._of_patient: dict[str, set[str]] = defaultdict(set)
 
     def see(self, sample: Sample) -> None:
         """Look a sample and its patient up."""
-        names = {sample.patient_id, *_prefixes(sample.id)}
+        names = {sample.patient_id, sample.id, *_prefixes(sample.id)}
         names |= {name[1:] for name in names if re.fullmatch(r"[sp]\d+", name)}
         if isinstance(sample.image, Path):
             names.add(sample.image.stem)
@@ -186,10 +166,7 @@ class SplitFile:
                 f"--split-file {self._path}: none of its {len(self._splits):,} ids, e.g. {example!r}, is a "
                 "patient, study or sample of this data set"
             )
-        splits = {}
-        for patient, named in self._of_patient.items():
-            if named:
-                splits[patient] = next(split for split in _TEST_FIRST if split in named)
+        splits = {patient: min(named, key=_TEST_FIRST.index) for patient, named in self._of_patient.items() if named}
         notes = {
             "ids of --split-file that are not in the data": len(self._splits) - len(self._used),
             "patients whom --split-file does not name, in their own split": len(self._of_patient) - len(splits),
@@ -201,10 +178,9 @@ class SplitFile:
         return splits
 
 
-def _prefixes(identity: str) -> Iterator[str]:
-    """An id, and its beginnings up to each sign that is neither letter nor digit."""
-    yield identity
-    yield from (identity[: sign.start()] for sign in _PARTS.finditer(identity) if sign.start())
+def _prefixes(identity: str) -> list[str]:
+    """The beginnings of an id up to each sign that is neither letter nor digit."""
+    return [identity[: sign.start()] for sign in _PARTS.finditer(identity) if sign.start()]
 
 
 def _pairs(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:

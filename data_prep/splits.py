@@ -1,12 +1,12 @@
 """One authority on who is in which split, for the sets that share the images of MIMIC-CXR.
 
-MS-CXR and Chest ImaGenome annotate images of MIMIC-CXR and come with splits of their own, which do not agree with
-MIMIC-CXR's: a patient of the one's test split is in the other's training split. So their own splits never count;
-MIMIC-CXR's official file decides for all of them, by patient, and where a set says otherwise is counted.
+MS-CXR and Chest ImaGenome come with splits of their own: a patient of the one's test split is in the other's training
+split. MIMIC-CXR's official file decides for all of them, by patient, and where a set says otherwise is counted.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import tables
@@ -36,29 +36,18 @@ def read_mimic_splits(path: Path, problems: Problems) -> Mapping[str, str]:
     return splits
 
 
-class Authority:
-    """Gives each patient's split, and counts where other files disagree.
+class Authority(NamedTuple):
+    """Gives each patient's split, and counts where other files disagree; `path`, of the splits, is for messages."""
 
-    Args:
-        splits: subject id -> split.
-        path: where they come from, for messages.
-        problems: gets patients without a split, and disagreements (as a note).
-    """
-
-    def __init__(self, splits: Mapping[str, str], path: Path, problems: Problems) -> None:
-        self._splits, self._path, self._problems = splits, path, problems
+    splits: Mapping[str, str]
+    path: Path
+    problems: Problems
 
     def split(self, subject: str, where: str, own: str | None = None) -> str | None:
-        """The split of a patient, or None (a problem) if the official file does not have the patient.
-
-        Args:
-            subject: the patient's subject_id.
-            where: what it is asked for, for the list of problems.
-            own: what the data set itself says, if it says anything.
-        """
-        split = self._splits.get(subject)
+        """The split of a subject_id, None (a problem) if unknown; `own` is what the data set itself says."""
+        split = self.splits.get(subject)
         if split is None:
-            self._problems.add("no_split", where, f"subject {subject} is not in {self._path}; not used")
+            self.problems.add("no_split", where, f"subject {subject} is not in {self.path}; not used")
         elif own is not None and own != split:
-            self._problems.notes[f"in {own} by their own file, in {split} by MIMIC-CXR's, which is followed"] += 1
+            self.problems.notes[f"in {own} by their own file, in {split} by MIMIC-CXR's, which is followed"] += 1
         return split

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from reward_fns.boxes import Quad
 
 _MIN_BOXES = 20  # below this, chance could look like a rule
@@ -26,7 +28,7 @@ class BoxUnits:
 
     def __init__(self) -> None:
         self.boxes = self._specks = self._in_corner = self._at_border = self._as_corners = 0
-        self._across, self._down = _Correlation(), _Correlation()
+        self._across, self._down = np.zeros(6), np.zeros(6)  # sums over the boxes, see `_correlation`
 
     def add(self, boxes: Iterable[Quad], width: int, height: int) -> None:
         """Count the boxes, in shares, of an image of this size in pixels."""
@@ -37,14 +39,13 @@ class BoxUnits:
             self._in_corner += x2 < _CORNER and y2 < _CORNER
             self._at_border += x2 == 1 or y2 == 1
             self._as_corners += across > x1 and down > y1
-            self._across.add(x1, across)
-            self._down.add(y1, down)
+            self._across += 1, x1, across, x1 * x1, across * across, x1 * across
+            self._down += 1, y1, down, y1 * y1, down * down, y1 * down
 
     def complaint(self, outside: int = 0) -> str:
         """Why these boxes cannot be in the unit that they were read in; "" if they can.
 
-        Args:
-            outside: how many further boxes were left out because they leave their image, where this is known.
+        `outside` further boxes were left out because they leave their image.
         """
         if self.boxes >= _MIN_SPECKS and self._specks > self.boxes / 2:
             return (
@@ -61,7 +62,7 @@ class BoxUnits:
             )
         # Corners read as width and height: a width is then a right edge, so it is larger than the left edge and grows
         # with it (in real boxes it shrinks), and boxes in the right or lower half of an image leave it or are clipped.
-        alike = self._across.value() + self._down.value() > 0
+        alike = _correlation(*self._across) + _correlation(*self._down) > 0
         if self._at_border > self.boxes / 2 or (
             self._as_corners > _MOST * self.boxes and (alike or outside > self.boxes / 2)
         ):
@@ -73,17 +74,7 @@ class BoxUnits:
         return ""
 
 
-class _Correlation:
-    """Pearson's correlation of two values, without keeping them."""
-
-    def __init__(self) -> None:
-        self._sums = (0.0,) * 6
-
-    def add(self, x: float, y: float) -> None:
-        n, a, b, aa, bb, ab = self._sums
-        self._sums = n + 1, a + x, b + y, aa + x * x, bb + y * y, ab + x * y
-
-    def value(self) -> float:
-        n, a, b, aa, bb, ab = self._sums
-        spread = (n * aa - a * a) * (n * bb - b * b)
-        return float((n * ab - a * b) / spread**0.5) if spread > 1e-12 else 0.0
+def _correlation(n: float, a: float, b: float, aa: float, bb: float, ab: float) -> float:
+    """Pearson's correlation from the sums of 1, x, y, x * x, y * y and x * y."""
+    spread = (n * aa - a * a) * (n * bb - b * b)
+    return float((n * ab - a * b) / spread**0.5) if spread > 1e-12 else 0.0

@@ -1,12 +1,13 @@
 """What a validation found: defects by kind, and counts per file."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.problems import Problem
+from data_prep.problems import Problem, list_cases
+from reward_fns.ground_truth import GroundTruth
 
 _LISTED = 1000  # defects of a kind that the JSON lists
 _SHOWN = 10
@@ -28,10 +29,7 @@ class Findings:
     def lines(self) -> Iterator[str]:
         """The counts with the first cases of each kind, the most frequent kind first."""
         for kind, count in self.counts.most_common():
-            yield f"{kind}: {count}"
-            yield from (f"  {problem.where}: {problem.detail}" for problem in self.listed[kind][:_SHOWN])
-            if count > _SHOWN:
-                yield f"  ... and {count - _SHOWN} more"
+            yield from list_cases(f"{kind}: {count}", count, self.listed[kind][:_SHOWN])
 
 
 @dataclass
@@ -49,6 +47,13 @@ class FileCounts:
     longest_gold: int = 0
     defects: int = 0
 
+    def add(self, info: Mapping[str, Any], truth: GroundTruth | None) -> None:
+        """Count a row for RL."""
+        self.tasks[str(info.get("task"))] += 1
+        if truth and truth.task == "grounding":
+            self.boxes += len(truth.boxes)
+            self.without_boxes += not truth.boxes
+
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
         return {**vars(self), "path": str(self.path), "tasks": dict(self.tasks), "splits": dict(self.splits)}
@@ -56,17 +61,11 @@ class FileCounts:
 
 def table(files: Sequence[FileCounts]) -> list[str]:
     """The counts as lines of a table."""
-    head = ("file", "kind", "rows", "report", "grounding", "boxes", "no box", "tokens", "defects")
-    rows = [
-        (
-            counts.path.name,
-            counts.kind,
-            *map(str, (counts.rows, counts.tasks["report"], counts.tasks["grounding"], counts.boxes)),
-            str(counts.without_boxes),
-            str(counts.longest_prompt or "-"),
-            str(counts.defects),
-        )
-        for counts in files
+    rows: list[tuple[Any, ...]] = [
+        ("file", "kind", "rows", "report", "grounding", "boxes", "no box", "tokens", "defects")
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    for f in files:
+        tasks = f.tasks["report"], f.tasks["grounding"]
+        rows.append((f.path.name, f.kind, f.rows, *tasks, f.boxes, f.without_boxes, f.longest_prompt or "-", f.defects))
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -31,7 +31,7 @@ class GoldRow(NamedTuple):
 
 
 def rewards(spec: str | None, preset: str | None) -> RewardSpec:
-    """The reward spec of these names, or the light one. Raises UsageError as `reward_fns.spec.resolve`."""
+    """The reward spec of these names, or the light one."""
     return resolve(spec=spec, preset=preset) if spec or preset else resolve(spec=LIGHT)
 
 
@@ -71,30 +71,23 @@ def shortfalls(rows: Sequence[GoldRow], spec: RewardSpec) -> list[str]:
     of rewards on the form of the answer, the upper end is asked for, less what the convention's rounding costs. Nothing
     is asked of rewards without an upper end and of those with weight 0.
     """
-    scored = [row for row in rows if row.info["task"] in spec.tasks]
-    gold = score_batch([_rollout(row, thinking=bool(row.info["thinking"])) for row in scored], spec)
-    traced = [row for row in scored if row.truth.task == "report" and row.info["thinking"]]
-    plain = iter(score_batch([_rollout(row, thinking=False) for row in traced], spec))
-    results = iter(gold)
-    complaints = []
-    for row in rows:
-        if row.info["task"] not in spec.tasks:
-            complaints.append("")
+    numbers = [i for i, row in enumerate(rows) if row.info["task"] in spec.tasks]
+    traced = [i for i in numbers if rows[i].truth.task == "report" and rows[i].info["thinking"]]
+    gold = score_batch([_rollout(rows[i], thinking=bool(rows[i].info["thinking"])) for i in numbers], spec)
+    plain = score_batch([_rollout(rows[i], thinking=False) for i in traced], spec)
+    attainable = {**dict(zip(numbers, gold, strict=True)), **dict(zip(traced, plain, strict=True))}
+    complaints = [""] * len(rows)
+    for i, result in zip(numbers, gold, strict=True):
+        row, best = rows[i], attainable[i]
+        if isinstance(result, Exception) or isinstance(best, Exception):
+            failed = result if isinstance(result, Exception) else best
+            complaints[i] = f"the gold answer could not be scored: {failed}"
             continue
-        result = next(results)
-        attainable = next(plain) if row.truth.task == "report" and row.info["thinking"] else result
-        if failed := next((str(r) for r in (result, attainable) if isinstance(r, Exception)), ""):
-            complaints.append(f"the gold answer could not be scored: {failed}")
-            continue
-        assert not isinstance(result, Exception) and not isinstance(attainable, Exception)
-        low = [
-            complaint
-            for component in spec.tasks[row.info["task"]]
-            if component.weight > 0
-            and (complaint := _too_low(component, row, *(r[component.reward.name] for r in (result, attainable))))
-        ]
-        gold_text = answer(row.truth, row.info)[:120]
-        complaints.append(f"the gold answer {gold_text!r} earns too little: {', '.join(low)}" if low else "")
+        asked = [(part, part.reward.name) for part in spec.tasks[row.info["task"]] if part.weight > 0]
+        low = [text for part, name in asked if (text := _too_low(part, row, result[name], best[name]))]
+        if low:
+            gold_text = answer(row.truth, row.info)[:120]
+            complaints[i] = f"the gold answer {gold_text!r} earns too little: {', '.join(low)}"
     return complaints
 
 
@@ -118,8 +111,7 @@ def _too_low(component: Component, row: GoldRow, value: float, attainable: float
 class Ceilings:
     """What a perfect answer earns in each box convention, over all rows with boxes.
 
-    Args:
-        spec: the rewards; without any for grounding, only the loss by rounding is measured.
+    Without rewards for grounding in the spec, only the loss by rounding is measured.
     """
 
     def __init__(self, spec: RewardSpec) -> None:
@@ -129,11 +121,12 @@ class Ceilings:
 
     def add(self, rows: Sequence[GoldRow]) -> None:
         """Measure the rows that have boxes and an image."""
-        rows = [row for row in rows if row.truth.boxes and _has_frame(row.info["width"], row.info["height"])]
+        sized = [(row, row.info["width"], row.info["height"]) for row in rows if row.truth.boxes]
+        sized = [(row, w, h) for row, w, h in sized if 0 < max(w, h) <= 200 * min(w, h)]  # what `smart_resize` takes
         for name, convention in CONVENTIONS.items():
             rollouts = []
-            for row in rows:
-                frame = convention.frame(row.info["width"], row.info["height"], **row.bounds)
+            for row, width, height in sized:
+                frame = convention.frame(width, height, **row.bounds)
                 self._overlaps[name] += _overlaps(convention, row.truth.boxes, frame).tolist()
                 info = {**row.info, "box_format": name, "thinking": False}
                 text = convention.render(row.truth.boxes, frame)
@@ -175,10 +168,6 @@ def _overlaps(convention: Convention, boxes: Sequence[Box], frame: tuple[int, in
     if not read:
         return np.zeros(len(boxes))
     return iou_matrix(np.array([box.quad for box in boxes]), np.array([box.quad for box in read])).max(axis=1)
-
-
-def _has_frame(width: int, height: int) -> bool:
-    return 0 < max(width, height) <= 200 * min(width, height)  # what `smart_resize` takes
 
 
 def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) -> tuple[int, int]:

@@ -14,14 +14,8 @@ _MIN_TOKENS, _MAX_TOKENS = 4, 16384
 class PromptLengths:
     """Counts tokens as verl's agent loop will: chat template, then each image's placeholders.
 
-    An image is resized twice, to the row's bounds by verl's reader and to its own by the processor, and only its size
-    matters for both. `python -m recipe.cxr_grpo.read_check` runs every image through both instead.
-
-    Args:
-        model: folder or hub id of a checkpoint of the Qwen-VL family.
-
-    Raises:
-        UsageError: there is no such processor, or transformers is missing.
+    `model` is the folder or hub id of a checkpoint of the Qwen-VL family. An image is resized twice, to the row's
+    bounds by verl's reader and to its own by the processor, and only its size matters for both.
     """
 
     def __init__(self, model: str) -> None:
@@ -43,29 +37,23 @@ class PromptLengths:
             from transformers import AutoProcessor
             from transformers.utils import logging
         except ImportError as error:
-            raise UsageError(
-                f"--model needs torch and transformers ({error}): pip install 'cxr-grpo[scorers]'"
-            ) from error
+            message = f"--model needs torch and transformers ({error}): pip install 'cxr-grpo[scorers]'"
+            raise UsageError(message) from error
         logging.set_verbosity_error()
         try:
             return AutoProcessor.from_pretrained(self._model)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise UsageError(f"--model {self._model}: no processor can be loaded from it: {error}") from error
 
-    def image_tokens(self, width: int, height: int, min_pixels: int | None, max_pixels: int | None) -> int:
-        """Visual tokens of an image of this size in pixels, under a row's bounds."""
+    def _image_tokens(self, width: int, height: int, entry: Mapping[str, Any]) -> int:
         factor = self._patch * self._merge
-        low, high = min_pixels or _MIN_TOKENS * factor**2, max_pixels or _MAX_TOKENS * factor**2
+        low = entry.get("min_pixels") or _MIN_TOKENS * factor**2
+        high = entry.get("max_pixels") or _MAX_TOKENS * factor**2
         width, height = smart_resize(width, height, factor, low, high)
         return int(self._processor.image_processor.get_number_of_image_patches(height, width, {})) // self._merge**2
 
     def count(self, prompt: Sequence[Mapping[str, str]], images: Sequence[tuple[int, int, Mapping[str, Any]]]) -> int:
-        """Tokens of a prompt.
-
-        Args:
-            prompt: turns with `role` and `content`, with one `<image>` per image.
-            images: width and height in pixels of each, and its entry in the row with the bounds.
-        """
+        """Tokens of a prompt with one `<image>` per image; of images their sides in pixels and entries in the row."""
         messages = []
         for turn in prompt:
             parts: list[dict[str, str]] = []
@@ -73,11 +61,9 @@ class PromptLengths:
                 parts += [{"type": "image"}] if i else []
                 parts += [{"type": "text", "text": text}] if text else []
             messages.append({"role": turn["role"], "content": parts})
-        length = self.count_text(
-            self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        )
-        visual = [self.image_tokens(w, h, entry.get("min_pixels"), entry.get("max_pixels")) for w, h, entry in images]
-        return length + sum(visual) - len(visual)  # each image already has one placeholder in the template's text
+        text = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        visual = [self._image_tokens(*image) for image in images]
+        return self.count_text(text) + sum(visual) - len(visual)  # the text has one token for each
 
     def count_text(self, text: str) -> int:
         """Tokens of a text alone."""

@@ -104,7 +104,7 @@ def info_defects(data_source: Any, info: Mapping[str, Any], images: int) -> Iter
     for key, valid in (("split", SPLITS), ("task", RL_TASKS), ("box_format", tuple(CONVENTIONS))):
         if info.get(key) and info[key] not in valid:
             yield Defect("unknown value", f"extra_info.{key} is {info[key]!r}, need one of {', '.join(valid)}")
-    least = 1 if images else 0
+    least = min(images, 1)
     if any(info.get(side) is not None and info[side] < least for side in ("width", "height")):
         yield Defect("bad size", f"width and height must be at least {least}, got {info['width']} x {info['height']}")
     name, slash, task = str(data_source or "").rpartition("/")
@@ -116,10 +116,8 @@ def info_defects(data_source: Any, info: Mapping[str, Any], images: int) -> Iter
 def read_rl_row(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], GroundTruth | None, list[Defect]]:
     """`extra_info` (empty if there is none), the ground truth (None if it is unsound) and the defects of an RL row."""
     info: Mapping[str, Any] = row["extra_info"] or {}
-    if not info:
-        defects = [Defect("missing value", "no extra_info")]
-    else:
-        defects = list(info_defects(row["data_source"], info, len(row["images"])))
+    found = info_defects(row["data_source"], info, len(row["images"]))
+    defects = list(found) if info else [Defect("missing value", "no extra_info")]
     stored = (row["reward_model"] or {}).get("ground_truth")
     task = str(info.get("task") or str(row["data_source"]).rpartition("/")[2])
     truth, broken = parse_ground_truth(stored, task)

@@ -1,6 +1,7 @@
 """Images as a prepared row names them, opened as verl's reader (qwen_vl_utils) opens them."""
 
 import io
+import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +23,7 @@ class BadPicture(ValueError):
 
 
 def source(entry: Mapping[str, Any]) -> str | bytes:
-    """What a row's image is read from: a path, or the bytes of a file.
-
-    Raises:
-        BadPicture: there is none, or verl would take the wrong one.
-    """
+    """What a row's image is read from: a path, or the bytes of a file; BadPicture if verl would read another."""
     content = entry.get("bytes")
     if content is not None:
         return bytes(content)
@@ -50,11 +47,7 @@ def identity(entry: Mapping[str, Any]) -> bytes:
 
 
 def opened(place: str | bytes) -> Image.Image:
-    """The image, not decoded yet.
-
-    Raises:
-        BadPicture: it is missing or no image.
-    """
+    """The image, not decoded yet; BadPicture if it is missing or no image."""
     try:
         return Image.open(io.BytesIO(place) if isinstance(place, bytes) else place)
     except FileNotFoundError as error:
@@ -64,14 +57,9 @@ def opened(place: str | bytes) -> Image.Image:
 
 
 def inspect(place: str | bytes, *, decode: bool) -> tuple[int, int]:
-    """Width and height in pixels of an image that verl can read.
+    """Width and height in pixels of an image; BadPicture if verl could not read it, or would see something else.
 
-    Args:
-        place: see `source`.
-        decode: read it to its end, which finds truncated files, instead of its header only.
-
-    Raises:
-        BadPicture: verl could not read it, or would see something else than the film.
+    `decode` reads it to its end, which finds truncated files, instead of its header only.
     """
     with opened(place) as image:
         if image.mode.startswith(_DEEP):
@@ -104,12 +92,7 @@ def thumbnail(place: str | bytes, side: int) -> Image.Image:
 
 
 class Films:
-    """Inspects the images of rows, several at a time and each once.
-
-    Args:
-        seen: where results are remembered.
-        how: "decode" reads an image to its end, "header" its header only, "skip" nothing.
-    """
+    """Inspects the images of rows, several at a time and each once; `how` is "decode", "header" or "skip"."""
 
     def __init__(self, seen: Seen, how: str) -> None:
         self._seen, self._how = seen, how
@@ -118,11 +101,15 @@ class Films:
     def look_at(self, entries: Iterable[Mapping[str, Any]]) -> dict[bytes, Film]:
         """The result for each of these images, by `identity`."""
         wanted = {identity(entry): entry for entry in entries}
-        films = {key: _read_note(note) for key in wanted if (note := self._seen.note("film", key)) is not None}
-        new = [(key, entry) for key, entry in wanted.items() if key not in films]
-        for (key, _), film in zip(new, self._pool.map(self._inspect, (entry for _, entry in new)), strict=True):
+        films: dict[bytes, Film] = {}
+        for key in wanted:
+            if (note := self._seen.note("film", key)) is not None:
+                film = json.loads(note)
+                films[key] = tuple(film) if isinstance(film, list) else film
+        new = [key for key in wanted if key not in films]
+        for key, film in zip(new, self._pool.map(self._inspect, map(wanted.__getitem__, new)), strict=True):
             films[key] = film
-            self._seen.set("film", key, film if isinstance(film, str) else " ".join(map(str, film or ())))
+            self._seen.first("film", key, json.dumps(film))
         return films
 
     def _inspect(self, entry: Mapping[str, Any]) -> Film:
@@ -131,13 +118,6 @@ class Films:
             return None if self._how == "skip" else inspect(place, decode=self._how == "decode")
         except BadPicture as error:
             return str(error)
-
-
-def _read_note(note: str) -> Film:
-    sides = note.split(" ") if note else []
-    if not sides:
-        return None
-    return (int(sides[0]), int(sides[1])) if len(sides) == 2 and note.replace(" ", "").isdigit() else note
 
 
 def _name(place: str | bytes) -> str:

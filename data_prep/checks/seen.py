@@ -3,8 +3,8 @@
 import hashlib
 import json
 import sqlite3
-from contextlib import AbstractContextManager
-from types import TracebackType
+
+from data_prep.readers.closing import Closing
 
 
 def digest(*parts: str | bytes | None) -> bytes:
@@ -16,7 +16,7 @@ def digest(*parts: str | bytes | None) -> bytes:
     return total.digest()[:16]
 
 
-class Seen(AbstractContextManager["Seen"]):
+class Seen(Closing):
     """Remembers a short note per key, in a private SQLite file that is deleted when this closes.
 
     The file holds digests and what callers note, never a text of the data; up to a few megabytes stay in memory.
@@ -38,11 +38,6 @@ class Seen(AbstractContextManager["Seen"]):
         """Forget everything."""
         self._database.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def first(self, kind: str, key: bytes, note: str) -> str | None:
         """The note that this key already has; None for a new key, which then gets this note."""
         added = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (kind, key, note))
@@ -52,7 +47,3 @@ class Seen(AbstractContextManager["Seen"]):
         """The note of a key, None if it was never seen."""
         stored = self._database.execute("SELECT note FROM seen WHERE kind = ? AND key = ?", (kind, key)).fetchone()
         return stored[0] if stored else None
-
-    def set(self, kind: str, key: bytes, note: str) -> None:
-        """Give a key this note, whatever it had before."""
-        self._database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (kind, key, note))

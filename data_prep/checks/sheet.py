@@ -1,9 +1,9 @@
 """A contact sheet: some rows of a data set as they are, with boxes drawn, for the eye to judge."""
 
 import contextlib
-import io
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +21,10 @@ _PAGE, _INK, _BAD = "#15171c", "#e6e8eb", "#ff4d4d"
 
 
 class Tile(NamedTuple):
-    """One row on the sheet.
-
-    Attributes:
-        place: where its image is read from.
-        boxes: of each the corners in shares of the image, the label, and whether it is sound.
-        title, text: what is written below it.
-        defect: what is wrong with the row, "" if nothing.
-    """
+    """One row on the sheet: its image, title and text, and what is wrong with it, "" if nothing."""
 
     place: str | bytes
-    boxes: Sequence[tuple[tuple[float, ...], str, bool]]
+    boxes: Sequence[tuple[tuple[float, ...], str, bool]]  # corners in shares of the image, label, whether it is sound
     title: str
     text: str
     defect: str = ""
@@ -61,25 +54,27 @@ def tile_of_row(row: Mapping[str, Any], info: Mapping[str, Any], defects: Sequen
 
 
 class Sheet:
-    """Collects a fair sample of any number of rows, of which those with a defect get at most half the places.
-
-    Args:
-        size: number of rows on the sheet.
-        seed: another seed draws other rows.
-    """
+    """Collects a fair sample of any number of rows, of which those with a defect get at most half the places."""
 
     def __init__(self, size: int = 24, seed: int = 0) -> None:
         self._random = random.Random(seed)
-        self._flawed, self._sound = _Reservoir(size // 2, self._random), _Reservoir(size, self._random)
         self._size = size
+        self._seen: Counter[bool] = Counter()
+        self._tiles: dict[bool, list[Tile]] = {True: [], False: []}  # with a defect or without
 
     def offer(self, tile: Tile) -> None:
-        """Perhaps take this row onto the sheet."""
-        (self._flawed if tile.defect else self._sound).offer(tile)
+        """Take this row onto the sheet with the same chance as every other (reservoir sampling)."""
+        flawed = bool(tile.defect)
+        size, tiles = self._size // 2 if flawed else self._size, self._tiles[flawed]
+        self._seen[flawed] += 1
+        if len(tiles) < size:
+            tiles.append(tile)
+        elif (place := self._random.randrange(self._seen[flawed])) < size:
+            tiles[place] = tile
 
     def write(self, path: Path) -> int:
         """Draw the sheet as a PNG; returns the number of rows on it, 0 if there was none and so no file."""
-        tiles = self._flawed.kept + self._sound.kept[: self._size - len(self._flawed.kept)]
+        tiles = (self._tiles[True] + self._tiles[False])[: self._size]
         if not tiles:
             return 0
         font = ImageFont.load_default(_TEXT)
@@ -89,26 +84,9 @@ class Sheet:
         for i, tile in enumerate(tiles):
             corner = (_MARGIN + i % _COLUMNS * (_SIDE + _MARGIN), _MARGIN + i // _COLUMNS * (height + _MARGIN))
             page.paste(_drawn(tile, height, font), corner)
-        buffer = io.BytesIO()
-        page.save(buffer, "PNG")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue())
+        page.save(path, "PNG")
         return len(tiles)
-
-
-class _Reservoir:
-    """A sample of fixed size in which every item offered is with the same chance."""
-
-    def __init__(self, size: int, chance: random.Random) -> None:
-        self.kept: list[Tile] = []
-        self._size, self._seen, self._chance = size, 0, chance
-
-    def offer(self, tile: Tile) -> None:
-        self._seen += 1
-        if len(self.kept) < self._size:
-            self.kept.append(tile)
-        elif (place := self._chance.randrange(self._seen)) < self._size:
-            self.kept[place] = tile
 
 
 def _drawn(tile: Tile, height: int, font: _Font) -> Image.Image:

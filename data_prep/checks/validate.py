@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,10 @@ from data_prep.checks import row_images
 from data_prep.checks.box_units import BoxUnits
 from data_prep.checks.findings import FileCounts, Findings, table
 from data_prep.checks.lengths import PromptLengths
-from data_prep.checks.patients import check_disjoint
 from data_prep.checks.row_images import Film, Films
 from data_prep.checks.seen import Seen, digest
 from data_prep.checks.sheet import Sheet, tile_of_row
 from data_prep.options import positive
-from data_prep.problems import RefusedData
 from reward_fns.errors import UsageError
 from reward_fns.ground_truth import Defect, GroundTruth
 
@@ -43,41 +41,27 @@ _BATCH = 64  # rows in memory at a time, with their embedded images
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep validate`."""
-    parser.add_argument("paths", type=Path, nargs="+", metavar="DIR|FILE", help="parquet files, or folders of them")
-    parser.add_argument("--model", metavar="PATH", help="folder or hub id of a model: counts the tokens of prompts")
-    parser.add_argument(
-        "--max-prompt-length", type=positive, default=1024, help="tokens, with --model; verl's data.max_prompt_length"
-    )
-    parser.add_argument(
-        "--max-response",
-        type=positive,
-        metavar="N",
-        help="tokens, with --model: list gold answers longer than N, verl's data.max_response_length",
-    )
-    rewards = parser.add_mutually_exclusive_group()
+    add, rewards = parser.add_argument, parser.add_mutually_exclusive_group()
+    response = "tokens, with --model: list gold answers longer than N, verl's data.max_response_length"
+    prompt = "tokens, with --model; verl's data.max_prompt_length"
+    images = "read images to their end (default), their headers only, or not at all"
+    add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="parquet files, or folders of them")
+    add("--model", metavar="PATH", help="folder or hub id of a model: counts the tokens of prompts")
+    add("--max-prompt-length", type=positive, default=1024, help=prompt)
+    add("--max-response", type=positive, metavar="N", help=response)
     rewards.add_argument("--preset", help="rewards for the gold answers, from python -m reward_fns list --presets")
     rewards.add_argument("--spec", metavar="FILE", help="rewards for the gold answers, a reward spec in YAML")
-    parser.add_argument(
-        "--images",
-        choices=("decode", "header", "skip"),
-        default="decode",
-        help="read images to their end (default), their headers only, or not at all",
-    )
-    parser.add_argument("--trust-boxes", action="store_true", help="accept boxes that seem to be in a wrong unit")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write counts and defects here")
-    parser.add_argument("--sheet", type=Path, metavar="OUT.png", help="draw rows with their boxes here, defects first")
-    parser.add_argument("--task", choices=checks.RL_TASKS, help="with --sheet: draw only rows of this task")
-    parser.add_argument("--count", type=positive, default=24, help="with --sheet: number of rows (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="with --sheet: another seed draws other rows")
+    add("--images", choices=("decode", "header", "skip"), default="decode", help=images)
+    add("--trust-boxes", action="store_true", help="accept boxes that seem to be in a wrong unit")
+    add("--json", type=Path, metavar="OUT", help="write counts and defects here")
+    add("--sheet", type=Path, metavar="OUT.png", help="draw rows with their boxes here, defects first")
+    add("--task", choices=checks.RL_TASKS, help="with --sheet: draw only rows of this task")
+    add("--count", type=positive, default=24, help="with --sheet: number of rows (default %(default)s)")
+    add("--seed", type=int, default=0, help="with --sheet: another seed draws other rows")
 
 
 class Validator:
-    """One validation: everything that is remembered between rows and files.
-
-    Args:
-        options: of the command line, see `add_arguments`.
-        seen: where keys are remembered.
-    """
+    """One validation: everything that is remembered between rows and files."""
 
     def __init__(self, options: argparse.Namespace, seen: Seen) -> None:
         from data_prep.checks import gold
@@ -91,7 +75,6 @@ class Validator:
         self.lengths = PromptLengths(options.model) if options.model else None
         self.findings, self.files = Findings(), list[FileCounts]()
         self.sheet = Sheet(options.count, options.seed) if options.sheet else None
-        self.with_patients: list[Path] = []
         self._units: dict[str, BoxUnits] = defaultdict(BoxUnits)
         self._films = Films(seen, options.images)
         self._seen = seen
@@ -125,16 +108,9 @@ class Validator:
             self._note(counts, "unreadable file", f"{path} after row {counts.rows}", f"{error}; make the file again")
         for split in counts.splits:
             self._compare_layouts(counts, split, checks.layout(schema))
-        if counts.kind == "RL":
-            self.with_patients.append(path)
 
     def finish(self) -> None:
         """Check what only shows once all files have been read."""
-        try:
-            for leak in check_disjoint(self.with_patients):
-                self.findings.add("patient in two splits", "all files", leak)
-        except RefusedData as error:
-            self.findings.add("unreadable file", "patients", str(error))
         for data_set, units in self._units.items():
             if (complaint := units.complaint()) and not self.options.trust_boxes:
                 detail = f"{complaint}; prepare the set again, or give --trust-boxes if they are right"
@@ -142,10 +118,10 @@ class Validator:
 
     def _check_rows(self, rows: Sequence[dict[str, Any]], counts: FileCounts) -> None:
         sft = counts.kind == "SFT"
+        turns = "messages" if sft else "prompt"
         for row in rows:
             row["no images"] = row["images"] is None
             row["images"] = [entry or {} for entry in row["images"] or ()]
-            turns = "messages" if sft else "prompt"
             row[turns] = [turn or dict.fromkeys(("role", "content")) for turn in row[turns] or ()]
         sizes = self._films.look_at(entry for row in rows for entry in row["images"])
         places, to_score = [], []
@@ -153,28 +129,25 @@ class Validator:
             films = [sizes[row_images.identity(entry)] for entry in row["images"]]
             where = f"{counts.path} row {counts.rows}"
             counts.rows += 1
-            defects = list(checks.message_defects(row["messages" if sft else "prompt"], row["images"], sft=sft))
+            defects = list(checks.message_defects(row[turns], row["images"], sft=sft))
             defects += [Defect("bad image", film) for film in films if isinstance(film, str)]
             info: Mapping[str, Any] = {}
             truth: GroundTruth | None = None
-            split = _split_of_sft(counts.path)
+            split = next((split for split in checks.SPLITS if split in counts.path.stem), "train")
             if sft and row["no images"]:
-                defects.append(
-                    Defect("missing value", "images is null, which verl's MultiTurnSFTDataset can't read; need []")
-                )
+                detail = "images is null, which verl's MultiTurnSFTDataset can't read; need []"
+                defects.append(Defect("missing value", detail))
             if not sft:
                 info, truth, broken = checks.read_rl_row(row)
                 split = str(info.get("split"))
                 where += f" (id {info.get('id')})"
-                defects += [*broken, *_size_defects(info, films), *self._same_id(row, info, where)]
-                _count_row(counts, info, truth)
+                defects += [*broken, *_size_defects(info, films)]
+                counts.add(info, truth)
+                self._check_patient(row, info, counts.path)
             counts.splits[split] += 1
-            defects += self._same_question(row, where, sft=sft)
-            defects += self._image_in_two_splits(row, where, split)
+            defects += self._repeats(row, info, where, split, sft=sft)
             if self.lengths and not defects:
-                defects += self._prompt_length(self.lengths, row, films, counts, sft=sft)
-                if truth:
-                    defects += self._gold_length(self.lengths, truth, info, counts)
+                defects += self._too_long(self.lengths, row, films, truth, info, counts)
             for kind, detail in defects:
                 self._note(counts, kind, where, detail)
             if truth and not defects:
@@ -195,78 +168,76 @@ class Validator:
         counts.defects += 1
         self.findings.add(kind, where, detail)
 
-    def _repeats(self, kind: str, key: bytes, where: str) -> list[Defect]:
-        before = self._seen.first(kind, key, where)
-        return [] if before is None else [Defect(f"duplicate {kind}", f"the same as in {before}")]
+    def _check_patient(self, row: dict[str, Any], info: Mapping[str, Any], path: Path) -> None:
+        """Note once per patient and split who is in two splits, by `patient_id` alone: sets share patients."""
+        patient, split = info.get("patient_id"), info.get("split")
+        if not patient or not split:
+            return
+        data_set = str(row["data_source"]).partition("/")[0]
+        here = f"{split} ({data_set}, {path})"
+        before = self._seen.first("patient", digest(patient), f"{split}\n{here}") or f"{split}\n"
+        first, _, other = before.partition("\n")
+        if first != split and self._seen.first("leak", digest(patient, split), "") is None:
+            hint = "" if f"({data_set}," in other else "; if these are two people, give the ids of one set a prefix"
+            leak = f"patient {patient} is in {other} and in {here}{hint}"
+            self.findings.add("patient in two splits", "all files", leak)
 
-    def _same_id(self, row: dict[str, Any], info: Mapping[str, Any], where: str) -> list[Defect]:
-        return self._repeats("id", digest(str(row["data_source"]).partition("/")[0], info.get("id")), where)
-
-    def _same_question(self, row: dict[str, Any], where: str, *, sft: bool) -> list[Defect]:
-        turns = row["messages" if sft else "prompt"]
-        questions = [str(turn["content"]) for turn in turns if turn["role"] == "user"]
+    def _repeats(
+        self, row: dict[str, Any], info: Mapping[str, Any], where: str, split: str, *, sft: bool
+    ) -> Iterator[Defect]:
+        """Ids and questions about the same images that came before, and images that came in another split."""
         films = [row_images.identity(entry) for entry in row["images"]]
-        if not films:  # reports without their films all ask the same
-            return []
-        return self._repeats("question", digest("SFT" if sft else "RL", *films, *questions), where)
-
-    def _image_in_two_splits(self, row: dict[str, Any], where: str, split: str) -> list[Defect]:
-        defects = []
-        for entry in row["images"]:
-            before = self._seen.first("split", row_images.identity(entry), f"{split}\n{where}")
+        asked = [str(turn["content"]) for turn in row["messages" if sft else "prompt"] if turn["role"] == "user"]
+        keys = {}
+        if not sft:
+            keys["id"] = digest(str(row["data_source"]).partition("/")[0], info.get("id"))
+        if films:  # reports without their films all ask the same
+            keys["question"] = digest("SFT" if sft else "RL", *films, *asked)
+        for kind, key in keys.items():
+            if before := self._seen.first(kind, key, where):
+                yield Defect(f"duplicate {kind}", f"the same as in {before}")
+        for film in films:
+            before = self._seen.first("split", film, f"{split}\n{where}")
             if before and before.partition("\n")[0] != split:
-                detail = f"{split} here, but {before.replace(chr(10), ' in ')}"
-                defects.append(Defect("image in two splits", detail))
-        return defects
+                yield Defect("image in two splits", f"{split} here, but {before.replace(chr(10), ' in ')}")
 
-    def _prompt_length(
-        self, lengths: PromptLengths, row: dict[str, Any], films: Sequence[Film], counts: FileCounts, *, sft: bool
-    ) -> list[Defect]:
-        prompt = row["messages"][:-1] if sft else row["prompt"]
+    def _too_long(
+        self,
+        lengths: PromptLengths,
+        row: dict[str, Any],
+        films: Sequence[Film],
+        truth: GroundTruth | None,
+        info: Mapping[str, Any],
+        counts: FileCounts,
+    ) -> Iterator[Defect]:
+        sft, most = counts.kind == "SFT", self.options.max_response
         images = [(*film, entry) for film, entry in zip(films, row["images"], strict=True) if isinstance(film, tuple)]
-        tokens, limit = lengths.count(prompt, images), self.options.max_prompt_length
+        tokens = lengths.count(row["messages"][:-1] if sft else row["prompt"], images)
         counts.longest_prompt = max(counts.longest_prompt, tokens)
-        if sft or tokens <= limit:
-            return []
-        detail = f"{tokens} tokens, over --max-prompt-length {limit}; lower --max-pixels or raise it"
-        return [Defect("prompt too long", detail)]
-
-    def _gold_length(
-        self, lengths: PromptLengths, truth: GroundTruth, info: Mapping[str, Any], counts: FileCounts
-    ) -> list[Defect]:
-        if not self.options.max_response:
-            return []
-        tokens = lengths.count_text(self._gold.answer(truth, info))
-        counts.longest_gold = max(counts.longest_gold, tokens)
-        if tokens <= self.options.max_response:
-            return []
-        detail = f"{tokens} tokens, over --max-response {self.options.max_response}: no response can be that long"
-        return [Defect("gold answer too long", detail)]
+        if not sft and tokens > (limit := self.options.max_prompt_length):
+            detail = f"{tokens} tokens, over --max-prompt-length {limit}; lower --max-pixels or raise it"
+            yield Defect("prompt too long", detail)
+        if truth and most:
+            tokens = lengths.count_text(self._gold.answer(truth, info))
+            counts.longest_gold = max(counts.longest_gold, tokens)
+            if tokens > most:
+                detail = f"{tokens} tokens, over --max-response {most}: no response can be that long"
+                yield Defect("gold answer too long", detail)
 
     def _compare_layouts(self, counts: FileCounts, split: str, layout: dict[str, str]) -> None:
         path, other = self._layouts.setdefault((counts.kind, split), (counts.path, layout))
+        details = [
+            f"{name} is {layout[name]}, but {other[name]} in {path}; verl can't read them together"
+            for name in sorted(layout.keys() & other.keys())
+            if layout[name] != other[name]
+        ]
         if ("images[].bytes" in layout) != ("images[].bytes" in other):
-            detail = (
-                f"embeds its images and {path} does not, or the reverse; given together, verl takes paths for bytes"
+            details.append(
+                f"embeds its images and {path} does not, or the reverse; given together, verl takes paths for bytes. "
+                "Prepare both with --embed or both without"
             )
-            self._note(
-                counts, "files disagree", str(counts.path), f"{detail}. Prepare both with --embed or both without"
-            )
-        for name in sorted(layout.keys() & other.keys()):
-            if layout[name] != other[name]:
-                detail = f"{name} is {layout[name]}, but {other[name]} in {path}; verl can't read them together"
-                self._note(counts, "files disagree", str(counts.path), detail)
-
-
-def _count_row(counts: FileCounts, info: Mapping[str, Any], truth: GroundTruth | None) -> None:
-    counts.tasks[str(info.get("task"))] += 1
-    if truth and truth.task == "grounding":
-        counts.boxes += len(truth.boxes)
-        counts.without_boxes += not truth.boxes
-
-
-def _split_of_sft(path: Path) -> str:
-    return next((split for split in checks.SPLITS if split in path.stem), "train")
+        for detail in details:
+            self._note(counts, "files disagree", str(counts.path), detail)
 
 
 def _size_defects(info: Mapping[str, Any], films: Sequence[Film]) -> list[Defect]:
@@ -316,11 +287,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The file, or the parquet files of the folder.
-
-    Raises:
-        UsageError: the path does not exist, or the folder has no parquet file.
-    """
+    """The file, or the parquet files of the folder; UsageError if there is none."""
     if path.is_dir():
         files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
         if not files:

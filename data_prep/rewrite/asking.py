@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from tqdm import tqdm
 
 from data_prep.options import positive
 from data_prep.problems import Problems, RefusedData
-from data_prep.rewrite.journal import Journal
+from data_prep.readers import jsons
+from data_prep.readers.closing import Closing
 from data_prep.writer.staging import write_problems
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import Judge, JudgeFailure
@@ -44,48 +46,80 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """One question to a model.
+    """One question to a model, for the row at `where`; the tokens are estimates, for the cost."""
 
-    Attributes:
-        key: the same for the same question to the same model; see `key_of`.
-        where: the row it is for.
-        input_tokens, output_tokens: estimates, for the cost.
-        message: makes the message to send.
-        check: gives the answer as it will be used, or raises `Unusable`.
-    """
-
-    key: str
+    key: str  # see `key_of`
     where: str
     input_tokens: int
     output_tokens: int
     message: Callable[[], Message]
-    check: Callable[[str], str]
+    check: Callable[[str], str]  # gives the answer as it will be used, or raises `Unusable`
+
+
+class Journal(Closing):
+    """A table of answers by key in an SQLite file, for one process at a time.
+
+    It holds texts of the data, so only its owner can read it. Without a path it is in memory. UsageError: another
+    process uses the file, or it is not a journal.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        self._database = sqlite3.connect(":memory:" if path is None else path, timeout=0, isolation_level=None)
+        try:
+            self._database.executescript(
+                # Without fsync: an answer is safe from a kill of the process, not from a power cut.
+                "PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; "
+                "CREATE TABLE IF NOT EXISTS answers (key PRIMARY KEY, answer TEXT NOT NULL, source, model); COMMIT"
+            )
+        except sqlite3.DatabaseError as error:
+            self.close()
+            if "locked" in str(error):
+                reason = "another process uses this journal; wait for it"
+            else:
+                reason = f"not a journal of python -m data_prep ({error})"
+            raise UsageError(f"{path}: {reason}, or name another file with --journal") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def answer(self, key: str) -> str | None:
+        """The answer to a question, None if there is none yet."""
+        row = self._database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def add(self, key: str, answer: str, *, where: str, model: str) -> None:
+        """Store an answer, with the row it is for and the model that gave it; from then on a kill does not lose it."""
+        try:
+            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (key, answer, where, model))
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, required: bool, max_tokens: int) -> None:
     """Add the options of commands that ask a model."""
-    group = parser.add_argument_group("the model")
-    group.add_argument("--endpoint", metavar="URL", required=required, help="server, as http://127.0.0.1:8000/v1")
-    group.add_argument("--model", metavar="NAME", required=required, help="the server's name of the model")
-    group.add_argument("--allow-remote", action="store_true", help=f"send to another machine. {REMINDER}")
-    group.add_argument(
-        "--private-host", action="append", default=[], metavar="NAME", help="treat this host of the endpoint as yours"
-    )
-    group.add_argument("--max-tokens", type=positive, default=max_tokens, help="limit of an answer (%(default)s)")
-    group.add_argument("--concurrency", type=positive, default=32, help="requests at a time (%(default)s)")
-    group.add_argument("--journal", type=Path, metavar="FILE", help="the answers so far (OUT/journal.sqlite)")
-    group.add_argument("--dry-run", action="store_true", help="print the cost, ask nothing, write nothing")
-    group.add_argument("--yes", action="store_true", help="start without confirmation, as a batch job must")
+    add = parser.add_argument_group("the model").add_argument
+    private = "treat this host of the endpoint as yours"
+    add("--endpoint", metavar="URL", required=required, help="server, as http://127.0.0.1:8000/v1")
+    add("--model", metavar="NAME", required=required, help="the server's name of the model")
+    add("--allow-remote", action="store_true", help=f"send to another machine. {REMINDER}")
+    add("--private-host", action="append", default=[], metavar="NAME", help=private)
+    add("--max-tokens", type=positive, default=max_tokens, help="limit of an answer (%(default)s)")
+    add("--concurrency", type=positive, default=32, help="requests at a time (%(default)s)")
+    add("--journal", type=Path, metavar="FILE", help="the answers so far (OUT/journal.sqlite)")
+    add("--dry-run", action="store_true", help="print the cost, ask nothing, write nothing")
+    add("--yes", action="store_true", help="start without confirmation, as a batch job must")
 
 
 def server(options: argparse.Namespace) -> Judge:
-    """The model that the options name, if the texts may go there.
+    """The model that the options name, if the texts may go there: else UsageError.
 
     Local are the address of this machine itself (127.x.x.x, ::1, localhost) and hosts given with --private-host. Names
     are compared letter by letter, never looked up.
-
-    Raises:
-        UsageError: the URL is malformed, or is of another machine without --allow-remote, or `openai` is missing.
     """
     try:
         import openai  # noqa: F401
@@ -154,11 +188,8 @@ def answered(
 ) -> Iterator[tuple[Journal, Problems] | None]:
     """Print the cost, ask all questions that the journal has no answer to, and give the journal and what failed.
 
-    Gives None if the user declines or for --dry-run, which writes nothing.
-
-    Raises:
-        UsageError: confirmation is needed, but there is no terminal.
-        RefusedData: the server failed many times in a row, or a question failed under --on-failure stop.
+    Gives None if the user declines or for --dry-run, which writes nothing. Raises RefusedData if the server failed
+    many times in a row, or a question failed under --on-failure stop.
     """
     path = options.journal or options.out / "journal.sqlite"
     with Journal(None if options.dry_run and not path.exists() else path) as journal:
@@ -168,7 +199,8 @@ def answered(
             return
         problems = Problems()
         try:
-            asyncio.run(_ask_all(options, model, questions(), requests, journal, problems, temperature))
+            pending = _unanswered(questions(), journal)
+            asyncio.run(_ask_all(options, model, pending, requests, journal, problems, temperature))
         except (KeyboardInterrupt, SystemExit):
             print(f"\nthe answers so far are in {journal.path}; the same command resumes", file=sys.stderr)
             raise
@@ -185,17 +217,16 @@ def answered(
 
 def _announce(options: argparse.Namespace, questions: Iterable[Question], journal: Journal) -> int:
     """Print what asking would cost; returns the number of requests to make."""
-    total = answers = requests = tokens_in = tokens_out = 0
+    total = requests = tokens_in = tokens_out = 0
     seen: set[str] = set()
     for question in questions:
         total += 1
-        if question.key not in seen and journal.answer(question.key) is not None:
-            answers += 1
-        elif question.key not in seen:
+        if question.key not in seen and journal.answer(question.key) is None:
             requests += 1
             tokens_in += question.input_tokens
             tokens_out += question.output_tokens
         seen.add(question.key)
+    answers = len(seen) - requests
     print(
         f"{options.endpoint}, model {options.model}: {total:,} questions, {answers:,} of them answered in the journal, "
         f"{total - answers - requests:,} repeated; {requests:,} requests to make, about {tokens_in:,} tokens in and "
@@ -215,27 +246,27 @@ def _confirmed(options: argparse.Namespace, requests: int) -> bool:
     return input("Start? [y/N] ").strip().lower() in ("y", "yes")
 
 
+def _unanswered(questions: Iterable[Question], journal: Journal) -> Iterator[Question]:
+    asked: set[str] = set()
+    for question in questions:
+        if question.key not in asked and journal.answer(question.key) is None:
+            asked.add(question.key)
+            yield question
+
+
 async def _ask_all(
     options: argparse.Namespace,
     model: Judge,
-    questions: Iterable[Question],
+    pending: Iterator[Question],
     requests: int,
     journal: Journal,
     problems: Problems,
     temperature: float,
 ) -> None:
-    seen: set[str] = set()
-
-    def unanswered() -> Iterator[Question]:
-        for question in questions:
-            if question.key not in seen and journal.answer(question.key) is None:
-                seen.add(question.key)
-                yield question
-
-    pending = unanswered()
     failed_in_a_row, most = 0, options.concurrency + 3
+    bar = tqdm(total=requests, unit="answer", disable=not sys.stderr.isatty())
 
-    async def work(bar: tqdm[Any]) -> None:
+    async def work() -> None:
         nonlocal failed_in_a_row
         for question in pending:
             if failed_in_a_row > most:
@@ -243,16 +274,14 @@ async def _ask_all(
             try:
                 await _ask(question, model, journal, temperature, options.max_tokens)
                 failed_in_a_row = 0
-            except Unusable as error:
-                failed_in_a_row = 0
-                problems.add("unusable answer", question.where, str(error))
-            except (JudgeFailure, RecursionError) as error:  # the latter from JSON nested too deeply
-                failed_in_a_row += 1
-                problems.add("no answer", question.where, str(error))
+            except (Unusable, JudgeFailure, RecursionError) as error:  # the last from JSON nested too deeply
+                unusable = isinstance(error, Unusable)
+                failed_in_a_row = 0 if unusable else failed_in_a_row + 1
+                problems.add("unusable answer" if unusable else "no answer", question.where, str(error))
             bar.update()
 
-    with tqdm(total=requests, unit="answer", disable=not sys.stderr.isatty()) as bar:
-        await asyncio.gather(*(work(bar) for _ in range(options.concurrency)))
+    with bar:
+        await asyncio.gather(*(work() for _ in range(options.concurrency)))
     if failed_in_a_row > most:
         raise RefusedData(
             f"stopped after {failed_in_a_row} failures in a row, the last: {problems.found[-1].detail}. The answers so "
@@ -269,8 +298,8 @@ async def _ask(question: Question, model: Judge, journal: Journal, temperature: 
             if not answer.complete:
                 raise Unusable(f"was cut off at --max-tokens {max_tokens}: {answer.text[-100:]!r}")
             usable = question.check(answer.text)
-            if not is_storable(usable):
-                raise Unusable(f"has half of a surrogate pair, which is not text: {usable[:100]!r}")
+            if wrong := jsons.defect(usable):
+                raise Unusable(wrong)
             journal.add(question.key, usable, where=question.where, model=model.model)
             return
         except Unusable as error:
@@ -278,25 +307,8 @@ async def _ask(question: Question, model: Judge, journal: Journal, temperature: 
     raise failure
 
 
-def is_storable(value: Any) -> bool:
-    """Whether a JSON value can be written as UTF-8: half of a surrogate pair and very deep nesting can't.
-
-    >>> is_storable("lung"), is_storable("\\ud83d")
-    (True, False)
-    """
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):
-        return False
-    return True
-
-
 def check_targets(paths: Sequence[Path], out: Path) -> None:
-    """Refuse to write copies of these files into ``out`` if one would replace a file of the data or another copy.
-
-    Raises:
-        UsageError: it would.
-    """
+    """Raise UsageError if a copy of these files in `out` would replace a file of the data or another copy."""
     if any(path.absolute().parent == out.absolute() for path in paths):
         raise UsageError(f"--out {out} holds the data, which stay as they are; choose another folder")
     names = [path.name for path in paths]

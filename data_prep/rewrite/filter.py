@@ -26,6 +26,7 @@ from data_prep.checks import row as checks
 from data_prep.checks.seen import digest
 from data_prep.checks.validate import parquet_files
 from data_prep.problems import Problems, RefusedData
+from data_prep.readers import jsons
 from data_prep.rewrite import asking
 from data_prep.rewrite.rules import COMPARISON, MARK, visible_only
 from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged, write_problems
@@ -46,17 +47,13 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep filter`."""
-    parser.add_argument("paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders of parquet files, or files")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the rewritten files")
-    parser.add_argument("--rules", action="store_true", help="offline and approximate: by rules, without a model")
-    parser.add_argument("--field", default="report", help="key of the report in JSON lines (%(default)s)")
-    parser.add_argument(
-        "--on-failure",
-        choices=("stop", "rules", "keep"),
-        default="stop",
-        help="reports that the model failed on: write nothing and end with status 1 (default), rewrite them by the "
-        "rules, or keep them as they are",
-    )
+    add = parser.add_argument
+    failure = "after failures of the model: write nothing and end with status 1 (default), use rules, or keep the text"
+    add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders of parquet files, or files")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the rewritten files")
+    add("--rules", action="store_true", help="offline and approximate: by rules, without a model")
+    add("--field", default="report", help="key of the report in JSON lines (%(default)s)")
+    add("--on-failure", choices=("stop", "rules", "keep"), default="stop", help=failure)
     asking.add_arguments(parser, required=False, max_tokens=1024)
 
 
@@ -107,8 +104,7 @@ def run(options: argparse.Namespace) -> int:
 def check(report: str, answer: str) -> str:
     """A model's version of a report on one line, "" if the model found nothing to keep.
 
-    Raises:
-        Unusable: it is empty, longer than the report, still compares, or adds a number, a heading or a comment.
+    Raises Unusable if it is empty, longer than the report, still compares, or adds a number, a heading or a comment.
 
     >>> check("Heart size is unchanged. Small left effusion.", "Small left effusion.")
     'Small left effusion.'
@@ -170,10 +166,13 @@ def _report_truth(path: Path, number: int, row: dict[str, Any]) -> GroundTruth |
     if row["extra_info"]["task"] != "report":
         return None
     truth, defects = parse_ground_truth(row["reward_model"]["ground_truth"], "report")
-    if truth is not None and asking.is_storable(dict(truth.stored)):
+    if truth is None:
+        wrong = defects[0].detail
+    elif defect := jsons.defect(dict(truth.stored)):
+        wrong = f"ground_truth {defect}"
+    else:
         return truth
-    reason = defects[0].detail if defects else "ground_truth has half of a surrogate pair (or nests too deeply)"
-    raise RefusedData(f"{path} row {number}: {reason}; make the data again")
+    raise RefusedData(f"{path} row {number}: {wrong}; make the data again")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -182,10 +181,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("need a JSON object")
-                if not asking.is_storable(row):
-                    raise ValueError("it has half of a surrogate pair (or nests too deeply)")
+                wrong = jsons.defect(row) if isinstance(row, dict) else "need a JSON object"
+                if wrong:
+                    raise ValueError(wrong)
             except (ValueError, RecursionError) as error:
                 raise RefusedData(f"{path} line {number}: {error}; correct the line or remove it") from error
             yield number, row

@@ -12,6 +12,10 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.IGNORECASE)
 
 
+def _patterns(*texts: str) -> tuple[re.Pattern[str], ...]:
+    return tuple(map(_pattern, texts))
+
+
 # The mark of a removed name, date or place: ___ in MIMIC-CXR, XXXX in OpenI, [** **] in older MIMIC notes.
 MARK = re.compile(r"_{2,}|\b(?:\w+-)?[Xx]{3,}(?:-[Xx]{2,})*\b|\[\*\*.{0,80}?\*\*\]")
 _STUDY = r"(?:stud(?:y|ies)|exam(?:ination)?s?|radiographs?|films?|images?|imaging|x-?rays?|cts?|scans?|reports?|chest)"
@@ -27,53 +31,43 @@ COMPARISON = _pattern(
 """Words about another time than that of the film."""
 
 # A sentence with one of these is removed: without the comparison nothing that the film shows would remain of it.
-_DROPPED = tuple(
-    map(
-        _pattern,
-        (
-            r"^\W*(?:indication|(?:clinical )?(?:history|information)|comparisons?|technique|exam(?:ination)?|"
-            r"reason for (?:the )?exam(?:ination)?)\s*:",
-            rf"^\W*(?:no|there (?:is|are) no|none)\b.{{0,30}}\b(?:prior|previous|comparison|{_EARLIER})\b.{{0,60}}"
-            r"(?:available|comparison|compare)",
-            r"^\W*comparison (?:is|was) (?:made|with|to)\b",
-            r"\b(?:no|little|minimal) (?:significant |definite |relevant |substantial |appreciable |major |short )*"
-            r"(?:interval )?change",
-            r"\bno (?:definite |evidence of (?:a )?)?new\b",
-            r"\bno longer\b|\b(?:has|have) (?:since |now |largely |completely |nearly )*"
-            r"(?:resolved|cleared|been (?:removed|withdrawn|extubated))\b",
-            r"\binterval (?:\w+ )?\S*(?:resolution|removal|extubation|clearing|withdrawal)\b",
-            r"\b(?:discussed|notified|informed|communicated|paged|telephoned|conveyed|relayed)\b|"
-            r"\bresult notification\b|\btelephone\b|\bDr\b",
-            r"\b(?:recommend(?:ed|ation)?s?|follow-?\s?up|is advised|clinical(?:ly)? correlat\w+|correlate)\b",
-            r"^\W*(?:(?:pa|ap|frontal|lateral|portable|single|two|upright|supine|semi-?\w*|and|chest|,|view)\s*)+"
-            r"(?:views?|radiographs?|films?|images?|x-?rays?)\b.{0,80}"
-            r"\b(?:obtained|provided|submitted|performed|acquired|presented|reviewed|of the chest\W*$)",
-        ),
-    )
+_DROPPED = _patterns(
+    r"^\W*(?:indication|(?:clinical )?(?:history|information)|comparisons?|technique|exam(?:ination)?|"
+    r"reason for (?:the )?exam(?:ination)?)\s*:",
+    rf"^\W*(?:no|there (?:is|are) no|none)\b.{{0,30}}\b(?:prior|previous|comparison|{_EARLIER})\b.{{0,60}}"
+    r"(?:available|comparison|compare)",
+    r"^\W*comparison (?:is|was) (?:made|with|to)\b",
+    r"\b(?:no|little|minimal) (?:significant |definite |relevant |substantial |appreciable |major |short )*"
+    r"(?:interval )?change",
+    r"\bno (?:definite |evidence of (?:a )?)?new\b",
+    r"\bno longer\b|\b(?:has|have) (?:since |now |largely |completely |nearly )*"
+    r"(?:resolved|cleared|been (?:removed|withdrawn|extubated))\b",
+    r"\binterval (?:\w+ )?\S*(?:resolution|removal|extubation|clearing|withdrawal)\b",
+    r"\b(?:discussed|notified|informed|communicated|paged|telephoned|conveyed|relayed)\b|"
+    r"\bresult notification\b|\btelephone\b|\bDr\b",
+    r"\b(?:recommend(?:ed|ation)?s?|follow-?\s?up|is advised|clinical(?:ly)? correlat\w+|correlate)\b",
+    r"^\W*(?:(?:pa|ap|frontal|lateral|portable|single|two|upright|supine|semi-?\w*|and|chest|,|view)\s*)+"
+    r"(?:views?|radiographs?|films?|images?|x-?rays?)\b.{0,80}"
+    r"\b(?:obtained|provided|submitted|performed|acquired|presented|reviewed|of the chest\W*$)",
 )
 
 # Phrases that are removed from a sentence that stays; the order matters.
-_DELETED = tuple(
-    map(
-        _pattern,
-        (
-            r"(?:,\s*)?\b(?:as |when )?(?:compared|in comparison|relative) (?:to|with)\b[^,.;]{0,200}?"
-            r"(?=\s+there (?:is|are|has)\b|[,.;]|$)",
-            r"(?:,\s*)?\b(?:since|from|than) (?:the |a |an )?(?:prior|previous|earlier|preceding|last)\b[^,.;]{0,200}",
-            rf"(?:,\s*)?\b(?:as )?(?:seen |noted |described )?(?:on|in) (?:the )?{_EARLIER}[^,.;]{0, 200}",
-            r"\binterval (?:\w+ )?(?:increase|decrease|worsening|improvement|enlargement|progression|development|"
-            r"placement|insertion|appearance) (?:in|of)(?: the)?(?: (?:size|extent) of)?(?: the)?",
-            rf"(?<!there)\s+(?:is|are|remains?|appears?|has remained|have remained) (?:(?:\w+ly|overall) )?{_SAME}"
-            r"(?: in (?:size|appearance|position|extent|configuration))?\b",
-            rf"\s+(?:has|have) (?:\w+ly )?{_TREND}(?: in (?:size|extent|severity))?\b",
-            r"\b(?:the )?previously (?:seen|noted|described|identified|demonstrated|visualized)\b",
-            r"\b(?:once )?again\b(?:\s*(?:,|is|are)\s*(?=(?:seen|noted)))?",
-            r"(?:,\s*)?\bas before\b",
-            r"(?:,\s*)?\b(?:(?:gross|essential|relative|large|slight|mild|overal)ly )?"
-            r"(?:unchanged|stable|interval(?:ly)?|new(?:ly)?|persistent|persisting|"
-            r"worsening|worsened|improving|improved|enlarging|resolving|evolving)\b",
-        ),
-    )
+_DELETED = _patterns(
+    r"(?:,\s*)?\b(?:as |when )?(?:compared|in comparison|relative) (?:to|with)\b[^,.;]{0,200}?"
+    r"(?=\s+there (?:is|are|has)\b|[,.;]|$)",
+    r"(?:,\s*)?\b(?:since|from|than) (?:the |a |an )?(?:prior|previous|earlier|preceding|last)\b[^,.;]{0,200}",
+    rf"(?:,\s*)?\b(?:as )?(?:seen |noted |described )?(?:on|in) (?:the )?{_EARLIER}[^,.;]{0, 200}",
+    r"\binterval (?:\w+ )?(?:increase|decrease|worsening|improvement|enlargement|progression|development|"
+    r"placement|insertion|appearance) (?:in|of)(?: the)?(?: (?:size|extent) of)?(?: the)?",
+    rf"(?<!there)\s+(?:is|are|remains?|appears?|has remained|have remained) (?:(?:\w+ly|overall) )?{_SAME}"
+    r"(?: in (?:size|appearance|position|extent|configuration))?\b",
+    rf"\s+(?:has|have) (?:\w+ly )?{_TREND}(?: in (?:size|extent|severity))?\b",
+    r"\b(?:the )?previously (?:seen|noted|described|identified|demonstrated|visualized)\b",
+    r"\b(?:once )?again\b(?:\s*(?:,|is|are)\s*(?=(?:seen|noted)))?",
+    r"(?:,\s*)?\bas before\b",
+    r"(?:,\s*)?\b(?:(?:gross|essential|relative|large|slight|mild|overal)ly )?"
+    r"(?:unchanged|stable|interval(?:ly)?|new(?:ly)?|persistent|persisting|"
+    r"worsening|worsened|improving|improved|enlarging|resolving|evolving)\b",
 )
 _SAME_AND = _pattern(rf"\b(is|are|remains?|appears?) {_SAME},? (?:and|but)\b")
 _ENDING_MARK = re.compile(

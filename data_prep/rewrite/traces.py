@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -30,7 +30,6 @@ from data_prep.checks import row_images
 from data_prep.checks.validate import parquet_files
 from data_prep.options import probability
 from data_prep.rewrite import asking
-from data_prep.rewrite.journal import Journal
 from data_prep.sample import stable_hash
 from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged
 from reward_fns.errors import UsageError
@@ -57,20 +56,16 @@ def words(text: str) -> tuple[int, int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep traces`."""
-    parser.add_argument("paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders with SFT files, or such files")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files with traces")
-    parser.add_argument("--direct-share", type=probability, default=0.5, help="rows without a trace (%(default)s)")
-    parser.add_argument("--words", type=words, default=(40, 400), metavar="LOW,HIGH", help="length of a trace (40,400)")
-    parser.add_argument("--suffix", default=" /think", help="end of questions with a trace (%(default)r)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the rows without a trace")
-    parser.add_argument("--temperature", type=float, default=0.7, help="of the teacher's sampling (%(default)s)")
-    parser.add_argument(
-        "--on-failure",
-        choices=("stop", "direct"),
-        default="stop",
-        help="rows that the teacher failed on: write nothing and end with status 1 (default), or give them their "
-        "direct answer",
-    )
+    add = parser.add_argument
+    failure = "after failures of the teacher: write nothing and end with status 1 (default), or use direct answers"
+    add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders with SFT files, or such files")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the files with traces")
+    add("--direct-share", type=probability, default=0.5, help="rows without a trace (%(default)s)")
+    add("--words", type=words, default=(40, 400), metavar="LOW,HIGH", help="length of a trace (40,400)")
+    add("--suffix", default=" /think", help="end of questions with a trace (%(default)r)")
+    add("--seed", type=int, default=0, help="chooses the rows without a trace")
+    add("--temperature", type=float, default=0.7, help="of the teacher's sampling (%(default)s)")
+    add("--on-failure", choices=("stop", "direct"), default="stop", help=failure)
     asking.add_arguments(parser, required=True, max_tokens=2048)
 
 
@@ -81,21 +76,16 @@ def run(options: argparse.Namespace) -> int:
     if not paths:
         raise UsageError(f"no SFT file in {', '.join(map(str, options.paths))}; they have a column messages")
     asking.check_targets(paths, options.out)
-    plan = _Plan(model, options)
+    plan = _Plan(model, options, asking.template("trace"))
     with asking.answered(options, model, lambda: plan.questions(paths), options.temperature) as result:
         return _write(plan, paths, result[0]) if result else 0
 
 
 def check(answer: str, reference: str, low: int, high: int) -> str:
-    """The trace of a teacher's answer, without its tags.
+    """The trace, of `low` to `high` words, of a teacher's answer, without its tags.
 
-    Args:
-        answer: what the teacher wrote.
-        reference: the answer that must stand behind the trace, exactly.
-        low, high: lowest and highest number of words of the trace.
-
-    Raises:
-        Unusable: the form, the answer or the length is wrong, or the trace mentions the reference.
+    Raises Unusable if the form or the length is wrong, the trace is not followed by exactly the reference answer, or it
+    mentions the reference.
 
     >>> check("<think>The left base is dense.</think> [0.5, 0.6, 0.7, 0.8]", "[0.5, 0.6, 0.7, 0.8]", 3, 9)
     'The left base is dense.'
@@ -117,12 +107,12 @@ def check(answer: str, reference: str, low: int, high: int) -> str:
     return trace
 
 
-class _Plan:
+class _Plan(NamedTuple):
     """Which rows get a trace, and what the teacher is asked for each."""
 
-    def __init__(self, model: Judge, options: argparse.Namespace) -> None:
-        self.model, self.options = model, options
-        self.prompt = asking.template("trace")
+    model: Judge
+    options: argparse.Namespace
+    prompt: str
 
     def traced(self, row: dict[str, Any]) -> bool:
         """Whether a row gets a trace: if it asks one question about one image, and the seed chooses it."""
@@ -171,15 +161,14 @@ def _message(text: str, entry: dict[str, Any]) -> asking.Message:
         raise asking.Unusable(f"no image to show: {error}") from error
     if (most := entry.get("max_pixels")) and film.width * film.height > most:
         scale = (most / (film.width * film.height)) ** 0.5
-        size = max(1, int(film.width * scale)), max(1, int(film.height * scale))
-        film = film.resize(size, Image.Resampling.BICUBIC)
+        film = film.resize([max(1, int(side * scale)) for side in film.size], Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     film.save(buffer, "JPEG", quality=95)
     url = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
 
 
-def _write(plan: _Plan, paths: list[Path], journal: Journal) -> int:
+def _write(plan: _Plan, paths: list[Path], journal: asking.Journal) -> int:
     options = plan.options
     counts: Counter[str] = Counter(traced=0, direct=0, failed=0)
 

@@ -15,34 +15,24 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.registry import DataSet
-from data_prep.writer.dataset import CARD_MARK, DatasetWriter, is_card
+from data_prep.writer.dataset import CARD_MARK, DatasetWriter, is_ours
 from reward_fns.errors import UsageError
 
 _PACKAGES = ("cxr-grpo", "numpy", "pillow", "pyarrow", "pydicom")
 
 
 def check_place(out: Path) -> None:
-    """Refuse a folder whose README.md someone else wrote, because a card would replace it.
-
-    Raises:
-        UsageError: there is one.
-    """
-    if (out / "README.md").exists() and not is_card(out / "README.md"):
+    """Raise UsageError for a folder whose README.md someone else wrote, because a card would replace it."""
+    if (out / "README.md").exists() and not is_ours(out / "README.md"):
         raise UsageError(f"{out / 'README.md'} is not a data card and would be lost; move it, or choose another --out")
 
 
 def write_card(
     chosen: DataSet, options: argparse.Namespace, writer: DatasetWriter, problems: Problems, differences: Sequence[str]
 ) -> None:
-    """Write the card of a run whose samples are all written.
-
-    Args:
-        chosen: the data set.
-        options: as parsed, with the arguments themselves as `command`.
-        writer: before its block ends.
-        problems: what the loader met.
-        differences: between its counts and the published ones.
-    """
+    """Write the card, before the writer's block ends; `options` has the arguments themselves as `command`."""
+    files = [writer.folder / path.name for name in sorted(writer.files) for path in writer.files[name]]
+    rows = [(path.name, pq.read_metadata(path).num_rows, _digest(path)) for path in files]
     lines = [
         CARD_MARK,
         f"# {chosen.name}: {chosen.summary}",
@@ -53,7 +43,7 @@ def write_card(
         _table(("split", "patients"), writer.patients().items()),
         "No patient is in two splits.",
         "## Files",
-        _table(("file", "rows", "SHA-256"), ((path.name, _rows(path), _digest(path)) for path in _written(writer))),
+        _table(("file", "rows", "SHA-256"), rows),
         "## Inputs",
         "Images are not hashed, only the files that labels and texts were read from.",
         _table(("input", "bytes", "SHA-256"), _inputs(problems)),
@@ -74,14 +64,6 @@ def write_card(
 def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     lines = ["| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *lines]) if lines else "None."
-
-
-def _written(writer: DatasetWriter) -> list[Path]:
-    return [writer.folder / path.name for name in sorted(writer.files) for path in writer.files[name]]
-
-
-def _rows(path: Path) -> int:
-    return int(pq.read_metadata(path).num_rows)
 
 
 def _inputs(problems: Problems) -> Iterable[tuple[str, int, str]]:

@@ -1,7 +1,6 @@
-"""Samples to parquet files: rows for RL and for SFT, built in a hidden folder and moved into place at the end.
+"""Samples to parquet files, built in a hidden folder and moved into place at the end: none looks complete early.
 
-A run that fails, is interrupted or is killed leaves no file that looks complete. Memory holds one row group per file
-and a hash of each id and patient.
+Memory holds one row group per file and a hash of each id and patient.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import shutil
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -38,27 +36,14 @@ _MAX_ASPECT = 200  # Qwen's image processor refuses more
 _PARQUET = re.compile(rf"(?:sft_)?(?:{'|'.join(SPLITS)})(?:-\d{{5,}}-of-\d{{5,}})?\.parquet")
 _IMAGE = re.compile(r"[0-9a-f]{20}\.png")
 CARD_MARK = "<!-- Data card written by python -m data_prep; the next run replaces it. -->"
+_BEGINNINGS = {"README.md": CARD_MARK.encode(), "problems.jsonl": b'{"kind": '}
 
 
 class DatasetWriter:
     """Writes `train`, `val`, `test`, `sft_train` and `sft_val.parquet` (those that get rows), and `images/`.
 
     A context manager: when the block ends without an exception, these files appear in `out` and those of an earlier
-    run are gone; otherwise `out` stays as it was.
-
-    Attributes:
-        counts: samples by split, task and kind.
-        files: the parquet files by split, e.g. "sft_train", after `finish`.
-        folder: where all files are until the block ends.
-
-    Args:
-        out: folder, made if needed.
-        box_format: name of the box convention for prompts and answers.
-        thinking: RL prompts ask for a reasoning trace.
-        format_hint: describe the answer format in the question.
-        embed: store images in the parquet files, instead of paths.
-        min_pixels, max_pixels: size bounds that the model's processor keeps to when it resizes an image.
-        shard_rows: split each file into shards of so many rows.
+    run are gone; otherwise `out` stays as it was. The options are those of the command line.
 
     Raises:
         UsageError: for an unknown convention, impossible bounds, or a full disk.
@@ -83,8 +68,8 @@ class DatasetWriter:
         self.thinking, self.format_hint, self.embed = thinking, format_hint, embed
         self.bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         self.shard_rows = shard_rows
-        self.counts: Counter[tuple[str, str, str]] = Counter()
-        self.files: dict[str, list[Path]] = {}
+        self.counts: Counter[tuple[str, str, str]] = Counter()  # samples by split, task and kind
+        self.files: dict[str, list[Path]] = {}  # by split, e.g. "sft_train", after `finish`
         self._files: dict[str, ShardedFile] = {}
         # Hashes, not texts: of a million ids, two have the same one with a probability of 3e-8.
         self._ids: set[int] = set()
@@ -93,13 +78,11 @@ class DatasetWriter:
     def __enter__(self) -> Self:
         if self.out.is_dir():
             earlier_files(self.out)  # refuses a folder with foreign files at once, and not after hours
-        self._stack = ExitStack()
+        self._stack = ExitStack()  # holds the folder of all files until the block ends
         self.folder = self._stack.enter_context(staged(self.out, earlier_files))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         written = 0
         try:
             with self._stack:
@@ -123,9 +106,7 @@ class DatasetWriter:
     def add(self, sample: Sample) -> None:
         """Write the RL row of a sample unless it is a conversation, and its SFT row if for training or validation.
 
-        Raises:
-            BadSample: the sample cannot be written; nothing was.
-            RefusedData: a sample with this id was written before, or one of this patient to another split.
+        Raises BadSample (then nothing was written), or RefusedData for a repeated id or a patient in two splits.
         """
         if (identity := hash(sample.id)) in self._ids:
             raise RefusedData(f"two samples have the id {sample.id!r}; the second: {sample}")
@@ -200,10 +181,9 @@ class DatasetWriter:
 
 def _check_text(sample: Sample) -> None:
     views = (str(view) for view in (sample.image, sample.lateral) if isinstance(view, Path))
-    optional = (sample.report, sample.phrase, sample.question, sample.answer, sample.indication, sample.prior)
-    text = "".join([sample.id, sample.patient_id, sample.dataset, *filter(None, optional), *views])
-    if sample.boxes or sample.turns:
-        text += "".join([*(box.label for box in sample.boxes), *(part for turn in sample.turns for part in turn)])
+    labels = (box.label for box in sample.boxes)
+    text = "".join([*filter(lambda value: isinstance(value, str), vars(sample).values()), *labels, *views])
+    text += "".join(part for turn in sample.turns for part in turn)
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -212,22 +192,17 @@ def _check_text(sample: Sample) -> None:
 
 
 def earlier_files(out: Path) -> list[Path]:
-    """The files that earlier runs of data preparation wrote to a folder, by their names and beginnings.
-
-    Raises:
-        UsageError: a file has the name of one of ours but other content; training would read it with the new files.
-    """
-    return [path for path in out.iterdir() if path.is_file() and _is_ours(path)] + [
+    """The files that earlier runs wrote to a folder; UsageError if a file has the name of one but other content."""
+    return [path for path in out.iterdir() if path.is_file() and is_ours(path)] + [
         path for path in (out / "images").glob("*.png") if _IMAGE.fullmatch(path.name)
     ]
 
 
-def _is_ours(path: Path) -> bool:
-    if path.name == "README.md":
-        return is_card(path)
-    if path.name == "problems.jsonl":
+def is_ours(path: Path) -> bool:
+    """Whether an earlier run wrote this file, rather than a user; UsageError for another parquet file of our name."""
+    if beginning := _BEGINNINGS.get(path.name):
         with path.open("rb") as file:
-            return file.read(9) == b'{"kind": '
+            return file.read(len(beginning)) == beginning
     if not _PARQUET.fullmatch(path.name):
         return False
     try:
@@ -240,9 +215,3 @@ def _is_ours(path: Path) -> bool:
             "files; move it away, or choose another --out"
         )
     return True
-
-
-def is_card(path: Path) -> bool:
-    """Whether a README.md is a data card, rather than a user's text."""
-    with path.open("rb") as file:
-        return file.read(len(CARD_MARK)) == CARD_MARK.encode()

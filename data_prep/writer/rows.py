@@ -12,19 +12,9 @@ from reward_fns.conventions import Convention, Frame
 
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_EXTRA_INFO = pa.struct(
-    [
-        ("id", pa.string()),
-        ("patient_id", pa.string()),
-        ("split", pa.string()),
-        ("index", pa.int64()),
-        ("thinking", pa.bool_()),
-        ("task", pa.string()),
-        ("box_format", pa.string()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-    ]
-)
+_INFO = ("id", "patient_id", "split", "index", "thinking", "task", "box_format", "width", "height")
+_INFO_TYPES = {"index": pa.int64(), "thinking": pa.bool_(), "width": pa.int64(), "height": pa.int64()}
+_EXTRA_INFO = pa.struct([(name, _INFO_TYPES.get(name, pa.string())) for name in _INFO])
 
 
 def _images_type(embed: bool) -> pa.DataType:
@@ -65,45 +55,25 @@ def rl_row(
     thinking: bool = False,
     format_hint: bool = False,
 ) -> dict[str, Any]:
-    """One row for RL, in `rl_schema`.
-
-    Args:
-        sample: of a task that rewards can score.
-        convention: for boxes in the prompt.
-        frame: width and height that its coordinates refer to.
-        images: the row's value of `images`; empty for a sample without image.
-        index: place of the row in its split.
-        thinking, format_hint: see `render`.
-    """
+    """One row for RL, in `rl_schema`; `frame` and the options are as in `render`, `index` counts rows of its split."""
     question, _ = render(sample, convention.name, frame, thinking=thinking, format_hint=format_hint)
     # verl's dumps keep the ground truth but not extra_info: these tell whose row it is and how to read the answer.
-    truth: dict[str, Any] = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task}
-    truth["box_format"] = convention.name
+    info = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task, "box_format": convention.name}
+    sizes = {"width": sample.width, "height": sample.height}
+    truth: dict[str, Any] = dict(info)
     if sample.task == "report":
-        truth |= {"report": sample.report}
+        truth["report"] = sample.report
     else:
-        truth |= {
-            "boxes": [[box.x1, box.y1, box.x2, box.y2] for box in sample.boxes],
-            "labels": [box.label for box in sample.boxes],
-            "frame": list(frame),
-        }
+        truth["boxes"] = [list(box.quad) for box in sample.boxes]
+        truth["labels"] = [box.label for box in sample.boxes]
+        truth["frame"] = list(frame)
     return {
         "data_source": f"{sample.dataset}/{sample.task}",
         "prompt": [_user(question, images)],
         "images": images,
         "ability": "radiology",
         "reward_model": {"style": "rule", "ground_truth": _to_json(truth)},
-        "extra_info": {
-            "id": sample.id,
-            "patient_id": sample.patient_id,
-            "split": sample.split,
-            "index": index,
-            "thinking": thinking,
-            "task": sample.task,
-            "box_format": convention.name,
-            "width": sample.width,
-            "height": sample.height,
-        },
+        "extra_info": {**info, **sizes, "split": sample.split, "index": index, "thinking": thinking},
     }
 
 

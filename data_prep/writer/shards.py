@@ -17,21 +17,13 @@ class ShardedFile:
     """The rows of one split: NAME.parquet, or with `shard_rows` NAME-00000-of-00003.parquet and so on.
 
     The number of shards is in the names, so that a missing shard shows.
-
-    Args:
-        folder: where the shards are built.
-        name: stem of the file names.
-        schema: of the rows.
-        shard_rows: rows per shard; None means one file.
     """
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema, shard_rows: int | None = None) -> None:
         self.name = name
-        self.count = 0
         self._folder, self._schema, self._shard_rows = folder, schema, shard_rows
         self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
-        self._in_shard = 0
+        self.count = self._bytes = self._in_shard = 0
         self._built: list[Path] = []
         self._file: IO[bytes] | None = None
         self._writer: pq.ParquetWriter | None = None
@@ -68,7 +60,7 @@ class ShardedFile:
         self._in_shard = 0
 
     def finish(self) -> list[str]:
-        """Close the last shard and give all of them their names in the folder; returns these."""
+        """Close the last shard, and rename all shards; returns the names."""
         self.close()
         total = len(self._built)
         shards = [f"{self.name}-{place:05d}-of-{total:05d}.parquet" for place in range(total)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import platform
 import shutil
@@ -24,12 +25,7 @@ _PREFIX = f".unfinished-{platform.node()}-"
 def staged(out: Path, earlier: Callable[[Path], Iterable[Path]] = lambda out: ()) -> Iterator[Path]:
     """A hidden folder whose files move into `out` if the block ends without an exception, and are removed otherwise.
 
-    Args:
-        out: folder, made if needed; one run at a time can write to it.
-        earlier: lists files of an earlier run in `out`, which are removed when the new ones move in.
-
-    Raises:
-        UsageError: another run is writing to `out`.
+    The `earlier` files of `out` are removed when the new ones move in. UsageError: another run is writing to `out`.
     """
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
@@ -91,52 +87,38 @@ def _replace_files(out: Path, folder: Path, earlier: set[Path]) -> None:
             emptied.rmdir()
 
 
-def read_schema(path: Path) -> pa.Schema:
-    """The columns of a parquet file.
-
-    Raises:
-        RefusedData: it can't be read.
-    """
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise RefusedData(f"{path}: cannot be read ({error}); try python -m data_prep validate {path}") from error
-
-
-def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, a batch in memory at a time.
-
-    Raises:
-        RefusedData: it can't be read.
-    """
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(_BATCH):
-            yield from batch.to_pylist()
+        yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise RefusedData(f"{path}: cannot be read ({error}); try python -m data_prep validate {path}") from error
 
 
-def rewrite(path: Path, target: Path, change: Callable[[int, dict[str, Any]], dict[str, Any] | None]) -> int:
-    """Write a changed copy of a parquet file; returns how many rows it has.
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a parquet file; RefusedData if it can't be read."""
+    with _readable(path):
+        return pq.read_schema(path)
 
-    Args:
-        path: the file to read.
-        target: the file to write, in the same schema.
-        change: gets the number of a row and the row; gives the new one, or None to leave it out.
-    """
+
+def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file, a batch in memory at a time; RefusedData if it can't be read."""
+    with _readable(path):
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH):
+            yield from batch.to_pylist()
+
+
+def rewrite(path: Path, target: Path, change: Callable[[int, dict[str, Any]], dict[str, Any] | None]) -> int:
+    """Write a changed copy of a parquet file; returns how many rows it has. A `change` to None leaves a row out."""
     schema = pq.read_schema(path)
+    new = (change(number, row) for number, row in enumerate(parquet_rows(path)))
+    rows = (row for row in new if row is not None)
     count = 0
     with pq.ParquetWriter(target, schema) as writer:
-        rows: list[dict[str, Any]] = []
-        for number, row in enumerate(parquet_rows(path)):
-            new = change(number, row)
-            rows += [] if new is None else [new]
-            if len(rows) == _BATCH:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                count, rows = count + len(rows), []
-        if rows:
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    return count + len(rows)
+        while batch := list(itertools.islice(rows, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            count += len(batch)
+    return count
 
 
 def write_problems(out: Path, problems: Problems) -> None:

@@ -13,9 +13,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from data_prep.checks import sheet
 from data_prep.checks.lengths import PromptLengths
-from data_prep.checks.patients import check_disjoint
 from data_prep.cli import main
-from data_prep.problems import RefusedData
 from data_prep.writer.dataset import DatasetWriter
 from data_prep.writer.rows import rl_schema, sft_schema
 from reward_fns.boxes import Box
@@ -320,17 +318,11 @@ def test_a_patient_in_two_splits_of_two_sets(tmp_path, make_sample, capsys):
         with DatasetWriter(tmp_path / name) as writer:
             writer.add(make_sample(dataset=name, split=split, image=film(len(name) + len(split))))
     files = [tmp_path / "one" / "train.parquet", tmp_path / "two" / "test.parquet"]
-    (leak,) = check_disjoint(files)
-    assert leak.startswith(f"patient p1 is in train (one, {files[0]}) and in test (two, {files[1]})")
-    assert "if these are two people, give the ids of one set a prefix" in leak
-    assert check_disjoint(files[:1]) == []
+    assert verdict(capsys, files[0])[0] == 0
     status, said = verdict(capsys, *files)
     assert status == 1 and "patient in two splits: 1" in said
-
-
-def test_check_disjoint_refuses_files_without_patients(sound):
-    with pytest.raises(RefusedData, match=r"sft_train\.parquet: cannot read patients and splits"):
-        check_disjoint([sound / "sft_train.parquet"])
+    assert f"patient p1 is in train (one, {files[0]}) and in test (two, {files[1]})" in said
+    assert "if these are two people, give the ids of one set a prefix" in said
 
 
 def test_embedded_and_referenced_images_do_not_mix(tmp_path, make_sample, capsys):

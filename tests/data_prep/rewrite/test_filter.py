@@ -288,7 +288,7 @@ def test_a_ground_truth_with_half_a_surrogate_pair_is_named(data, tmp_path, caps
     rows[1]["reward_model"]["ground_truth"] = f'{{"report": "Clear {HALF} lungs."}}'
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
     assert main(["filter", str(data), "--rules", "--out", str(tmp_path / "out")]) == 1
-    assert "train.parquet row 1: ground_truth has half of a surrogate pair" in capsys.readouterr().err
+    assert "train.parquet row 1: ground_truth holds half of a surrogate pair" in capsys.readouterr().err
 
 
 def test_an_answer_that_no_file_can_hold_is_unusable(ask, judge_server, tmp_path):

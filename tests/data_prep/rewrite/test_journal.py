@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from data_prep.rewrite.journal import Journal
+from data_prep.rewrite.asking import Journal
 from reward_fns.errors import UsageError
 
 ROW = {"where": "a.jsonl line 1", "model": "m"}
@@ -28,7 +28,7 @@ def test_an_answer_is_safe_from_a_kill_as_soon_as_it_is_added(tmp_path):
     path = tmp_path / "journal.sqlite"
     code = """
 import os, pathlib, signal, sys
-from data_prep.rewrite.journal import Journal
+from data_prep.rewrite.asking import Journal
 journal = Journal(pathlib.Path(sys.argv[1]))
 for name in "abc":
     journal.add(name, name * 9, where="", model="m")
@@ -57,7 +57,7 @@ def test_a_full_disk_is_an_error_that_names_the_journal(tmp_path):
 
 def test_one_process_at_a_time(tmp_path):
     path = tmp_path / "journal.sqlite"
-    code = "import pathlib, sys; from data_prep.rewrite.journal import Journal; Journal(pathlib.Path(sys.argv[1]))"
+    code = "import pathlib, sys; from data_prep.rewrite.asking import Journal; Journal(pathlib.Path(sys.argv[1]))"
     with Journal(path):
         done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
     assert "another process uses this journal" in done.stderr
