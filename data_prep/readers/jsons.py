@@ -18,14 +18,10 @@ _SPACE = " \t\r\n"
 
 
 def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a file with its place, "item 3" or "line 3".
+    """Each object of a list or of JSON lines, in UTF-8, with its place, "item 3" or "line 3".
 
-    The file is a list of objects, or has one object per line (JSON lines), in UTF-8. A broken line and an item that is
-    not an object or has a `defect` are problems and skipped; behind a break in a list, the next item cannot be found.
-
-    Raises:
-        UsageError: the file cannot be read.
-        RefusedData: the list is broken, cut short, or not in UTF-8.
+    A broken line and an item that is not an object or has a `defect` are problems and skipped. A broken list is
+    refused, because behind the break the next item cannot be found.
     """
     with _opened(path, problems) as file:
         start = file.read(_BLOCK).decode("utf-8-sig", "replace").lstrip()[:1]
@@ -39,12 +35,7 @@ def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any
 
 
 def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
-    """Key and value of each member of the one object in a file; a member with a `defect` is a problem and skipped.
-
-    Raises:
-        UsageError: the file cannot be read.
-        RefusedData: it is broken, cut short, not an object, or not in UTF-8.
-    """
+    """Key and value of each member of the one object in a file; a member with a `defect` is a problem and skipped."""
     with _opened(path, problems) as file:
         for key, value in _parts(path, file, "{}"):
             if wrong := defect([key, value]):
@@ -53,28 +44,19 @@ def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
                 yield key, value
 
 
-def defect(item: Any) -> str:
-    r"""Why a parsed value cannot be stored: half of a surrogate pair, or deep nesting; "" if it can.
-
-    >>> defect({"report": "\ud83d"})
-    "holds half of a surrogate pair, which is not a character: '\\ud83d'"
-    """
-    waiting = [(item, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return f"holds half of a surrogate pair, which is not a character: {reprlib.repr(value)}"
-        elif isinstance(value, dict | list):
-            if depth > _DEEPEST:
-                return f"is nested more than {_DEEPEST} levels deep"
-            if isinstance(value, dict):
-                waiting += ((key, depth) for key in value)
-                value = value.values()
-            waiting += ((part, depth + 1) for part in value)
-    return ""
+def defect(item: Any, depth: int = 1) -> str:
+    """Why a parsed value cannot be stored: half of a surrogate pair, or deep nesting; "" if it can."""
+    if isinstance(item, str):
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            return f"holds half of a surrogate pair, which is not a character: {reprlib.repr(item)}"
+    if not isinstance(item, dict | list):
+        return ""
+    if depth > _DEEPEST:
+        return f"is nested more than {_DEEPEST} levels deep"
+    parts = (*item, *item.values()) if isinstance(item, dict) else item
+    return next(filter(None, (defect(part, depth + 1) for part in parts)), "")
 
 
 @contextmanager
@@ -95,17 +77,16 @@ def _lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, Any]]:
             if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                 yield place, json.loads(text)
         except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            problems.add("bad_encoding", place, f"is not UTF-8 (byte 0x{byte:02x}); not used, save the file as UTF-8")
+            byte = f"byte 0x{error.object[error.start]:02x}"
+            problems.add("bad_encoding", place, f"is not UTF-8 ({byte}); not used, save the file as UTF-8")
         except (ValueError, RecursionError) as error:
             problems.add("bad_json", place, f"is not valid JSON: {error}; not used")
 
 
 def _parts(path: Path, file: IO[bytes], brackets: str) -> Iterator[tuple[str, Any]]:
     """Place and value of each item of a list, or key and value of each member of an object."""
-    text = _Text(path, file)
+    text, number = _Text(path, file), 0
     text.skip(brackets[0])
-    number = 0
     while text.next() != brackets[1]:
         if number:
             text.skip(",")
@@ -131,10 +112,10 @@ class _Text:
     def next(self) -> str:
         """The next character that is not a space; "" at the end."""
         while True:
-            while self._at < len(self._held) and self._held[self._at] in _SPACE:
+            while (character := self._held[self._at : self._at + 1]) and character in _SPACE:
                 self._at += 1
-            if self._at < len(self._held) or not self._more(_BLOCK):
-                return self._held[self._at : self._at + 1]
+            if character or not self._more(_BLOCK):
+                return character
 
     def skip(self, character: str) -> None:
         start = self.next()

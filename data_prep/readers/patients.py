@@ -14,29 +14,17 @@ _FOLDER = re.compile(r"(?:^|/)(p\d{8}|patient\d{5,})(?=/)")
 
 
 def mimic_patient(subject: str) -> str:
-    """The name of the patient's folder in MIMIC-CXR, from the subject_id.
-
-    >>> mimic_patient("10000032")
-    'p10000032'
-    """
+    """The name of the patient's folder in MIMIC-CXR, p10000032 of subject_id 10000032."""
     return f"p{subject}"
 
 
 def openi_patient(uid: str) -> str:
-    """OpenI knows no patients: each study counts as one.
-
-    >>> openi_patient("3030")
-    'CXR3030'
-    """
+    """CXR3030 of uid 3030: OpenI does not name patients, so each study counts as one."""
     return f"CXR{uid}"
 
 
 def film_patient(image: str) -> str:
-    """The film's name, for sets that know no patients, such as VinDr-CXR: each film counts as one.
-
-    >>> film_patient("VinDr-CXR/train_jpg/0123456789abcdef0123456789abcdef.jpg")
-    '0123456789abcdef0123456789abcdef'
-    """
+    """The film's name without suffix: in sets that do not name patients, such as VinDr-CXR, each film counts as one."""
     return PurePosixPath(image).stem
 
 

@@ -25,12 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser, section: str = "findings") ->
 def add_splits(parser: argparse.ArgumentParser, by_hash: str | None = None) -> None:
     """`--split` and `--split-by-hash` with this default, for sets without a published split; see `split`."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--split", choices=SPLITS, help=f"one split for all ({'else by hash' if by_hash else 'else train'})"
-    )
-    group.add_argument(
-        "--split-by-hash", type=shares, default=by_hash, help="or shares of patients, train,val,test: 0.8,0.1,0.1"
-    )
+    group.add_argument("--split", choices=SPLITS, help=f"one split for all (else {'by hash' if by_hash else 'train'})")
+    by_shares = "or shares of patients, train,val,test: 0.8,0.1,0.1"
+    group.add_argument("--split-by-hash", type=shares, default=by_hash, help=by_shares)
 
 
 def split(options: argparse.Namespace, patient: str, salt: str = "") -> str:
@@ -41,11 +38,7 @@ def split(options: argparse.Namespace, patient: str, salt: str = "") -> str:
 
 
 def folder(path: Path, option: str, holds: str) -> Path:
-    """The path if it is a folder.
-
-    Raises:
-        UsageError: if not; it names the option and what the folder should hold.
-    """
+    """The path if it is a folder, else a UsageError that names the option and what the folder should hold."""
     if not path.is_dir():
         raise UsageError(f"{option} {path} is not a folder; give the one that holds {holds}")
     return path
@@ -61,7 +54,7 @@ def is_placeholder(text: str) -> bool:
 
 
 def known_text(value: Any) -> str:
-    """A text in one line; "" for a placeholder and for what is not a text, such as NaN, where a set publishes these."""
+    """A text in one line; "" for a placeholder and for what is not a text, such as NaN."""
     return line(value) if isinstance(value, str) and not is_placeholder(value) else ""
 
 
@@ -93,23 +86,18 @@ class Study(NamedTuple):
     prior: str = ""
 
     def sample(
-        self, dataset: str, identity: str, film: Film | None = None, lateral: Path | bytes | None = None
+        self, dataset: str, identity: str, film: Film | tuple[None, int, int], lateral: Path | bytes | None = None
     ) -> Sample:
         """The sample of one image of the study, or of none."""
-        names = ("report", "kind", "indication", "prior")
-        texts: dict[str, Any] = {name: getattr(self, name) for name in names}
-        image, width, height = film or (None, 0, 0)
-        ids = identity, self.patient, self.split, dataset, "report"
-        return Sample(*ids, image, width, height, lateral=lateral, **texts)
+        texts: dict[str, Any] = {"report": self.report, "indication": self.indication, "prior": self.prior}
+        ids, (image, width, height) = (identity, self.patient, self.split, dataset, "report"), film
+        return Sample(*ids, image, width, height, kind=self.kind, lateral=lateral, **texts)
 
 
 def samples(
     studies: Iterable[Study], dataset: str, options: argparse.Namespace, problems: Problems
 ) -> Iterator[Sample]:
-    """One sample for the first film of each study, or for each film, as `--per` says; reads the images.
-
-    A lateral view that cannot be read is a problem, and the sample goes without it.
-    """
+    """One sample per study or film, as `--per` says; without its lateral view (a problem) if that cannot be read."""
 
     def films() -> Iterator[tuple[tuple[Study, str], Path]]:
         for study in studies:

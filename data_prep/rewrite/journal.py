@@ -1,13 +1,13 @@
 """The answers of a model so far, on disk, so that an interrupted run resumes."""
 
 import sqlite3
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from data_prep.readers.closing import Closing
 from reward_fns.errors import UsageError
 
 
-class Journal(Closing):
+class Journal(AbstractContextManager["Journal"]):
     """A table of answers by key in an SQLite file, for one process at a time.
 
     It holds texts of the data, so only its owner can read it. Memory does not grow with the file.
@@ -42,6 +42,9 @@ class Journal(Closing):
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     def answer(self, key: str) -> str | None:
         """The answer to a question, None if there is none yet."""

@@ -93,7 +93,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     records = _kaggle(options.reports, views, problems) if kaggle else _nlm(options.reports, problems)
     studies = _studies(tqdm(records, unit="report", disable=None), views, options, problems)
     if options.text_only:
-        yield from (study.sample("openi", study.id) for study in studies)
+        yield from (study.sample("openi", study.id, (None, 0, 0)) for study in studies)
     else:
         yield from reports.samples(studies, "openi", options, problems)
 

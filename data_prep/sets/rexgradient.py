@@ -49,12 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context=("indication", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: if the folder or all metadata are missing.
-        RefusedData: if a file is damaged.
-    """
+    """One report sample per study or image; what cannot be used goes to `problems`."""
     files = {name: options.root / f"metadata/{name}_metadata_view_position.json" for name in ("train", "valid", "test")}
     present = {name: path for name, path in files.items() if path.is_file()}
     if not present:
@@ -71,8 +66,9 @@ def _studies(files: dict[str, Path], options: argparse.Namespace, problems: Prob
             problems.count("studies")
             if not _is_complete(entry, where, problems):
                 continue
-            sections = Sections(known_text(entry.get("Findings")), known_text(entry.get("Impression")))
-            chosen = reference(sections, options.section, where, problems)
+            texts = (known_text(entry.get(key)) for key in ("Findings", "Impression", "Indication"))
+            findings, impression, reason = texts
+            chosen = reference(Sections(findings, impression), options.section, where, problems)
             if chosen is None:
                 continue
             views = [str(view) for view in entry["ImageViewPosition"]]
@@ -82,24 +78,23 @@ def _studies(files: dict[str, Path], options: argparse.Namespace, problems: Prob
                 problems.notes["studies without a film of view PA or AP"] += 1
             wanted = [names[place] for _, place in order][: 1 if options.per == "study" else None]
             films = [film for name in wanted if (film := pictures.within(options.root, name, where, problems))]
-            lateral = None
-            if films and "lateral" in options.context:
-                side = next((name for name, view in zip(names, views, strict=True) if view in _LATERAL), None)
-                lateral = pictures.within(options.root, side, where, problems) if side else None
-            indication = known_text(entry.get("Indication")) if "indication" in options.context else ""
+            lateral = films and "lateral" in options.context
+            sides = [name for name, view in zip(names, views, strict=True) if view in _LATERAL][: bool(lateral)]
+            side = next((pictures.within(options.root, name, where, problems) for name in sides), None)
             named = [(f"{study}-{film.stem}", film) for film in films]
-            yield Study(study, str(entry["PatientID"]), NAMES[split], *chosen, named, lateral, indication)
+            indication = reason if "indication" in options.context else ""
+            yield Study(study, str(entry["PatientID"]), NAMES[split], *chosen, named, side, indication)
 
 
 def _is_complete(entry: Any, where: str, problems: Problems) -> bool:
     values = entry if isinstance(entry, dict) else {}
     paths, views, patient = (values.get(key) for key in ("ImagePath", "ImageViewPosition", "PatientID"))
     problems.count("images", len(paths) if isinstance(paths, list) else 0)
-    wrong = ""
     if not (isinstance(paths, list) and isinstance(views, list)) or str(patient).lower() in ("", "none", "nan"):
-        wrong = "needs lists ImagePath and ImageViewPosition, and PatientID; study not used"
+        wrong = "needs lists ImagePath and ImageViewPosition, and PatientID"
     elif len(paths) != len(views):
-        wrong = f"{len(paths)} ImagePath and {len(views)} ImageViewPosition; study not used"
-    if wrong:
-        problems.add("missing_key", where, wrong)
-    return not wrong
+        wrong = f"{len(paths)} ImagePath and {len(views)} ImageViewPosition"
+    else:
+        return True
+    problems.add("missing_key", where, f"{wrong}; study not used")
+    return False

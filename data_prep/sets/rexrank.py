@@ -39,9 +39,7 @@ _CHEXPERT = re.compile(r"(patient\d+)_study\d+")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ReXrank."""
-    parser.add_argument(
-        "--root", type=Path, required=True, help="folder of the images: images, files or PNG, see above"
-    )
+    parser.add_argument("--root", type=Path, required=True, help="folder of the images: images, files or PNG")
     parser.add_argument("--annotations", type=Path, required=True, help="ReXRank_IUXray_test.json or another of them")
     parser.add_argument("--name", default="rexrank", help="name of the data set in the rows")
     reports.add_arguments(parser)
@@ -56,12 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context=("indication", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study, of its key image, or per frontal image; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: if the folder or the file is missing.
-        RefusedData: if the file is damaged.
-    """
+    """One report sample per study, of its key image, or per frontal image; what cannot be used goes to `problems`."""
     reports.folder(options.root, "--root", "the images")
     return reports.samples(_studies(options, problems), options.name, options, problems)
 
@@ -88,22 +81,13 @@ def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[Study]
             problems.notes["studies without a frontal image"] += 1
         # The key image first: it is what the leaderboard shows to models that take one image.
         frontal.sort(key=lambda image: image != entry.get("key_image_path"))
-        films = [
-            (f"{name}-{path.stem}", path)
-            for image in frontal[: 1 if options.per == "study" else None]
-            if (path := _place(options.root, image, name, problems))
-        ]
-        side = lateral[:1] if films and "lateral" in options.context else []
-        indication = _INDICATION.search(str(entry.get("context"))) if "indication" in options.context else None
-        yield Study(
-            name,
-            patient,
-            NAMES[split],
-            *chosen,
-            films=films,
-            lateral=next((_place(options.root, image, name, problems) for image in side), None),
-            indication=known_text(indication[1]) if indication else "",
-        )
+        frontal = frontal[: 1 if options.per == "study" else None]
+        paths = [path for image in frontal if (path := _image(options.root, image, name, problems))]
+        sides = lateral[:1] if paths and "lateral" in options.context else []
+        side = next((_image(options.root, image, name, problems) for image in sides), None)
+        reason = _INDICATION.search(str(entry.get("context"))) if "indication" in options.context else None
+        films = [(f"{name}-{path.stem}", path) for path in paths]
+        yield Study(name, patient, NAMES[split], *chosen, films, side, known_text(reason[1]) if reason else "")
 
 
 def _patient(name: str, entry: Any) -> str:
@@ -118,7 +102,7 @@ def _patient(name: str, entry: Any) -> str:
     return match[1] if match else ""
 
 
-def _place(root: Path, image: str, where: str, problems: Problems) -> Path | None:
+def _image(root: Path, image: str, where: str, problems: Problems) -> Path | None:
     relative = image.lstrip("/")  # MIMIC's begin with a slash
     folders = (name for name in _FOLDERS if (root / name / relative).is_file())
     return pictures.within(root / next(folders, ""), relative, where, problems)
