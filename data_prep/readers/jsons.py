@@ -1,12 +1,12 @@
 """JSON files of any size, read part by part: a list, one object per line, or the members of one object."""
 
-import codecs
+import io
 import json
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from data_prep.problems import Problems, RefusedData
 from reward_fns.errors import UsageError
@@ -15,6 +15,7 @@ _BLOCK = 2**20
 _LONGEST = 2**26  # characters of one part; more means that a bracket or quote is missing
 _DEEPEST = 50  # levels; no published record has more than ten
 _SPACE = " \t\r\n"
+_DECODER = json.JSONDecoder()
 
 
 def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,9 +106,8 @@ class _Text:
     """The text of a file, of which only what the next part needs is held."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file = path, file
-        self._decoder, self._json = codecs.getincrementaldecoder("utf-8-sig")(), json.JSONDecoder()
-        self._held, self._at, self._ended = "", 0, False
+        self._path, self._file = path, io.TextIOWrapper(file, "utf-8-sig", newline="")
+        self._held, self._at = "", 0
 
     def next(self) -> str:
         """The next character that is not a space; "" at the end."""
@@ -128,7 +128,7 @@ class _Text:
         block = _BLOCK
         while True:
             try:
-                item, self._at = self._json.raw_decode(self._held, self._at)
+                item, self._at = _DECODER.raw_decode(self._held, self._at)
                 return item
             except (json.JSONDecodeError, RecursionError) as error:
                 # Perhaps the rest of the part was not read yet. Twice as much each time keeps this linear.
@@ -137,16 +137,12 @@ class _Text:
                 block *= 2
 
     def _more(self, size: int) -> bool:
-        if self._ended:
-            return False
-        read = self._file.read(size)
-        self._ended = not read
         try:
-            self._held = self._held[self._at :] + self._decoder.decode(read, final=self._ended)
+            read = self._file.read(size)
         except UnicodeDecodeError as error:
             self.fail(f"not in UTF-8 (byte 0x{error.object[error.start]:02x})")
-        self._at = 0
-        return not self._ended
+        self._held, self._at = self._held[self._at :] + read, 0
+        return bool(read)
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str) -> NoReturn:
         raise RefusedData(f"{self._path} is not valid JSON, or cut short: {what}; mend it or get it again")

@@ -24,8 +24,7 @@ from typing import NamedTuple
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import tables
 from data_prep.readers.archives import FolderTexts, Unreadable, ZipTexts
-from data_prep.readers.patients import mimic_patient
-from data_prep.readers.reports import folder
+from data_prep.readers.reports import folder, mimic_patient
 from data_prep.readers.sections import IRREGULAR, Sections, line, parse
 from data_prep.splits import FILE, Authority, read_mimic_splits
 from reward_fns.errors import UsageError

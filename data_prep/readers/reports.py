@@ -1,19 +1,21 @@
-"""Steps that the report sets share: options, the part of a report that is asked for, rows per study or per image."""
+"""Steps that sets share: options, the part of a report that is asked for, rows per study or image, patients' names."""
 
 import argparse
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from data_prep.options import shares
 from data_prep.problems import Problems
-from data_prep.readers import pictures
+from data_prep.readers import pictures, tables
 from data_prep.readers.images import Film
 from data_prep.readers.sections import SECTIONS, Sections, choose, line
 from data_prep.sample import SPLITS, Sample, split_of
 from reward_fns.errors import UsageError
 
 _PLACEHOLDERS = {"", "none", "nan", "null", "n/a", "na"}
+_FOLDER = re.compile(r"(?:^|/)(p\d{8}|patient\d{5,})(?=/)")
 
 
 def add_arguments(parser: argparse.ArgumentParser, section: str = "findings") -> None:
@@ -113,3 +115,35 @@ def samples(
         else:
             lateral = seen[1] if seen[0] is study else None
             yield study.sample(dataset, study.id if options.per == "study" else identity, film, lateral)
+
+
+# One name for each patient, whichever set shows the film: two names would hide that two splits share the patient.
+# The authority is each set's own loader; sets that reuse its films ask here. Chest ImaGenome and MS-CXR name patients
+# as MIMIC-CXR, CheXpert Plus as CheXpert.
+
+
+def mimic_patient(subject: str) -> str:
+    """The name of the patient's folder in MIMIC-CXR, p10000032 of subject_id 10000032."""
+    return f"p{subject}"
+
+
+def openi_patient(uid: str) -> str:
+    """CXR3030 of uid 3030: OpenI does not name patients, so each study counts as one."""
+    return f"CXR{uid}"
+
+
+def film_patient(image: str) -> str:
+    """The film's name without suffix: in sets that do not name patients, such as VinDr-CXR, each film counts as one."""
+    return PurePosixPath(image).stem
+
+
+def patient_in_path(path: str) -> str | None:
+    """The patient of a film of MIMIC-CXR or CheXpert, from the folders of its path; None for films of other sets."""
+    match = _FOLDER.search(path)
+    return match[1] if match else None
+
+
+def padchest_patients(master_table: Path, problems: Problems) -> dict[str, str]:
+    """Film name, without its suffix -> PatientID, from PadChest-GR's master_table.csv; errors as `tables.rows`."""
+    rows = tables.rows(master_table, ("ImageID", "PatientID"), problems)
+    return {film_patient(image): patient for image, patient in rows if patient}

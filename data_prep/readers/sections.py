@@ -56,11 +56,7 @@ class Sections(NamedTuple):
 
 
 def parse(text: str) -> Sections:
-    r"""The sections of a report as it stands in its file.
-
-    >>> parse("FINAL REPORT\n \n FINDINGS: \n \n The lungs\n are clear.\n \n IMPRESSION: Normal.\n")
-    Sections(findings='The lungs are clear.', impression='Normal.', last_paragraph='')
-    """
+    """The sections of a report as it stands in its file."""
     sections = {"findings": "", "impression": ""}
     last = text
     for name, body in _bodies(text):
@@ -75,11 +71,7 @@ def parse(text: str) -> Sections:
 
 
 def indication(text: str) -> str:
-    r"""Why the film was taken: the first paragraph of the first section that says so, "" without one.
-
-    >>> indication("FINAL REPORT\n INDICATION:  ___F with\n cough.\n \n The lungs are clear.\n")
-    '___F with cough.'
-    """
+    """Why the film was taken: the first paragraph of the first section that says so, "" without one."""
     bodies = (body for name, body in _bodies(text) if _INDICATION.search(name) and _group(name) is None)
     return next((line(body.strip().partition(_PARAGRAPH)[0]) for body in bodies if body.strip()), "")
 
@@ -112,11 +104,6 @@ def choose(sections: Sections, wanted: str) -> tuple[str, str] | None:
 
     `wanted` is "findings" or "impression"; "both", for reports that have both; or "fallback": the findings, else the
     impression, else the last paragraph, as the data code released with RadVLM takes them.
-
-    >>> choose(Sections("Clear lungs.", "Normal."), "both")
-    ('report', 'Findings: Clear lungs. Impression: Normal.')
-    >>> choose(Sections("", "Normal."), "fallback")
-    ('impression', 'Normal.')
     """
     findings, impression, last_paragraph = sections
     if wanted == "both":

@@ -20,6 +20,7 @@ Licence: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 i
 import argparse
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError
@@ -31,8 +32,7 @@ from tqdm import tqdm
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import images, pictures, reports, tables
 from data_prep.readers.archives import all_files
-from data_prep.readers.patients import openi_patient
-from data_prep.readers.reports import Study
+from data_prep.readers.reports import Study, openi_patient
 from data_prep.readers.sections import Sections, line
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -126,7 +126,7 @@ def _studies(
         if not options.text_only:
             projections = {name: views.get(_key(name), ("unlisted", ""))[0] for name in names}
             wanted = [name for name in names if options.views == "all" or projections[name] == "frontal"]
-            films = list(_films(patient, wanted, options, problems))
+            films = list(islice(_films(patient, wanted, options, problems), 1 if options.per == "study" else None))
             if films and "lateral" in options.context:
                 others = [name for name in names if projections[name] == "lateral" and name != films[0][1].name]
                 lateral = next((path for _, path in _films(patient, others, options, problems)), None)
@@ -149,13 +149,10 @@ def _studies(
 def _films(
     patient: str, names: list[str], options: argparse.Namespace, problems: Problems
 ) -> Iterator[tuple[str, Path]]:
-    """The row's id and the path of each of these images that is there; per study, of the first."""
+    """The row's id and the path of each of these images that is there."""
     for name in names:
-        path = pictures.within(options.images, name, patient, problems)
-        if path is not None:
+        if path := pictures.within(options.images, name, patient, problems):
             yield f"{patient}-{name.split('.')[0]}", path
-            if options.per == "study":
-                return
 
 
 def _key(name: str) -> str:

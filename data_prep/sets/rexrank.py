@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import images, jsons, pictures, reports
-from data_prep.readers.patients import mimic_patient, openi_patient
-from data_prep.readers.reports import Study, known_text, reference
+from data_prep.readers.reports import Study, known_text, mimic_patient, openi_patient, reference
 from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
