@@ -146,28 +146,24 @@ def reports(source: Path, wanted: Mapping[str, str], problems: Problems) -> Repo
     They come in the order of `wanted`, which maps a study id to its subject id, or in that of a CSV file.
     """
     regular = {study: subject for study, subject in wanted.items() if study not in IRREGULAR}
-    if len(regular) < len(wanted):
-        left_out = len(wanted) - len(regular)
+    if left_out := len(wanted) - len(regular):
         problems.notes["studies without regular sections, which the official rules leave out"] += left_out
     if source.is_dir():
         base = source if (source / "files").is_dir() else source.parent
         if source.name != "files" and base != source:
             raise UsageError(f"--reports {source} has no folder 'files' with p10 to p19 in it; give the one that does")
         problems.source(base / "files", "*/*/s*.txt")
-        return _parsed(source, FolderTexts(base, _LARGEST).read, regular, problems)
-    if not source.is_file():
+        yield from _parsed(source, FolderTexts(base, _LARGEST).read, regular, problems)
+    elif not source.is_file():
         raise UsageError(f"--reports {source} is missing; give mimic-cxr-reports.zip, its folder or the sectioned csv")
-    if source.suffix == ".zip":
-        return _from_zip(source, regular, problems)
-    if is_table(source):
-        return _from_table(source, regular, problems)
-    raise UsageError(f"--reports {source} is neither a folder nor a .zip, .csv or .csv.gz file")
-
-
-def _from_zip(source: Path, wanted: Mapping[str, str], problems: Problems) -> Reports:
-    with ZipTexts(source, problems, _LARGEST) as archive:
-        names = {name[-_END:]: name for name in reversed(archive.names)}
-        yield from _parsed(source, lambda name: archive.read(names.get(name[-_END:], name)), wanted, problems)
+    elif source.suffix == ".zip":
+        with ZipTexts(source, problems, _LARGEST) as archive:
+            names = {name[-_END:]: name for name in reversed(archive.names)}
+            yield from _parsed(source, lambda name: archive.read(names.get(name[-_END:], name)), regular, problems)
+    elif is_table(source):
+        yield from _from_table(source, regular, problems)
+    else:
+        raise UsageError(f"--reports {source} is neither a folder nor a .zip, .csv or .csv.gz file")
 
 
 def _parsed(

@@ -1,7 +1,7 @@
 """Your own data in the JSON format of LLaVA: questions and answers about one image each.
 
 File: a JSON list, or JSON lines, of {"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."},
-{"from": "gpt", "value": "..."}]}; `image` is a path below --root. See `readers/dialogs.py` for what is
+{"from": "gpt", "value": "..."}]}; `image` is a path below --root. See `readers/jsons.py` for what is
 checked. `--task` says what the answers are:
 
 --task conversation  any answers, several turns too: rows for SFT, because no reward can score them
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_prep.options import with_group
 from data_prep.problems import Problems
 from data_prep.readers import images, pictures, reports
-from data_prep.readers.dialogs import Dialog, dialogs, task_content
+from data_prep.readers.jsons import Dialog, dialogs, task_content
 from data_prep.registry import data_set
 from data_prep.sample import KINDS, TASKS, Sample
 from reward_fns.conventions import CONVENTIONS, get_convention

@@ -18,7 +18,7 @@ ViewPosition: `--views PA AP UNKNOWN` takes them too.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from data_prep.sample import Sample
 from reward_fns.errors import UsageError
 
 _LATERAL = ("LATERAL", "LL")
+_Report = tuple[str, Sections, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +60,13 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         raise UsageError("--context indication and prior need the reports themselves: --reports mimic-cxr-reports.zip")
     images = mimic.Mimic(options, problems)
     studies = _studies(images, options, problems)
-    history = _History(studies) if "prior" in options.context else None
-    used = {study: entry.subject for study, entry in studies.items() if entry.films}
-    subjects = history.subjects if history else used
-    texts = mimic.reports(options.reports, subjects, problems)
-    for study, sections, text in tqdm(texts, total=len(subjects), unit="study", disable=None):
+    names = [study for study, entry in studies.items() if entry.films]
+    if "prior" in options.context:
+        names = sorted(studies, key=lambda study: (studies[study].subject, studies[study].taken))
+    texts = mimic.reports(options.reports, {study: studies[study].subject for study in names}, problems)
+    bar = tqdm(texts, total=len(names), unit="study", disable=None)
+    for study, sections, text, prior in _with_priors(bar, studies):
         entry, name = studies[study], f"s{study}"
-        prior = history.prior(study, sections) if history else ""
         chosen = reference(sections, options.section, name, problems) if entry.films else None
         split = images.authority.split(entry.subject, name) if chosen else None
         if chosen is None or split is None:
@@ -122,21 +123,14 @@ def _studies(images: mimic.Mimic, options: argparse.Namespace, problems: Problem
     return studies
 
 
-class _History:
-    """The previous report of each patient; reports must come in the order of `subjects`, study id -> subject id."""
-
-    def __init__(self, studies: Mapping[str, _Entry]) -> None:
-        self._studies = studies
-        ordered = sorted(studies, key=lambda study: (studies[study].subject, studies[study].taken))
-        self.subjects = {study: studies[study].subject for study in ordered}
-        self._subject, self._earlier = "", [(0.0, "")]
-
-    def prior(self, study: str, sections: Sections) -> str:
-        """The report of the patient's latest study before this one, "" if there is none or a date is unknown."""
-        entry = self._studies[study]
-        if entry.subject != self._subject:
-            self._subject, self._earlier = entry.subject, []
-        prior = next((text for taken, text in reversed(self._earlier) if taken < entry.taken), "")
-        if entry.taken and (text := whole(sections)):
-            self._earlier.append((entry.taken, text))
-        return prior
+def _with_priors(texts: Iterable[_Report], studies: Mapping[str, _Entry]) -> Iterator[tuple[str, Sections, str, str]]:
+    """The reports, in order of patient and time, each with that of the latest study before it whose date is known."""
+    subject, earlier = "", [(0.0, "")]
+    for study, sections, text in texts:
+        entry = studies[study]
+        if entry.subject != subject:
+            subject, earlier = entry.subject, []
+        prior = next((report for taken, report in reversed(earlier) if taken < entry.taken), "")
+        if entry.taken and (report := whole(sections)):
+            earlier.append((entry.taken, report))
+        yield study, sections, text, prior

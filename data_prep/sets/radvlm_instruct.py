@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import pictures, reports
-from data_prep.readers.dialogs import Dialog, dialogs, task_content
+from data_prep.readers.jsons import Dialog, dialogs, task_content
 from data_prep.readers.reports import film_patient, padchest_patients, patient_in_path
 from data_prep.registry import data_set
 from data_prep.sample import Sample

@@ -53,9 +53,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     files = {name: options.root / f"metadata/{name}_metadata_view_position.json" for name in ("train", "valid", "test")}
     present = {name: path for name, path in files.items() if path.is_file()}
     if not present:
-        raise UsageError(f"--root {options.root} has not one of {', '.join(str(path) for path in files.values())}")
-    for name in files.keys() - present.keys():
-        problems.notes[f"no metadata of the {name} split"] += 1
+        raise UsageError(f"--root {options.root} has none of {', '.join(map(str, files.values()))}")
+    problems.notes.update(f"no metadata of the {name} split" for name in files.keys() - present.keys())
     return reports.samples(_studies(present, options, problems), "rexgradient", options, problems)
 
 
