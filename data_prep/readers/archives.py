@@ -43,14 +43,10 @@ class ZipTexts(AbstractContextManager["ZipTexts"]):
                 problems.add("duplicate_id", f"{path}: {name}", "is in the archive twice; the first is used")
             elif not name.endswith("/"):
                 self._entries[name] = entry
+        self.names = list(self._entries)  # of all files, in the archive's order
 
     def __exit__(self, *_exception: object) -> None:
         self._archive.close()
-
-    @property
-    def names(self) -> list[str]:
-        """Of all files, in the archive's order."""
-        return list(self._entries)
 
     def read(self, name: str) -> bytes | None:
         """The content of one file, None if it is not there; `Unreadable` if damaged, encrypted or too large."""

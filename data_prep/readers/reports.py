@@ -120,16 +120,8 @@ def samples(
 # One name for each patient, whichever set shows the film: two names would hide that two splits share the patient.
 # The authority is each set's own loader; sets that reuse its films ask here. Chest ImaGenome and MS-CXR name patients
 # as MIMIC-CXR, CheXpert Plus as CheXpert.
-
-
-def mimic_patient(subject: str) -> str:
-    """The name of the patient's folder in MIMIC-CXR, p10000032 of subject_id 10000032."""
-    return f"p{subject}"
-
-
-def openi_patient(uid: str) -> str:
-    """CXR3030 of uid 3030: OpenI does not name patients, so each study counts as one."""
-    return f"CXR{uid}"
+# p10000032 of subject_id 10000032; CXR3030 of uid 3030, since OpenI does not name patients: each study counts as one.
+mimic_patient, openi_patient = "p{}".format, "CXR{}".format
 
 
 def film_patient(image: str) -> str:

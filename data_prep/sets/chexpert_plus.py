@@ -28,7 +28,6 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import images, reports, tables
-from data_prep.readers.reports import Study, reference
 from data_prep.readers.sections import Sections, line, whole
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -104,7 +103,7 @@ def _films(table: Path, problems: Problems) -> tuple[dict[str, _Film], dict[str,
 
 def _studies(
     table: Path, films: dict[str, _Film], sides: dict[_Key, _Film], options: argparse.Namespace, problems: Problems
-) -> Iterator[Study]:
+) -> Iterator[reports.Study]:
     """A study for each of the films."""
     priors = _priors(table, problems) if "prior" in options.context else {}
     columns = (*_TEXT, "split", *(_INDICATION if "indication" in options.context else ()))
@@ -113,7 +112,7 @@ def _studies(
         film = films.pop(path, None)
         if film is None:
             continue
-        chosen = reference(Sections(line(findings), line(impression)), options.section, path, problems)
+        chosen = reports.reference(Sections(line(findings), line(impression)), options.section, path, problems)
         image = _image(options.root, path, dicom, problems) if chosen else None
         if chosen is None or image is None:
             continue
@@ -121,7 +120,7 @@ def _studies(
         lateral = _image(options.root, side.path, "", problems) if side else None
         indication, prior = next(filter(None, map(line, histories)), ""), priors.get(film.study, "")
         named = [(f"{name}_{image.stem}", image)]
-        yield Study(name, film.study[0], NAMES[split], *chosen, named, lateral, indication, prior)
+        yield reports.Study(name, film.study[0], NAMES[split], *chosen, named, lateral, indication, prior)
 
 
 def _priors(table: Path, problems: Problems) -> dict[_Key, str]:

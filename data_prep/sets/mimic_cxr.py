@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import mimic, reports
-from data_prep.readers.reports import Study, reference
 from data_prep.readers.sections import Sections, indication, whole
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -67,13 +66,13 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     bar = tqdm(texts, total=len(names), unit="study", disable=None)
     for study, sections, text, prior in _with_priors(bar, studies):
         entry, name = studies[study], f"s{study}"
-        chosen = reference(sections, options.section, name, problems) if entry.films else None
+        chosen = reports.reference(sections, options.section, name, problems) if entry.films else None
         split = images.authority.split(entry.subject, name) if chosen else None
         if chosen is None or split is None:
             continue
         lateral = images.path(entry.lateral) if entry.lateral else None
         reason = indication(text) if "indication" in options.context else ""
-        record = Study(name, entry.films[0].patient, split, *chosen, indication=reason, prior=prior)
+        record = reports.Study(name, entry.films[0].patient, split, *chosen, indication=reason, prior=prior)
         for film in entry.films:
             if path := images.path(film):
                 identity = name if options.per == "study" else f"{name}-{film.dicom}"

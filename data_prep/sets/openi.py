@@ -32,7 +32,6 @@ from tqdm import tqdm
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import images, pictures, reports, tables
 from data_prep.readers.archives import all_files
-from data_prep.readers.reports import Study, openi_patient
 from data_prep.readers.sections import Sections, line
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -108,11 +107,11 @@ def _find_files(options: argparse.Namespace) -> None:
 
 def _studies(
     records: Iterable[_Report], views: _Views, options: argparse.Namespace, problems: Problems
-) -> Iterator[Study]:
+) -> Iterator[reports.Study]:
     """The studies that have the part of the report that is asked for, with the images to use."""
     total, lost, example = 0, 0, ""
     for uid, sections, indication, names in records:
-        patient = openi_patient(uid)
+        patient = reports.openi_patient(uid)
         if not any(sections):
             problems.notes["reports with neither findings nor impression, not used"] += 1
             continue
@@ -138,7 +137,7 @@ def _studies(
             if not films and (wanted or "lateral" not in projections.values()):
                 lost, example = lost + 1, f"{patient} with images {', '.join(names) or 'none'}"
         split, reason = reports.split(options, patient, salt="openi"), "indication" in options.context
-        yield Study(patient, patient, split, *chosen, films, lateral, indication if reason else "")
+        yield reports.Study(patient, patient, split, *chosen, films, lateral, indication if reason else "")
     if lost > total / 2:
         raise RefusedData(
             f"{lost:,} of {total:,} reports find no image, the last one {example}; check that --images is complete, "
@@ -172,7 +171,7 @@ def _unique(records: Iterable[tuple[str, _Report]], problems: Problems) -> Itera
         if not report.uid.strip():
             problems.add("missing_key", where, "has no uId (XML) or uid (CSV); not used")
         elif report.uid in seen:
-            problems.add("duplicate_id", where, f"{openi_patient(report.uid)} was used before; not used")
+            problems.add("duplicate_id", where, f"{reports.openi_patient(report.uid)} was used before; not used")
         else:
             seen.add(report.uid)
             yield report

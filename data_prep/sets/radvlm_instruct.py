@@ -17,10 +17,9 @@ The id begins with the source, which says what an item is:
     conv-train, conv-grounded-...        conversations: 86,155, 862 four times and 2,225 four times
 
 Questions are asked word by word. For --box-format radvlm, in which the set is written, SFT teaches its answers word by
-word too; else boxes alone are written anew. Classification and conversations become rows for SFT only. All of it is
-meant for training. Patients are named as the sources' own loaders name them: from the paths of MIMIC-CXR and CheXpert;
-each film of VinDr-CXR counts as one; PadChest's are only in master_table.csv of PadChest-GR, which is looked for beside
-its films and above, or named by --padchest-table.
+word too; else boxes are written anew. Classification and conversations become rows for SFT only. All of it is meant for
+training. Patients are named as the sources' own loaders do: from the paths of MIMIC-CXR and CheXpert; each film of
+VinDr-CXR counts as one; PadChest's are in PadChest-GR's master_table.csv only, looked for beside its films and above.
 """
 
 import argparse
@@ -142,8 +141,8 @@ def _below(root: Path, image: str, dropped: dict[tuple[str, ...], None]) -> str:
 def _padchest_table(options: argparse.Namespace, film: Path, problems: Problems) -> dict[str, str]:
     """PadChest's patients by film: from --padchest-table, or from the table beside the film or above, below --root."""
     above = [options.root, *(folder for folder in film.parents if folder.is_relative_to(options.root))]
-    tables = [options.padchest_table] if options.padchest_table else [folder / _MASTER_TABLE for folder in above]
-    table = next((table for table in tables if options.padchest_table or table.is_file()), None)
+    beside = filter(Path.is_file, (folder / _MASTER_TABLE for folder in above))
+    table = options.padchest_table or next(beside, None)
     return padchest_patients(table, problems) if table else {}
 
 

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import images, jsons, pictures, reports
-from data_prep.readers.reports import Study, known_text, mimic_patient, openi_patient, reference
 from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -58,7 +57,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     return reports.samples(_studies(options, problems), options.name, options, problems)
 
 
-def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[Study]:
+def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[reports.Study]:
     for name, entry in tqdm(jsons.members(options.annotations, problems), unit="study", disable=None):
         patient = _patient(name, entry)
         names, views = (entry.get(key) for key in ("image_path", "frontal_lateral")) if patient else (None, None)
@@ -70,8 +69,8 @@ def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[Study]
         if split not in NAMES:
             problems.add("no_split", name, f"split {split!r} is not one of {', '.join(NAMES)}; study not used")
             continue
-        sections = Sections(*(known_text(entry.get(f"section_{part}")) for part in ("findings", "impression")))
-        chosen = reference(sections, options.section, name, problems)
+        sections = Sections(*(reports.known_text(entry.get(f"section_{part}")) for part in ("findings", "impression")))
+        chosen = reports.reference(sections, options.section, name, problems)
         if chosen is None:
             continue
         lateral = [str(image) for image, view in zip(names, views, strict=True) if "lateral" in str(view).lower()]
@@ -84,9 +83,10 @@ def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[Study]
         paths = [path for image in frontal if (path := _image(options.root, image, name, problems))]
         sides = lateral[:1] if paths and "lateral" in options.context else []
         side = next((_image(options.root, image, name, problems) for image in sides), None)
-        reason = _INDICATION.search(str(entry.get("context"))) if "indication" in options.context else None
+        asked = _INDICATION.search(str(entry.get("context"))) if "indication" in options.context else None
+        reason = reports.known_text(asked[1]) if asked else ""
         films = [(f"{name}-{path.stem}", path) for path in paths]
-        yield Study(name, patient, NAMES[split], *chosen, films, side, known_text(reason[1]) if reason else "")
+        yield reports.Study(name, patient, NAMES[split], *chosen, films, side, reason)
 
 
 def _patient(name: str, entry: Any) -> str:
@@ -94,9 +94,9 @@ def _patient(name: str, entry: Any) -> str:
     if not isinstance(entry, dict):
         return ""
     if re.fullmatch(r"1\d{7}", subject := str(entry.get("subject_id"))):
-        return mimic_patient(subject)
+        return reports.mimic_patient(subject)
     if match := _OPENI.match(name):
-        return openi_patient(match[1])
+        return reports.openi_patient(match[1])
     match = _CHEXPERT.fullmatch(name)
     return match[1] if match else ""
 
