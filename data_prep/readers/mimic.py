@@ -126,11 +126,7 @@ def _moment(date: str, time: str) -> float:
 
 
 def ids(path: str) -> tuple[str, str, str] | None:
-    """Subject, study and dicom id from a path in annotations, None for any other path.
-
-    >>> ids("files/p10/p10000032/s50414267/0123abcd-0123abcd-0123abcd-0123abcd-0123abcd.jpg")
-    ('10000032', '50414267', '0123abcd-0123abcd-0123abcd-0123abcd-0123abcd')
-    """
+    """Subject, study and dicom id from a path in annotations, None for any other path."""
     match = _PATH.fullmatch(path)
     return (match[1], match[2], match[3]) if match else None
 

@@ -102,8 +102,7 @@ def line(text: str) -> str:
 def choose(sections: Sections, wanted: str) -> tuple[str, str] | None:
     """The kind of question (`sample.KINDS`) and the reference text for it, or None if the report does not have it.
 
-    `wanted` is "findings" or "impression"; "both", for reports that have both; or "fallback": the findings, else the
-    impression, else the last paragraph, as the data code released with RadVLM takes them.
+    "fallback" is the findings, else the impression, else the last paragraph, as RadVLM's released data code takes them.
     """
     findings, impression, last_paragraph = sections
     if wanted == "both":

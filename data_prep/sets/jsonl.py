@@ -69,7 +69,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             continue
         patient, task = item["patient_id"], "report" if "report" in item else "grounding"
         split = item.get("split") or reports.split(options, patient)
-        content: dict[str, Any] = {key: item[key] for key in ("report", "phrase", "question", "kind") if key in item}
+        content = {key: item[key] for key in ("report", "phrase", "question", "kind") if key in item}
         yield Sample(item["id"], patient, split, options.name, task, *film, boxes=boxes, **content)
 
 

@@ -85,9 +85,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     unique = _unique(tqdm(records, unit="report", disable=None), problems)
     studies = _studies(unique, views, options, problems)
     if options.text_only:
-        yield from (study.sample("openi", study.id, (None, 0, 0)) for study in studies)
-    else:
-        yield from reports.samples(studies, "openi", options, problems)
+        return (study.sample("openi", study.id, (None, 0, 0)) for study in studies)
+    return reports.samples(studies, "openi", options, problems)
 
 
 def _find_files(options: argparse.Namespace) -> None:
@@ -139,10 +138,8 @@ def _studies(
         split, reason = reports.split(options, patient, salt="openi"), "indication" in options.context
         yield reports.Study(patient, patient, split, *chosen, films, lateral, indication if reason else "")
     if lost > total / 2:
-        raise RefusedData(
-            f"{lost:,} of {total:,} reports find no image, the last one {example}; check that --images is complete, "
-            f"and that {_PROJECTIONS} lists the images of these reports"
-        )
+        check = f"check that --images is complete, and that {_PROJECTIONS} lists the images of these reports"
+        raise RefusedData(f"{lost:,} of {total:,} reports find no image, the last one {example}; {check}")
 
 
 def _films(
