@@ -1,20 +1,16 @@
 """Small text files by name from a folder or a zip archive, or all of a tar archive; nothing is unpacked to disk."""
 
-from __future__ import annotations
-
 import gzip
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, NamedTuple, cast
 
 from data_prep.problems import Problems, RefusedData
 from reward_fns.errors import UsageError
-
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
 
 _LARGEST_ARCHIVE = 2**30  # bytes of all files unpacked; far more than a collection of reports has
 
@@ -23,14 +19,10 @@ class Unreadable(ValueError):
     """A file, in an archive or not, that cannot be used; the message says why."""
 
 
-class ZipTexts:
+class ZipTexts(AbstractContextManager["ZipTexts"]):
     """A zip archive of files of at most `largest` bytes, asked for by name; backslashes in names are read as slashes.
 
     Entries whose name leaves the archive ("../x", "/x") or occurs twice are problems.
-
-    Raises:
-        UsageError: if the archive cannot be opened.
-        RefusedData: if it is not a zip archive or its directory is damaged.
     """
 
     def __init__(self, path: Path, problems: Problems, largest: int) -> None:
@@ -51,48 +43,32 @@ class ZipTexts:
                 problems.add("duplicate_id", f"{path}: {name}", "is in the archive twice; the first is used")
             elif not name.endswith("/"):
                 self._entries[name] = entry
-
-    def __enter__(self) -> Self:
-        return self
+        self.names = list(self._entries)  # of all files, in the archive's order
 
     def __exit__(self, *_exception: object) -> None:
         self._archive.close()
 
-    @property
-    def names(self) -> list[str]:
-        """Of all files, in the archive's order."""
-        return list(self._entries)
-
     def read(self, name: str) -> bytes | None:
-        """The content of one file, or None if the archive does not have it.
-
-        Raises:
-            Unreadable: if it is damaged, encrypted or larger than allowed.
-        """
+        """The content of one file, None if it is not there; `Unreadable` if damaged, encrypted or too large."""
         entry = self._entries.get(name)
         if entry is None:
             return None
         try:
             with self._archive.open(entry) as file:
                 # The size that the archive states may be wrong.
-                content = file.read(self.largest + 1)
+                return _within(file.read(self.largest + 1), self.largest)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
             raise Unreadable(f"cannot be unpacked from {self.path}: {error}") from error
-        return _within(content, self.largest)
 
 
-class FolderTexts:
+class FolderTexts(NamedTuple):
     """The same for the files of a folder, of at most `largest` bytes each."""
 
-    def __init__(self, folder: Path, largest: int) -> None:
-        self.folder, self.largest = folder, largest
+    folder: Path
+    largest: int
 
     def read(self, name: str) -> bytes | None:
-        """The content of one file, or None if the folder does not have it.
-
-        Raises:
-            Unreadable: if it cannot be read or is larger than allowed.
-        """
+        """The content of one file, None if it is not there; `Unreadable` if it cannot be read or is too large."""
         try:
             with open(self.folder / name, "rb") as file:
                 return _within(file.read(self.largest + 1), self.largest)
@@ -106,10 +82,6 @@ def all_files(path: Path, suffix: str, largest: int, problems: Problems) -> Iter
     """Name and content of each file with the suffix: in a tar archive's order, of a folder by name, sub-folders too.
 
     The archive may be gzipped. Entries whose name leaves it, links and files of more than `largest` bytes are problems.
-
-    Raises:
-        UsageError: the archive cannot be opened, or a folder has no such file.
-        RefusedData: the archive is damaged, or unpacks to far more than reports do.
     """
     if not path.is_dir():
         problems.source(path)
@@ -119,10 +91,9 @@ def all_files(path: Path, suffix: str, largest: int, problems: Problems) -> Iter
     names = sorted(str(file.relative_to(path)) for file in path.rglob(f"*{suffix}"))
     if not names:
         raise UsageError(f"{path} holds no {suffix} file; give the folder, or the archive, that does")
-    texts = FolderTexts(path, largest)
     for name in names:
         try:
-            yield name, texts.read(name) or b""
+            yield name, FolderTexts(path, largest).read(name) or b""
         except Unreadable as error:
             problems.add("unreadable_file", name, f"{error}; not used")
 

@@ -1,31 +1,35 @@
-"""JSON files of any size, read part by part: a list, one object per line, or the members of one object."""
+"""JSON files of any size, read part by part: a list, one object per line, the members of one object, or dialogs."""
 
-import codecs
+import io
 import json
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, NoReturn
 
 from data_prep.problems import Problems, RefusedData
+from data_prep.readers.reports import is_placeholder
+from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
 
 _BLOCK = 2**20
 _LONGEST = 2**26  # characters of one part; more means that a bracket or quote is missing
 _DEEPEST = 50  # levels; no published record has more than ten
 _SPACE = " \t\r\n"
+_DECODER = json.JSONDecoder()
+_ASKS, _ANSWERS = ("human", "user"), ("gpt", "assistant")
+_TAG = "<image>"
+# verl puts an image, video or sound wherever a text has one of these.
+_TAGS = re.compile(r"<(?:image|video|audio)>")
 
 
 def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a file with its place, "item 3" or "line 3".
+    """Each object of a list or of JSON lines, in UTF-8, with its place, "item 3" or "line 3".
 
-    The file is a list of objects, or has one object per line (JSON lines), in UTF-8. A broken line and an item that is
-    not an object or has a `defect` are problems and skipped; behind a break in a list, the next item cannot be found.
-
-    Raises:
-        UsageError: the file cannot be read.
-        RefusedData: the list is broken, cut short, or not in UTF-8.
+    A broken line and an item that is not an object or has a `defect` are problems and skipped. A broken list is
+    refused, because behind the break the next item cannot be found.
     """
     with _opened(path, problems) as file:
         start = file.read(_BLOCK).decode("utf-8-sig", "replace").lstrip()[:1]
@@ -39,12 +43,7 @@ def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any
 
 
 def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
-    """Key and value of each member of the one object in a file; a member with a `defect` is a problem and skipped.
-
-    Raises:
-        UsageError: the file cannot be read.
-        RefusedData: it is broken, cut short, not an object, or not in UTF-8.
-    """
+    """Key and value of each member of the one object in a file; a member with a `defect` is a problem and skipped."""
     with _opened(path, problems) as file:
         for key, value in _parts(path, file, "{}"):
             if wrong := defect([key, value]):
@@ -53,28 +52,19 @@ def members(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
                 yield key, value
 
 
-def defect(item: Any) -> str:
-    r"""Why a parsed value cannot be stored: half of a surrogate pair, or deep nesting; "" if it can.
-
-    >>> defect({"report": "\ud83d"})
-    "holds half of a surrogate pair, which is not a character: '\\ud83d'"
-    """
-    waiting = [(item, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return f"holds half of a surrogate pair, which is not a character: {reprlib.repr(value)}"
-        elif isinstance(value, dict | list):
-            if depth > _DEEPEST:
-                return f"is nested more than {_DEEPEST} levels deep"
-            if isinstance(value, dict):
-                waiting += ((key, depth) for key in value)
-                value = value.values()
-            waiting += ((part, depth + 1) for part in value)
-    return ""
+def defect(item: Any, depth: int = 1) -> str:
+    """Why a parsed value cannot be stored: half of a surrogate pair, or deep nesting; "" if it can."""
+    if isinstance(item, str):
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            return f"holds half of a surrogate pair, which is not a character: {reprlib.repr(item)}"
+    if not isinstance(item, dict | list):
+        return ""
+    if depth > _DEEPEST:
+        return f"is nested more than {_DEEPEST} levels deep"
+    parts = (*item, *item.values()) if isinstance(item, dict) else item
+    return next(filter(None, (defect(part, depth + 1) for part in parts)), "")
 
 
 @contextmanager
@@ -95,17 +85,16 @@ def _lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, Any]]:
             if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                 yield place, json.loads(text)
         except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            problems.add("bad_encoding", place, f"is not UTF-8 (byte 0x{byte:02x}); not used, save the file as UTF-8")
+            byte = f"byte 0x{error.object[error.start]:02x}"
+            problems.add("bad_encoding", place, f"is not UTF-8 ({byte}); not used, save the file as UTF-8")
         except (ValueError, RecursionError) as error:
             problems.add("bad_json", place, f"is not valid JSON: {error}; not used")
 
 
 def _parts(path: Path, file: IO[bytes], brackets: str) -> Iterator[tuple[str, Any]]:
     """Place and value of each item of a list, or key and value of each member of an object."""
-    text = _Text(path, file)
+    text, number = _Text(path, file), 0
     text.skip(brackets[0])
-    number = 0
     while text.next() != brackets[1]:
         if number:
             text.skip(",")
@@ -124,17 +113,16 @@ class _Text:
     """The text of a file, of which only what the next part needs is held."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file = path, file
-        self._decoder, self._json = codecs.getincrementaldecoder("utf-8-sig")(), json.JSONDecoder()
-        self._held, self._at, self._ended = "", 0, False
+        self._path, self._file = path, io.TextIOWrapper(file, "utf-8-sig", newline="")
+        self._held, self._at = "", 0
 
     def next(self) -> str:
         """The next character that is not a space; "" at the end."""
         while True:
-            while self._at < len(self._held) and self._held[self._at] in _SPACE:
+            while (character := self._held[self._at : self._at + 1]) and character in _SPACE:
                 self._at += 1
-            if self._at < len(self._held) or not self._more(_BLOCK):
-                return self._held[self._at : self._at + 1]
+            if character or not self._more(_BLOCK):
+                return character
 
     def skip(self, character: str) -> None:
         start = self.next()
@@ -147,7 +135,7 @@ class _Text:
         block = _BLOCK
         while True:
             try:
-                item, self._at = self._json.raw_decode(self._held, self._at)
+                item, self._at = _DECODER.raw_decode(self._held, self._at)
                 return item
             except (json.JSONDecodeError, RecursionError) as error:
                 # Perhaps the rest of the part was not read yet. Twice as much each time keeps this linear.
@@ -156,16 +144,97 @@ class _Text:
                 block *= 2
 
     def _more(self, size: int) -> bool:
-        if self._ended:
-            return False
-        read = self._file.read(size)
-        self._ended = not read
         try:
-            self._held = self._held[self._at :] + self._decoder.decode(read, final=self._ended)
+            read = self._file.read(size)
         except UnicodeDecodeError as error:
             self.fail(f"not in UTF-8 (byte 0x{error.object[error.start]:02x})")
-        self._at = 0
-        return not self._ended
+        self._held, self._at = self._held[self._at :] + read, 0
+        return bool(read)
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str) -> NoReturn:
         raise RefusedData(f"{self._path} is not valid JSON, or cut short: {what}; mend it or get it again")
+
+
+class Dialog(NamedTuple):
+    """One item: its id, the image's path as written, and questions with their answers, without the image tag."""
+
+    id: str
+    image: str
+    turns: tuple[tuple[str, str], ...]
+
+
+class _Unusable(ValueError):
+    """Kind of problem of an item, and what is wrong with it."""
+
+
+def dialogs(path: Path, problems: Problems) -> Iterator[Dialog]:
+    """The usable items of a LLaVA file (see the set `llava`): an id not seen before, one image, complete turns.
+
+    Without an id, its place in the file is its id. Errors as `jsons.objects`.
+    """
+    seen: set[int] = set()
+    for place, item in objects(path, problems):
+        problems.count("items")
+        identity = str(item.get("id") or place)
+        try:
+            if hash(identity) in seen:
+                raise _Unusable("duplicate_id", "this id was used before")
+            seen.add(hash(identity))
+            yield Dialog(identity, _image(item.get("image")), _turns(item.get("conversations"), problems))
+        except _Unusable as error:
+            kind, wrong = error.args
+            problems.add(kind, f"{place} (id {identity})", f"{wrong}; not used")
+
+
+def _image(image: Any) -> str:
+    if isinstance(image, list) and len(image) == 1:
+        image = image[0]
+    if isinstance(image, str) and image.strip():
+        return image
+    kind = "several_images" if isinstance(image, list) and image else "no_image"
+    raise _Unusable(kind, f"'image' must be the path of one image, but is {image!r:.80}")
+
+
+def _turns(messages: Any, problems: Problems) -> tuple[tuple[str, str], ...]:
+    texts: list[str] = []
+    for message in messages if isinstance(messages, list) else []:
+        speaker, value = (message.get("from"), message.get("value")) if isinstance(message, dict) else (None, None)
+        wanted = _ANSWERS if len(texts) % 2 else _ASKS
+        if speaker not in wanted or not isinstance(value, str):
+            wrong = f"message {len(texts) + 1} must be a text from {wanted[0]!r}, but is from {speaker!r}"
+            raise _Unusable("bad_conversation", wrong)
+        texts.append(value)
+    if not texts or len(texts) % 2:
+        raise _Unusable("bad_conversation", "needs questions each followed by an answer")
+    if _TAG not in texts[0]:
+        problems.notes["questions without <image>"] += 1
+    texts = [text.strip() for text in (texts[0].replace(_TAG, "", 1), *texts[1:])]
+    if any(_TAGS.search(text) for text in texts):
+        raise _Unusable("image_tags", "has a tag of an image, video or sound beyond the first <image>")
+    if not all(texts):
+        raise _Unusable("bad_conversation", "has a question or an answer without text")
+    return tuple(zip(texts[::2], texts[1::2], strict=True))
+
+
+def task_content(
+    task: str, dialog: Dialog, source_format: str, frame: tuple[int, int], problems: Problems
+) -> dict[str, Any] | None:
+    """The fields of a sample that hold question and answer, boxes in `frame`; None, a problem, if not of the task."""
+    if task == "conversation":
+        return {"turns": dialog.turns}
+    where = f"id {dialog.id}"
+    (question, answer), *more = dialog.turns
+    if more:
+        problems.add("several_turns", where, f"task {task} needs one question and its answer; not used")
+    elif task == "report":
+        if not is_placeholder(answer):
+            return {"question": question, "report": answer}
+        problems.add("placeholder_report", where, f"the report is {answer[:40]!r}, which says nothing; not used")
+    else:
+        parsed = get_convention(source_format).parse(answer, frame)
+        if not parsed.invalid and not parsed.unreadable:
+            if not parsed.boxes:
+                problems.notes["answers without a box, read as: nothing there"] += 1
+            return {"question": question, "phrase": question, "boxes": parsed.boxes}
+        problems.add("bad_box", where, f"the answer has a malformed box by {source_format}: {answer[:200]!r}; not used")
+    return None

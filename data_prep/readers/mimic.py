@@ -1,22 +1,31 @@
-"""What the data sets on MIMIC-CXR's images share: options, images, splits and where a file lies.
+"""What the data sets on MIMIC-CXR's images share: options, images, splits, where a file lies, and the reports.
 
 MIMIC-CXR-JPG 2.1.0 (PhysioNet, credentialed access) has `files/p10/p10000032/s50414267/<dicom_id>.jpg` and beside
 `files/` the tables `mimic-cxr-2.0.0-metadata.csv` and `mimic-cxr-2.0.0-split.csv`, each also read as `.csv.gz`. The JPG
 keeps the size of the original, which the metadata give as Rows (height) and Columns (width): no image is opened.
+
+The reports are read one at a time from wherever the user has them:
+
+- `mimic-cxr-reports.zip` as it is downloaded, read without unpacking; packed anew, its names may begin otherwise than
+  with `files/`, or have backslashes: a report is found by its last two parts, `p10000032/s50414267.txt`;
+- the folder that it unpacks to, or the `files` in it (slower: 227,835 small files);
+- `mimic_cxr_sectioned.csv` (`.gz`), which the official scripts make: study, impression, findings, last_paragraph,
+  comparison. It leaves out the 54 studies of `sections.IRREGULAR`, so they are left out everywhere.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.problems import Problems
+from data_prep.problems import Problems, RefusedData
 from data_prep.readers import tables
-from data_prep.readers.patients import mimic_patient
-from data_prep.readers.reports import folder
+from data_prep.readers.archives import FolderTexts, Unreadable, ZipTexts
+from data_prep.readers.reports import folder, mimic_patient
+from data_prep.readers.sections import IRREGULAR, Sections, line, parse
 from data_prep.splits import FILE, Authority, read_mimic_splits
 from reward_fns.errors import UsageError
 
@@ -27,14 +36,15 @@ _DICOM = r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}"
 # Ids become paths: nothing else may.
 _IDS = re.compile(rf"{_DICOM} 1\d{{7}} 5\d{{7}}")
 _PATH = re.compile(rf"files/p1\d/p(1\d{{7}})/s(5\d{{7}})/({_DICOM})\.(?:jpg|dcm)")
+_LARGEST = 1 << 20  # bytes of a report; they have about a thousand
+_END = len("p10000032/s50414267.txt")
+_SECTIONED = ("study", "findings", "impression", "last_paragraph")
+
+Reports = Iterator[tuple[str, Sections, str]]
 
 
 class Film(NamedTuple):
-    """One image of MIMIC-CXR.
-
-    The ids are as in the tables, width and height in pixels; `taken` orders the studies of a patient in time and is 0
-    where it is not known.
-    """
+    """One image: ids as in the tables, pixels; `taken` orders a patient's studies in time, 0 where it is not known."""
 
     dicom: str
     subject: str
@@ -58,12 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Mimic:
-    """The images under `--root`, with the split of each patient, by the options of `add_arguments`.
-
-    Raises:
-        UsageError: if the folder or the split file is missing, or the folder holds no film at all.
-        RefusedData: if the split file is damaged or has a patient in two splits.
-    """
+    """The images under `--root`, with the split of each patient, by the options of `add_arguments`."""
 
     def __init__(self, options: argparse.Namespace, problems: Problems) -> None:
         root = folder(options.root, "--root", "files/ and the tables of MIMIC-CXR-JPG")
@@ -75,12 +80,7 @@ class Mimic:
             raise UsageError(f"--root {root} holds no film files/p1./p1......./s5......./<dicom_id>.jpg; download them")
 
     def films(self, wanted: Container[str] | None = None, *, dated: bool = False) -> Iterator[Film]:
-        """The images in the metadata's order, of the dicom_ids in `wanted` or all; `dated` reads when they were taken.
-
-        Raises:
-            UsageError: if the metadata are missing.
-            RefusedData: if they are damaged.
-        """
+        """The images in the metadata's order, of these dicom_ids or all; `dated` reads when they were taken."""
         seen: set[str] = set()
         metadata = tables.find(self._root, _METADATA, "--root")
         columns = _COLUMNS + (_DATES if dated else ())
@@ -93,20 +93,15 @@ class Mimic:
                 self._problems.add("duplicate_id", where, "has a row already; this one is not used")
             else:
                 seen.add(dicom)
-                if wanted is None or dicom in wanted:
-                    size = self.size(width, height, where)
-                    if size:
-                        taken = _moment(*date) if date else 0
-                        yield Film(dicom, subject, study, sys.intern(view), *size, taken)
+                if (wanted is None or dicom in wanted) and (size := self.size(width, height, where)):
+                    yield Film(dicom, subject, study, sys.intern(view), *size, _moment(*date) if date else 0)
 
     def size(self, width: str, height: str, where: str) -> tuple[int, int] | None:
         """Width and height as numbers; None, and a problem, if they are not positive whole numbers."""
-        try:
+        with suppress(ValueError):
             size = int(width), int(height)
-        except ValueError:
-            size = 0, 0
-        if min(size) > 0:
-            return size
+            if min(size) > 0:
+                return size
         wrong = f"width {width!r} and height {height!r} must be positive whole numbers; image not used"
         self._problems.add("bad_size", where, wrong)
         return None
@@ -131,10 +126,73 @@ def _moment(date: str, time: str) -> float:
 
 
 def ids(path: str) -> tuple[str, str, str] | None:
-    """Subject, study and dicom id from a path in the annotations of MIMIC-CXR's images, or None for any other path.
-
-    >>> ids("files/p10/p10000032/s50414267/0123abcd-0123abcd-0123abcd-0123abcd-0123abcd.jpg")
-    ('10000032', '50414267', '0123abcd-0123abcd-0123abcd-0123abcd-0123abcd')
-    """
+    """Subject, study and dicom id from a path in annotations, None for any other path."""
     match = _PATH.fullmatch(path)
     return (match[1], match[2], match[3]) if match else None
+
+
+def is_table(source: Path) -> bool:
+    """Whether the reports come from the section file: in its own order, and without indications."""
+    return source.name.endswith((".csv", ".csv.gz"))
+
+
+def reports(source: Path, wanted: Mapping[str, str], problems: Problems) -> Reports:
+    """Study id, sections and whole text ("" in a CSV file) of each wanted study whose report can be read.
+
+    They come in the order of `wanted`, which maps a study id to its subject id, or in that of a CSV file.
+    """
+    regular = {study: subject for study, subject in wanted.items() if study not in IRREGULAR}
+    if left_out := len(wanted) - len(regular):
+        problems.notes["studies without regular sections, which the official rules leave out"] += left_out
+    if source.is_dir():
+        base = source if (source / "files").is_dir() else source.parent
+        if source.name != "files" and base != source:
+            raise UsageError(f"--reports {source} has no folder 'files' with p10 to p19 in it; give the one that does")
+        problems.source(base / "files", "*/*/s*.txt")
+        yield from _parsed(source, FolderTexts(base, _LARGEST).read, regular, problems)
+    elif not source.is_file():
+        raise UsageError(f"--reports {source} is missing; give mimic-cxr-reports.zip, its folder or the sectioned csv")
+    elif source.suffix == ".zip":
+        with ZipTexts(source, problems, _LARGEST) as archive:
+            names = {name[-_END:]: name for name in reversed(archive.names)}
+            yield from _parsed(source, lambda name: archive.read(names.get(name[-_END:], name)), regular, problems)
+    elif is_table(source):
+        yield from _from_table(source, regular, problems)
+    else:
+        raise UsageError(f"--reports {source} is neither a folder nor a .zip, .csv or .csv.gz file")
+
+
+def _parsed(
+    source: Path, read: Callable[[str], bytes | None], wanted: Mapping[str, str], problems: Problems
+) -> Reports:
+    missing = []
+    for study, subject in wanted.items():
+        name = f"files/p{subject[:2]}/p{subject}/s{study}.txt"
+        try:
+            if (content := read(name)) is None:
+                missing.append(name)
+            else:
+                text = content.decode("utf-8-sig").replace("\r\n", "\n")
+                yield study, parse(text), text
+        except (Unreadable, UnicodeDecodeError) as error:
+            problems.add("unreadable_report", name, f"{error}; study not used")
+    _list_missing(source, missing, len(wanted), problems)
+
+
+def _from_table(source: Path, wanted: Mapping[str, str], problems: Problems) -> Reports:
+    seen: set[str] = set()
+    for name, findings, impression, last_paragraph in tables.rows(source, _SECTIONED, problems):
+        study = name.removeprefix("s")
+        if study in seen:
+            problems.add("duplicate_id", f"{source.name}: {name}", "has a row already; this one is not used")
+        elif study in wanted:
+            seen.add(study)
+            yield study, Sections(line(findings), line(impression), line(last_paragraph)), ""
+    _list_missing(source, [f"s{study}" for study in sorted(wanted.keys() - seen)], len(wanted), problems)
+
+
+def _list_missing(source: Path, missing: list[str], wanted: int, problems: Problems) -> None:
+    if missing and len(missing) == wanted:
+        raise RefusedData(f"--reports {source} has none of the {wanted:,} reports, e.g. {missing[0]}; give MIMIC-CXR's")
+    for name in missing:
+        problems.add("missing_report", name, f"not in {source}; study not used")

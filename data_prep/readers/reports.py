@@ -1,19 +1,21 @@
-"""Steps that the report sets share: options, the part of a report that is asked for, rows per study or per image."""
+"""Steps that sets share: options, the part of a report that is asked for, rows per study or image, patients' names."""
 
 import argparse
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from data_prep.options import shares
 from data_prep.problems import Problems
-from data_prep.readers import pictures
+from data_prep.readers import pictures, tables
 from data_prep.readers.images import Film
 from data_prep.readers.sections import SECTIONS, Sections, choose, line
 from data_prep.sample import SPLITS, Sample, split_of
 from reward_fns.errors import UsageError
 
 _PLACEHOLDERS = {"", "none", "nan", "null", "n/a", "na"}
+_FOLDER = re.compile(r"(?:^|/)(p\d{8}|patient\d{5,})(?=/)")
 
 
 def add_arguments(parser: argparse.ArgumentParser, section: str = "findings") -> None:
@@ -25,12 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser, section: str = "findings") ->
 def add_splits(parser: argparse.ArgumentParser, by_hash: str | None = None) -> None:
     """`--split` and `--split-by-hash` with this default, for sets without a published split; see `split`."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--split", choices=SPLITS, help=f"one split for all ({'else by hash' if by_hash else 'else train'})"
-    )
-    group.add_argument(
-        "--split-by-hash", type=shares, default=by_hash, help="or shares of patients, train,val,test: 0.8,0.1,0.1"
-    )
+    group.add_argument("--split", choices=SPLITS, help=f"one split for all (else {'by hash' if by_hash else 'train'})")
+    by_shares = "or shares of patients, train,val,test: 0.8,0.1,0.1"
+    group.add_argument("--split-by-hash", type=shares, default=by_hash, help=by_shares)
 
 
 def split(options: argparse.Namespace, patient: str, salt: str = "") -> str:
@@ -41,11 +40,7 @@ def split(options: argparse.Namespace, patient: str, salt: str = "") -> str:
 
 
 def folder(path: Path, option: str, holds: str) -> Path:
-    """The path if it is a folder.
-
-    Raises:
-        UsageError: if not; it names the option and what the folder should hold.
-    """
+    """The path if it is a folder, else a UsageError that names the option and what the folder should hold."""
     if not path.is_dir():
         raise UsageError(f"{option} {path} is not a folder; give the one that holds {holds}")
     return path
@@ -61,7 +56,7 @@ def is_placeholder(text: str) -> bool:
 
 
 def known_text(value: Any) -> str:
-    """A text in one line; "" for a placeholder and for what is not a text, such as NaN, where a set publishes these."""
+    """A text in one line; "" for a placeholder and for what is not a text, such as NaN."""
     return line(value) if isinstance(value, str) and not is_placeholder(value) else ""
 
 
@@ -93,23 +88,18 @@ class Study(NamedTuple):
     prior: str = ""
 
     def sample(
-        self, dataset: str, identity: str, film: Film | None = None, lateral: Path | bytes | None = None
+        self, dataset: str, identity: str, film: Film | tuple[None, int, int], lateral: Path | bytes | None = None
     ) -> Sample:
         """The sample of one image of the study, or of none."""
-        names = ("report", "kind", "indication", "prior")
-        texts: dict[str, Any] = {name: getattr(self, name) for name in names}
-        image, width, height = film or (None, 0, 0)
-        ids = identity, self.patient, self.split, dataset, "report"
-        return Sample(*ids, image, width, height, lateral=lateral, **texts)
+        texts: dict[str, Any] = {"report": self.report, "indication": self.indication, "prior": self.prior}
+        ids, (image, width, height) = (identity, self.patient, self.split, dataset, "report"), film
+        return Sample(*ids, image, width, height, kind=self.kind, lateral=lateral, **texts)
 
 
 def samples(
     studies: Iterable[Study], dataset: str, options: argparse.Namespace, problems: Problems
 ) -> Iterator[Sample]:
-    """One sample for the first film of each study, or for each film, as `--per` says; reads the images.
-
-    A lateral view that cannot be read is a problem, and the sample goes without it.
-    """
+    """One sample per study or film, as `--per` says; without its lateral view (a problem) if that cannot be read."""
 
     def films() -> Iterator[tuple[tuple[Study, str], Path]]:
         for study in studies:
@@ -125,3 +115,27 @@ def samples(
         else:
             lateral = seen[1] if seen[0] is study else None
             yield study.sample(dataset, study.id if options.per == "study" else identity, film, lateral)
+
+
+# One name for each patient, whichever set shows the film: two names would hide that two splits share the patient.
+# The authority is each set's own loader; sets that reuse its films ask here. Chest ImaGenome and MS-CXR name patients
+# as MIMIC-CXR, CheXpert Plus as CheXpert.
+# p10000032 of subject_id 10000032; CXR3030 of uid 3030, since OpenI does not name patients: each study counts as one.
+mimic_patient, openi_patient = "p{}".format, "CXR{}".format
+
+
+def film_patient(image: str) -> str:
+    """The film's name without suffix: in sets that do not name patients, such as VinDr-CXR, each film counts as one."""
+    return PurePosixPath(image).stem
+
+
+def patient_in_path(path: str) -> str | None:
+    """The patient of a film of MIMIC-CXR or CheXpert, from the folders of its path; None for films of other sets."""
+    match = _FOLDER.search(path)
+    return match[1] if match else None
+
+
+def padchest_patients(master_table: Path, problems: Problems) -> dict[str, str]:
+    """Film name, without its suffix -> PatientID, from PadChest-GR's master_table.csv; errors as `tables.rows`."""
+    rows = tables.rows(master_table, ("ImageID", "PatientID"), problems)
+    return {film_patient(image): patient for image, patient in rows if patient}

@@ -18,16 +18,15 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-SECTIONS = ("findings", "impression", "both", "fallback")
-"""What can be asked for, see `choose`."""
+SECTIONS = ("findings", "impression", "both", "fallback")  # what can be asked for, see `choose`
 
 _HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s[^\n]*")
 _PARAGRAPH = "\n \n"
-_IMPRESSION = {
-    *("conclusion", "ndication", "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion"),
-    *("imperssion", "mpression", "impession"),
-}
-_FINDINGS = {"finding", "findins", "findindgs", "findgings", "findngs", "findnings", "finidngs"}
+_IMPRESSION = re.compile(
+    "conclusion|ndication|impresson|imprression|imoression|impressoin|imprssion|impresion|imperssion|mpression|"
+    "impession|.*impression.*"
+)
+_FINDINGS = re.compile("finding|findins|findindgs|findgings|findngs|findnings|finidngs|.*findings.*")
 _OTHER = ("history", "comparison", "addendum")
 _INDICATION = re.compile("indication|history|reason for exam|clinical info")
 _VIEWS = re.compile(
@@ -45,8 +44,7 @@ _IRREGULAR = (
     # ... or there is none about the image.
     "58235663 50798377 54168089 53071062 56724958 54231141 53607029 52035334"
 )
-IRREGULAR = frozenset(_IRREGULAR.split())
-"""Ids of the studies that the official rules treat by hand, and that the section file leaves out for it."""
+IRREGULAR = frozenset(_IRREGULAR.split())  # studies treated by hand, which the section file leaves out for it
 
 
 class Sections(NamedTuple):
@@ -58,11 +56,7 @@ class Sections(NamedTuple):
 
 
 def parse(text: str) -> Sections:
-    r"""The sections of a report as it stands in its file.
-
-    >>> parse("FINAL REPORT\n \n FINDINGS: \n \n The lungs\n are clear.\n \n IMPRESSION: Normal.\n")
-    Sections(findings='The lungs are clear.', impression='Normal.', last_paragraph='')
-    """
+    """The sections of a report as it stands in its file."""
     sections = {"findings": "", "impression": ""}
     last = text
     for name, body in _bodies(text):
@@ -77,11 +71,7 @@ def parse(text: str) -> Sections:
 
 
 def indication(text: str) -> str:
-    r"""Why the film was taken: the first paragraph of the first section that says so, "" without one.
-
-    >>> indication("FINAL REPORT\n INDICATION:  ___F with\n cough.\n \n The lungs are clear.\n")
-    '___F with cough.'
-    """
+    """Why the film was taken: the first paragraph of the first section that says so, "" without one."""
     bodies = (body for name, body in _bodies(text) if _INDICATION.search(name) and _group(name) is None)
     return next((line(body.strip().partition(_PARAGRAPH)[0]) for body in bodies if body.strip()), "")
 
@@ -98,36 +88,21 @@ def _bodies(text: str) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=1024)
 def _group(name: str) -> str | None:
-    if name in _IMPRESSION or "impression" in name:
+    if _IMPRESSION.fullmatch(name):
         return "impression"
-    if name in _FINDINGS or "findings" in name:
-        return "findings"
-    if not any(other in name for other in _OTHER) and _VIEWS.search(name):
-        return "findings"
-    return None
+    views = not any(other in name for other in _OTHER) and _VIEWS.search(name)
+    return "findings" if views or _FINDINGS.fullmatch(name) else None
 
 
 def line(text: str) -> str:
-    r"""The text with every run of white space made one space.
-
-    >>> line("small\n effusion ")
-    'small effusion'
-    """
+    """The text with every run of white space made one space."""
     return " ".join(text.split())
 
 
 def choose(sections: Sections, wanted: str) -> tuple[str, str] | None:
     """The kind of question (`sample.KINDS`) and the reference text for it, or None if the report does not have it.
 
-    Args:
-        sections: of one report.
-        wanted: "findings" or "impression"; "both", for reports that have both; or "fallback": the findings, else the
-            impression, else the last paragraph, as the data code released with RadVLM takes them.
-
-    >>> choose(Sections("Clear lungs.", "Normal."), "both")
-    ('report', 'Findings: Clear lungs. Impression: Normal.')
-    >>> choose(Sections("", "Normal."), "fallback")
-    ('impression', 'Normal.')
+    "fallback" is the findings, else the impression, else the last paragraph, as RadVLM's released data code takes them.
     """
     findings, impression, last_paragraph = sections
     if wanted == "both":
@@ -141,10 +116,6 @@ def choose(sections: Sections, wanted: str) -> tuple[str, str] | None:
 
 
 def whole(sections: Sections) -> str:
-    """Findings and impression, or what there is of them, else the last paragraph: a report for a reader.
-
-    >>> whole(Sections("Clear lungs.", "Normal."))
-    'Findings: Clear lungs. Impression: Normal.'
-    """
+    """Findings and impression, or what there is of them, else the last paragraph: a report for a reader."""
     named = {"Findings": sections.findings, "Impression": sections.impression}
     return " ".join(f"{name}: {text}" for name, text in named.items() if text) or sections.last_paragraph

@@ -17,11 +17,7 @@ _LONGEST_FIELD = 1 << 24  # characters; Python limits it to 131,072, which repor
 
 
 def find(folder: Path, name: str, option: str) -> Path:
-    """`folder/name`, or `folder/name.gz` where it was not unpacked.
-
-    Raises:
-        UsageError: if neither is there; it names `option`, by which the user says where to look.
-    """
+    """`folder/name`, or `folder/name.gz` where it was not unpacked; `option` is what the error tells to correct."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
@@ -29,22 +25,17 @@ def find(folder: Path, name: str, option: str) -> Path:
 
 
 def header(path: Path) -> list[str]:
-    """The names of the columns; see `rows` for the errors."""
+    """The names of the columns; errors as `rows`."""
     with _open(path) as reader:
         return next(reader, [])
 
 
 def rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tuple[str, ...]]:
-    """The values of the named columns of every row, as text; memory does not grow with the number of rows.
-
-    Args:
-        path: a CSV file in UTF-8 with a header line; gzipped if its name ends in ".gz". Fields may hold line breaks.
-        columns: two or more names; other columns are ignored, and the order does not matter.
-        problems: records that the file was read.
+    """The values of the named columns, two or more, of every row, as text; memory does not grow with the file.
 
     Raises:
-        UsageError: if the file cannot be opened or lacks a column.
-        RefusedData: if the file is damaged: cut short, not UTF-8, or a row that has not all columns.
+        UsageError: the file cannot be opened or lacks a column.
+        RefusedData: it is damaged: cut short, not UTF-8, or a row that has not all columns.
     """
     problems.source(path)
     with _open(path) as reader:
@@ -56,10 +47,8 @@ def rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tup
             if len(row) == len(names):
                 yield take(row)
             elif row:
-                raise RefusedData(
-                    f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(names)}; the file is "
-                    f"damaged or cut short, get it again"
-                )
+                wrong = f"{len(row)} fields where the header has {len(names)}; damaged or cut short, get it again"
+                raise RefusedData(f"{path}, line {reader.line_num}: {wrong}")
 
 
 def raw(path: Path, problems: Problems) -> Iterator[list[str]]:
@@ -82,9 +71,7 @@ def _open(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RefusedData(
-            f"{path}: not in UTF-8 (byte 0x{error.object[error.start]:02x}); it was saved anew by another program, get "
-            f"the original"
-        ) from error
+        byte = f"byte 0x{error.object[error.start]:02x}"
+        raise RefusedData(f"{path}: not in UTF-8 ({byte}); another program saved it anew, get the original") from error
     except (csv.Error, EOFError, zlib.error) as error:
         raise RefusedData(f"{path} is damaged: {error}; get it again") from error

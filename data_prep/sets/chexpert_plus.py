@@ -28,7 +28,6 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import images, reports, tables
-from data_prep.readers.reports import Study, reference
 from data_prep.readers.sections import Sections, line, whole
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -40,6 +39,7 @@ _TEXT = ("path_to_image", "path_to_dcm", "section_findings", "section_impression
 _INDICATION = ("section_clinical_history", "section_history")
 _ORDER = "patient_report_date_order"
 _PATH = re.compile(r"(?:train|valid)/(patient\d+)/(study\d+)/view(\d+)_\w+\.\w+")
+_Key = tuple[str, str]  # patient and study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ class _Film(NamedTuple):
     """A film; `rank` is lowest for the one that stands for its study."""
 
     path: str
-    study: tuple[str, str]
+    study: _Key
     rank: tuple[int, int, str]
 
 
@@ -66,22 +66,16 @@ class _Film(NamedTuple):
     context=("indication", "prior", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: if the folder, the table or a column is missing.
-        RefusedData: if the table is damaged.
-    """
+    """One report sample per study or image; what cannot be used goes to `problems`."""
     table = tables.find(reports.folder(options.root, "--root", _TABLE), _TABLE, "--root")
     films, laterals = _films(table, problems)
     if options.per == "study":
         films = {film.path: film for film in _best(films).values()}
-    return reports.samples(
-        _studies(table, films, _best(laterals), options, problems), "chexpert_plus", options, problems
-    )
+    sides = _best(laterals) if "lateral" in options.context else {}
+    return reports.samples(_studies(table, films, sides, options, problems), "chexpert_plus", options, problems)
 
 
-def _best(films: dict[str, _Film]) -> dict[tuple[str, str], _Film]:
+def _best(films: dict[str, _Film]) -> dict[_Key, _Film]:
     """The film of lowest rank of each study."""
     return {film.study: film for film in sorted(films.values(), key=lambda film: film.rank, reverse=True)}
 
@@ -108,12 +102,8 @@ def _films(table: Path, problems: Problems) -> tuple[dict[str, _Film], dict[str,
 
 
 def _studies(
-    table: Path,
-    films: dict[str, _Film],
-    laterals: dict[tuple[str, str], _Film],
-    options: argparse.Namespace,
-    problems: Problems,
-) -> Iterator[Study]:
+    table: Path, films: dict[str, _Film], sides: dict[_Key, _Film], options: argparse.Namespace, problems: Problems
+) -> Iterator[reports.Study]:
     """A study for each of the films."""
     priors = _priors(table, problems) if "prior" in options.context else {}
     columns = (*_TEXT, "split", *(_INDICATION if "indication" in options.context else ()))
@@ -122,39 +112,30 @@ def _studies(
         film = films.pop(path, None)
         if film is None:
             continue
-        chosen = reference(Sections(line(findings), line(impression)), options.section, path, problems)
+        chosen = reports.reference(Sections(line(findings), line(impression)), options.section, path, problems)
         image = _image(options.root, path, dicom, problems) if chosen else None
         if chosen is None or image is None:
             continue
-        lateral = laterals.get(film.study) if "lateral" in options.context else None
-        name = "_".join(film.study)
-        yield Study(
-            name,
-            film.study[0],
-            NAMES[split],
-            *chosen,
-            films=[(f"{name}_{image.stem}", image)],
-            lateral=_image(options.root, lateral.path, "", problems) if lateral else None,
-            indication=next(filter(None, map(line, histories)), ""),
-            prior=priors.get(film.study, ""),
-        )
+        side, name = sides.get(film.study), "_".join(film.study)
+        lateral = _image(options.root, side.path, "", problems) if side else None
+        indication, prior = next(filter(None, map(line, histories)), ""), priors.get(film.study, "")
+        named = [(f"{name}_{image.stem}", image)]
+        yield reports.Study(name, film.study[0], NAMES[split], *chosen, named, lateral, indication, prior)
 
 
-def _priors(table: Path, problems: Problems) -> dict[tuple[str, str], str]:
+def _priors(table: Path, problems: Problems) -> dict[_Key, str]:
     """Study -> the report of the patient's study before it, by patient_report_date_order; holds all reports."""
     orders: dict[str, dict[str, tuple[int, str]]] = {}
-    columns = ("path_to_image", _ORDER, "section_findings", "section_impression")
-    for path, order, findings, impression in tables.rows(table, columns, problems):
-        match = _PATH.fullmatch(path)
-        if match and order.removesuffix(".0").isdecimal():
+    for path, _, findings, impression, number in tables.rows(table, (*_TEXT, _ORDER), problems):
+        match, order = _PATH.fullmatch(path), number.removesuffix(".0")
+        if match and order.isdecimal():
             text = whole(Sections(line(findings), line(impression)))
-            orders.setdefault(match[1], {})[match[2]] = int(order.removesuffix(".0")), text
-    priors = {}
-    for patient, studies in orders.items():
-        for study, (place, _) in studies.items():
-            earlier = [entry for entry in studies.values() if entry[0] < place and entry[1]]
-            priors[patient, study] = max(earlier, default=(0, ""))[1]
-    return priors
+            orders.setdefault(match[1], {})[match[2]] = int(order), text
+    return {
+        (patient, study): max((old for old in studies.values() if old[0] < order and old[1]), default=(0, ""))[1]
+        for patient, studies in orders.items()
+        for study, (order, _) in studies.items()
+    }
 
 
 def _image(root: Path, path: str, dicom: str, problems: Problems) -> Path | None:

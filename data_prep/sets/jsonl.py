@@ -58,12 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One sample per object; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: the folder or the file is missing.
-        RefusedData: a JSON list is broken or cut short.
-    """
+    """One sample per object; what cannot be used goes to `problems`."""
     reports.folder(options.root, "--root", "the images")
     records = _records(tqdm(objects(options.annotations, problems), unit="object", disable=None), options, problems)
     for (where, item), film in pictures.read(records, options, problems):
@@ -72,12 +67,10 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         except (TypeError, ValueError, OverflowError) as error:
             problems.add("bad_box", where, f"{error}; not used")
             continue
-        patient = item["patient_id"]
+        patient, task = item["patient_id"], "report" if "report" in item else "grounding"
         split = item.get("split") or reports.split(options, patient)
-        task = "report" if "report" in item else "grounding"
-        content: dict[str, Any] = {key: item.get(key) for key in ("report", "phrase", "question")}
-        kind = item.get("kind", "")
-        yield Sample(item["id"], patient, split, options.name, task, *film, boxes=boxes, kind=kind, **content)
+        content = {key: item[key] for key in ("report", "phrase", "question", "kind") if key in item}
+        yield Sample(item["id"], patient, split, options.name, task, *film, boxes=boxes, **content)
 
 
 def _records(
@@ -96,17 +89,15 @@ def _records(
             problems.add("duplicate_id", where, "this id was used before; not used")
         else:
             seen.add(hash(item["id"]))
-            path = pictures.within(options.root, item["image"], where, problems)
-            if path:
+            if path := pictures.within(options.root, item["image"], where, problems):
                 yield (where, item), path
 
 
 def _wrong(item: dict[str, Any]) -> str:
     """What is wrong with the texts of an object, or nothing."""
-    for key in ("id", "patient_id", "image"):
-        if key not in item:
-            return f"has no {key}"
     for key in _TEXTS:
+        if key in ("id", "patient_id", "image") and key not in item:
+            return f"has no {key}"
         if key in item and not (isinstance(item[key], str) and item[key].strip()):
             return f"{key} must be a text that is not blank, but is {reprlib.repr(item[key])}"
     if ("report" in item) == ("phrase" in item):
@@ -124,11 +115,7 @@ def _wrong(item: dict[str, Any]) -> str:
 
 
 def _boxes(item: dict[str, Any], width: int, height: int, unit: str) -> tuple[Box, ...]:
-    """The boxes of an object.
-
-    Raises:
-        TypeError, ValueError, OverflowError: if one is malformed, outside the image or in the other unit.
-    """
+    """The boxes of an object; an error if one is malformed, outside the image or in the other unit."""
     boxes = item.get("boxes", [])
     labels = item.get("labels", [item.get("phrase", "")] * len(boxes) if isinstance(boxes, list) else None)
     if not isinstance(boxes, list) or not isinstance(labels, list) or len(labels) != len(boxes):

@@ -1,7 +1,7 @@
 """Your own data in the JSON format of LLaVA: questions and answers about one image each.
 
 File: a JSON list, or JSON lines, of {"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."},
-{"from": "gpt", "value": "..."}]}; `image` is a path below --root. See `readers/dialogs.py` for what is
+{"from": "gpt", "value": "..."}]}; `image` is a path below --root. See `readers/jsons.py` for what is
 checked. `--task` says what the answers are:
 
 --task conversation  any answers, several turns too: rows for SFT, because no reward can score them
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_prep.options import with_group
 from data_prep.problems import Problems
 from data_prep.readers import images, pictures, reports
-from data_prep.readers.dialogs import Dialog, dialogs, task_content
+from data_prep.readers.jsons import Dialog, dialogs, task_content
 from data_prep.registry import data_set
 from data_prep.sample import KINDS, TASKS, Sample
 from reward_fns.conventions import CONVENTIONS, get_convention
@@ -49,24 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments=add_arguments,
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One sample per item; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: the folder or the file is missing, or --kind is of another task.
-        RefusedData: the JSON list is broken or cut short.
-    """
+    """One sample per item; what cannot be used goes to `problems`."""
     reports.folder(options.root, "--root", "the images")
     kind = options.kind or KINDS[options.task][0]
     if kind not in KINDS[options.task]:
         raise UsageError(f"--kind {kind} is not of --task {options.task}, which has {', '.join(KINDS[options.task])}")
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
-    placed = _placed(items, options, problems)
-    for (dialog, patient), film in pictures.read(placed, options, problems):
+    for (dialog, patient), film in pictures.read(_placed(items, options, problems), options, problems):
         frame = get_convention(options.source_format).frame(*film[1:])
         content = task_content(options.task, dialog, options.source_format, frame, problems)
         if content is not None:
-            split = reports.split(options, patient)
-            yield Sample(dialog.id, patient, split, options.name, options.task, *film, kind=kind, **content)
+            ids = dialog.id, patient, reports.split(options, patient), options.name, options.task
+            yield Sample(*ids, *film, kind=kind, **content)
 
 
 def _placed(

@@ -1,9 +1,9 @@
 """MIMIC-CXR: reports of chest films, one row per study or per image.
 
-Files: MIMIC-CXR-JPG 2.1.0 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/), see `readers/mimic.py`, and the
-reports, which are in another project, MIMIC-CXR 2.1.0 (https://physionet.org/content/mimic-cxr/2.1.0/), see
-`readers/mimic_reports.py`. Of the tables, these are read: metadata (dicom_id, subject_id, study_id, ViewPosition,
-Rows, Columns; for previous reports StudyDate, StudyTime) and split (subject_id, split; "validate" is our "val").
+Files: MIMIC-CXR-JPG 2.1.0 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/) and the reports, which are in another
+project, MIMIC-CXR 2.1.0 (https://physionet.org/content/mimic-cxr/2.1.0/); see `readers/mimic.py`. Of the tables, these
+are read: metadata (dicom_id, subject_id, study_id, ViewPosition, Rows, Columns; for previous reports StudyDate,
+StudyTime) and split (subject_id, split; "validate" is our "val").
 
 Licence: PhysioNet Credentialed Health Data License 1.5.0: training, a signed agreement, and no handing on, also not
 to a language model's API that the agreement does not cover.
@@ -18,33 +18,29 @@ ViewPosition: `--views PA AP UNKNOWN` takes them too.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data_prep.problems import Problems
-from data_prep.readers.mimic import Film, Mimic
-from data_prep.readers.mimic import add_arguments as mimic_arguments
-from data_prep.readers.mimic_reports import is_table, reports
-from data_prep.readers.reports import Study, reference
-from data_prep.readers.reports import add_arguments as report_arguments
+from data_prep.readers import mimic, reports
 from data_prep.readers.sections import Sections, indication, whole
 from data_prep.registry import data_set
 from data_prep.sample import Sample
 from reward_fns.errors import UsageError
 
 _LATERAL = ("LATERAL", "LL")
+_Report = tuple[str, Sections, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of MIMIC-CXR."""
-    mimic_arguments(parser)
-    parser.add_argument(
-        "--reports", type=Path, required=True, help="mimic-cxr-reports.zip, its folder, or mimic_cxr_sectioned.csv"
-    )
-    report_arguments(parser)
+    mimic.add_arguments(parser)
+    source = "mimic-cxr-reports.zip, its folder, or mimic_cxr_sectioned.csv"
+    parser.add_argument("--reports", type=Path, required=True, help=source)
+    reports.add_arguments(parser)
     views = "ViewPositions, best first; UNKNOWN for a blank one"
     parser.add_argument("--views", nargs="+", default=["PA", "AP"], metavar="VIEW", help=views)
 
@@ -58,39 +54,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context=("indication", "prior", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: if a folder, a file or a column is missing.
-        RefusedData: if a file is damaged, a patient is in two splits, or not one report is there.
-    """
-    if is_table(options.reports) and {"indication", "prior"} & set(options.context):
+    """One report sample per study or image; what cannot be used goes to `problems`."""
+    if mimic.is_table(options.reports) and {"indication", "prior"} & set(options.context):
         raise UsageError("--context indication and prior need the reports themselves: --reports mimic-cxr-reports.zip")
-    mimic = Mimic(options, problems)
-    studies = _studies(mimic, options, problems)
-    subjects = {study: entry.subject for study, entry in studies.items() if entry.films}
-    history = _History(studies) if "prior" in options.context else None
-    if history:
-        subjects = history.subjects
-    bar = tqdm(reports(options.reports, subjects, problems), total=len(subjects), unit="study", disable=None)
-    for study, sections, text in bar:
-        prior = history.prior(study, sections) if history else ""
-        entry = studies[study]
-        if not entry.films:
-            continue
-        chosen = reference(sections, options.section, f"s{study}", problems)
-        split = mimic.authority.split(entry.subject, f"s{study}") if chosen else None
+    images = mimic.Mimic(options, problems)
+    studies = _studies(images, options, problems)
+    names = [study for study, entry in studies.items() if entry.films]
+    if "prior" in options.context:
+        names = sorted(studies, key=lambda study: (studies[study].subject, studies[study].taken))
+    texts = mimic.reports(options.reports, {study: studies[study].subject for study in names}, problems)
+    bar = tqdm(texts, total=len(names), unit="study", disable=None)
+    for study, sections, text, prior in _with_priors(bar, studies):
+        entry, name = studies[study], f"s{study}"
+        chosen = reports.reference(sections, options.section, name, problems) if entry.films else None
+        split = images.authority.split(entry.subject, name) if chosen else None
         if chosen is None or split is None:
             continue
-        lateral = mimic.path(entry.lateral) if entry.lateral else None
-        patient = entry.films[0].patient
-        record = Study(f"s{study}", patient, split, *chosen, prior=prior)
-        if "indication" in options.context:
-            record = record._replace(indication=indication(text))
+        lateral = images.path(entry.lateral) if entry.lateral else None
+        reason = indication(text) if "indication" in options.context else ""
+        record = reports.Study(name, entry.films[0].patient, split, *chosen, indication=reason, prior=prior)
         for film in entry.films:
-            path = mimic.path(film)
-            if path is not None:
-                identity = record.id if options.per == "study" else f"{record.id}-{film.dicom}"
+            if path := images.path(film):
+                identity = name if options.per == "study" else f"{name}-{film.dicom}"
                 yield record.sample("mimic_cxr", identity, (path, film.width, film.height), lateral)
 
 
@@ -99,22 +84,20 @@ class _Entry:
     """The films of a study to use, best first; its lateral view, where wanted; and when its first film was taken."""
 
     subject: str
-    films: list[Film] = field(default_factory=list)
-    lateral: Film | None = None
+    films: list[mimic.Film] = field(default_factory=list)
+    lateral: mimic.Film | None = None
     taken: float = 0
 
 
-def _studies(mimic: Mimic, options: argparse.Namespace, problems: Problems) -> dict[str, _Entry]:
+def _studies(images: mimic.Mimic, options: argparse.Namespace, problems: Problems) -> dict[str, _Entry]:
     """Every study of one patient."""
     ranks = {"" if view == "UNKNOWN" else view: rank for rank, view in enumerate(options.views)}
     lateral = "lateral" in options.context
     studies: dict[str, _Entry] = {}
     two_patients = set()
-    for film in mimic.films(dated="prior" in options.context):
+    for film in images.films(dated="prior" in options.context):
         problems.count("images")
-        entry = studies.get(film.study)
-        if entry is None:
-            entry = studies[film.study] = _Entry(film.subject, taken=film.taken)
+        entry = studies.setdefault(film.study, _Entry(film.subject, taken=film.taken))
         entry.taken = min(entry.taken, film.taken)
         if entry.subject != film.subject:
             both = f"study {film.study} is of subject {film.subject} here and of {entry.subject} elsewhere"
@@ -139,25 +122,14 @@ def _studies(mimic: Mimic, options: argparse.Namespace, problems: Problems) -> d
     return studies
 
 
-class _History:
-    """The previous report of each patient; reports must come in the order of `subjects`.
-
-    Attributes:
-        subjects: study id -> subject id, each patient's studies in the order of time.
-    """
-
-    def __init__(self, studies: Mapping[str, _Entry]) -> None:
-        self._studies = studies
-        ordered = sorted(studies, key=lambda study: (studies[study].subject, studies[study].taken))
-        self.subjects = {study: studies[study].subject for study in ordered}
-        self._subject, self._earlier = "", [(0.0, "")]
-
-    def prior(self, study: str, sections: Sections) -> str:
-        """The report of the patient's latest study before this one, "" if there is none or a date is unknown."""
-        entry = self._studies[study]
-        if entry.subject != self._subject:
-            self._subject, self._earlier = entry.subject, []
-        prior = next((text for taken, text in reversed(self._earlier) if taken < entry.taken), "")
-        if entry.taken and (text := whole(sections)):
-            self._earlier.append((entry.taken, text))
-        return prior
+def _with_priors(texts: Iterable[_Report], studies: Mapping[str, _Entry]) -> Iterator[tuple[str, Sections, str, str]]:
+    """The reports, in order of patient and time, each with that of the latest study before it whose date is known."""
+    subject, earlier = "", [(0.0, "")]
+    for study, sections, text in texts:
+        entry = studies[study]
+        if entry.subject != subject:
+            subject, earlier = entry.subject, []
+        prior = next((report for taken, report in reversed(earlier) if taken < entry.taken), "")
+        if entry.taken and (report := whole(sections)):
+            earlier.append((entry.taken, report))
+        yield study, sections, text, prior

@@ -20,6 +20,7 @@ Licence: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 i
 import argparse
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError
@@ -31,8 +32,6 @@ from tqdm import tqdm
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import images, pictures, reports, tables
 from data_prep.readers.archives import all_files
-from data_prep.readers.patients import openi_patient
-from data_prep.readers.reports import Study
 from data_prep.readers.sections import Sections, line
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -48,12 +47,10 @@ _Views = dict[str, tuple[str, str]]  # image, named as `_key` does -> frontal or
 
 
 class _Report(NamedTuple):
-    """One report and the file names of its images."""
-
     uid: str
     sections: Sections
     indication: str
-    images: list[str]
+    images: list[str]  # file names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, help="folder of the images (or else --text-only)")
     parser.add_argument("--projections", type=Path, help=f"{_PROJECTIONS}; looked for beside the reports")
     parser.add_argument("--views", choices=("frontal", "all"), default="frontal", help="which images are used")
-    parser.add_argument(
-        "--text-only", action="store_true", help="rows without image, for report filters and text scorers only"
-    )
+    text_only = "rows without image, for report filters and text scorers only"
+    parser.add_argument("--text-only", action="store_true", help=text_only)
     reports.add_arguments(parser)
     reports.add_splits(parser, by_hash="0.8,0.1,0.1")
     images.add_arguments(parser)
@@ -81,21 +77,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context=("indication", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: a file, folder or column is missing, or nothing says which images are frontal.
-        RefusedData: the archive or a CSV file is damaged, or most reports find no image.
-    """
+    """One report sample per study or image; what cannot be used goes to `problems`."""
     _find_files(options)
     kaggle = options.reports.suffix == ".csv"
     views = {} if options.text_only else _views(options, kaggle, problems)
     records = _kaggle(options.reports, views, problems) if kaggle else _nlm(options.reports, problems)
-    studies = _studies(tqdm(records, unit="report", disable=None), views, options, problems)
+    unique = _unique(tqdm(records, unit="report", disable=None), problems)
+    studies = _studies(unique, views, options, problems)
     if options.text_only:
-        yield from (study.sample("openi", study.id) for study in studies)
-    else:
-        yield from reports.samples(studies, "openi", options, problems)
+        return (study.sample("openi", study.id, (None, 0, 0)) for study in studies)
+    return reports.samples(studies, "openi", options, problems)
 
 
 def _find_files(options: argparse.Namespace) -> None:
@@ -115,12 +106,12 @@ def _find_files(options: argparse.Namespace) -> None:
 
 def _studies(
     records: Iterable[_Report], views: _Views, options: argparse.Namespace, problems: Problems
-) -> Iterator[Study]:
+) -> Iterator[reports.Study]:
     """The studies that have the part of the report that is asked for, with the images to use."""
     total, lost, example = 0, 0, ""
     for uid, sections, indication, names in records:
-        patient = openi_patient(uid)
-        if not sections.findings and not sections.impression:
+        patient = reports.openi_patient(uid)
+        if not any(sections):
             problems.notes["reports with neither findings nor impression, not used"] += 1
             continue
         chosen = reports.reference(sections, options.section, patient, problems)
@@ -129,61 +120,61 @@ def _studies(
         if masked := len(_MASKED.findall(chosen[1])):
             problems.notes["reports with masked words (XXXX)"] += 1
             problems.notes["masked words (XXXX) in them"] += masked
-        projections = {name: views.get(_key(name), ("unlisted", ""))[0] for name in names}
-        wanted = [name for name in names if options.views == "all" or projections[name] == "frontal"]
-        films = [] if options.text_only else list(_films(patient, wanted, options, problems))
-        lateral = None
-        if films and "lateral" in options.context:
-            others = [name for name in names if projections[name] == "lateral" and name != films[0][1].name]
-            lateral = next((path for _, path in _films(patient, others, options, problems)), None)
+        films, lateral = [], None
         if not options.text_only:
-            total += 1
-            if not names:
-                problems.notes["studies without image"] += 1
-            elif not wanted:
-                problems.notes["studies without a frontal image"] += 1
+            projections = {name: views.get(_key(name), ("unlisted", ""))[0] for name in names}
+            wanted = [name for name in names if options.views == "all" or projections[name] == "frontal"]
+            films = list(islice(_films(patient, wanted, options, problems), 1 if options.per == "study" else None))
+            if films and "lateral" in options.context:
+                others = [name for name in names if projections[name] == "lateral" and name != films[0][1].name]
+                lateral = next((path for _, path in _films(patient, others, options, problems)), None)
+            if not wanted:
+                problems.notes[f"studies without {'a frontal image' if names else 'image'}"] += 1
             if unlisted := sum(view == "unlisted" for view in projections.values() if views):
                 problems.notes[f"images that {_PROJECTIONS} does not list"] += unlisted
+            total += 1
             if not films and (wanted or "lateral" not in projections.values()):
                 lost, example = lost + 1, f"{patient} with images {', '.join(names) or 'none'}"
-        split = reports.split(options, patient, salt="openi")
-        yield Study(
-            patient, patient, split, *chosen, films, lateral, indication if "indication" in options.context else ""
-        )
+        split, reason = reports.split(options, patient, salt="openi"), "indication" in options.context
+        yield reports.Study(patient, patient, split, *chosen, films, lateral, indication if reason else "")
     if lost > total / 2:
-        raise RefusedData(
-            f"{lost:,} of {total:,} reports find no image, the last one {example}; check that --images is complete, "
-            f"and that {_PROJECTIONS} lists the images of these reports"
-        )
+        check = f"check that --images is complete, and that {_PROJECTIONS} lists the images of these reports"
+        raise RefusedData(f"{lost:,} of {total:,} reports find no image, the last one {example}; {check}")
 
 
 def _films(
     patient: str, names: list[str], options: argparse.Namespace, problems: Problems
 ) -> Iterator[tuple[str, Path]]:
-    """The row's id and the path of each of these images that is there; per study, of the first."""
+    """The row's id and the path of each of these images that is there."""
     for name in names:
-        path = pictures.within(options.images, name, patient, problems)
-        if path is not None:
+        if path := pictures.within(options.images, name, patient, problems):
             yield f"{patient}-{name.split('.')[0]}", path
-            if options.per == "study":
-                return
 
 
 def _key(name: str) -> str:
     """What both editions call an image.
 
-    >>> {_key(name) for name in ("CXR10_IM-0002-1001.png", "10_IM-0002-1001.dcm.png")}
-    {'10_IM-0002-1001'}
-    >>> _key("CXR1_1_IM-0001-3001.png")
-    '1_IM-0001-3001'
+    >>> [_key(name) for name in ("CXR10_IM-0002-1001.png", "10_IM-0002-1001.dcm.png", "CXR1_1_IM-0001-3001.png")]
+    ['10_IM-0002-1001', '10_IM-0002-1001', '1_IM-0001-3001']
     """
     stem = name.split(".")[0]
     match = _IMAGE.fullmatch(stem)
     return f"{match[1]}_{match[2]}" if match else stem
 
 
-def _nlm(path: Path, problems: Problems) -> Iterator[_Report]:
+def _unique(records: Iterable[tuple[str, _Report]], problems: Problems) -> Iterator[_Report]:
     seen: set[str] = set()
+    for where, report in records:
+        if not report.uid.strip():
+            problems.add("missing_key", where, "has no uId (XML) or uid (CSV); not used")
+        elif report.uid in seen:
+            problems.add("duplicate_id", where, f"{reports.openi_patient(report.uid)} was used before; not used")
+        else:
+            seen.add(report.uid)
+            yield report
+
+
+def _nlm(path: Path, problems: Problems) -> Iterator[tuple[str, _Report]]:
     problems.count("reports (NLM)", 0)
     for name, content in all_files(path, ".xml", _LARGEST, problems):
         problems.count("reports (NLM)")
@@ -194,36 +185,24 @@ def _nlm(path: Path, problems: Problems) -> Iterator[_Report]:
             continue
         identity = root.find("uId")
         uid = "" if identity is None else identity.get("id", "").removeprefix("CXR")
-        if not uid:
-            problems.add("missing_key", name, "has no uId with an id; not used")
-        elif uid in seen:
-            problems.add("duplicate_id", name, f"uId CXR{uid} was used before; not used")
-        else:
-            seen.add(uid)
-            names = [f"{image.get('id')}.png" for image in root.iter("parentImage") if image.get("id")]
-            problems.count("images (NLM)", len(names))
-            findings, impression, indication = (_text(root, part) for part in ("FINDINGS", "IMPRESSION", "INDICATION"))
-            yield _Report(uid, Sections(findings, impression), indication, names)
+        names = [f"{image.get('id')}.png" for image in root.iter("parentImage") if image.get("id")]
+        problems.count("images (NLM)", len(names))
+        findings, impression, indication = (_text(root, part) for part in ("FINDINGS", "IMPRESSION", "INDICATION"))
+        yield name, _Report(uid, Sections(findings, impression), indication, names)
 
 
 def _text(root: Element, label: str) -> str:
     return line(" ".join("".join(part.itertext()) for part in root.iter("AbstractText") if part.get("Label") == label))
 
 
-def _kaggle(path: Path, views: _Views, problems: Problems) -> Iterator[_Report]:
+def _kaggle(path: Path, views: _Views, problems: Problems) -> Iterator[tuple[str, _Report]]:
     names: dict[str, list[str]] = {}
     for key, (_, name) in views.items():
         names.setdefault(key.split("_")[0], []).append(name)
-    seen: set[str] = set()
     columns = ("uid", "findings", "impression", "indication")
     for uid, findings, impression, indication in tables.rows(path, columns, problems):
-        if not uid.strip():
-            problems.add("missing_key", path.name, "a row has no uid; not used")
-        elif uid in seen:
-            problems.add("duplicate_id", f"{path.name}: uid {uid}", "was used before; not used")
-        else:
-            seen.add(uid)
-            yield _Report(uid, Sections(line(findings), line(impression)), line(indication), names.get(uid, []))
+        sections = Sections(line(findings), line(impression))
+        yield f"{path.name}: uid {uid}", _Report(uid, sections, line(indication), names.get(uid, []))
 
 
 def _views(options: argparse.Namespace, kaggle: bool, problems: Problems) -> _Views:
@@ -231,10 +210,8 @@ def _views(options: argparse.Namespace, kaggle: bool, problems: Problems) -> _Vi
     if not path.is_file():
         if options.views == "all" and not kaggle:
             return {}
-        raise UsageError(
-            f"{path} is missing, which says which images are frontal; give it with --projections (it is in the "
-            f"edition on Kaggle), or for the XML files use --views all"
-        )
+        wanted = "give it with --projections (it is in the edition on Kaggle), or for the XML files use --views all"
+        raise UsageError(f"{path} is missing, which says which images are frontal; {wanted}")
     views: _Views = {}
     for uid, name, projection in tables.rows(path, ("uid", "filename", "projection"), problems):
         key, view, where = _key(name), projection.strip().lower(), f"{path.name}: {name}"

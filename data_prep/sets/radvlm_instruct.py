@@ -17,10 +17,9 @@ The id begins with the source, which says what an item is:
     conv-train, conv-grounded-...        conversations: 86,155, 862 four times and 2,225 four times
 
 Questions are asked word by word. For --box-format radvlm, in which the set is written, SFT teaches its answers word by
-word too; else boxes alone are written anew. Classification and conversations become rows for SFT only. All of it is
-meant for training. Patients are named as the sources' own loaders name them: from the paths of MIMIC-CXR and CheXpert;
-each film of VinDr-CXR counts as one; PadChest's are only in master_table.csv of PadChest-GR, which is looked for beside
-its films and above, or named by --padchest-table.
+word too; else boxes are written anew. Classification and conversations become rows for SFT only. All of it is meant for
+training. Patients are named as the sources' own loaders do: from the paths of MIMIC-CXR and CheXpert; each film of
+VinDr-CXR counts as one; PadChest's are in PadChest-GR's master_table.csv only, looked for beside its films and above.
 """
 
 import argparse
@@ -34,16 +33,14 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import pictures, reports
-from data_prep.readers.dialogs import Dialog, dialogs, task_content
-from data_prep.readers.patients import film_patient, padchest_patients, patient_in_path
+from data_prep.readers.jsons import Dialog, dialogs, task_content
+from data_prep.readers.reports import film_patient, padchest_patients, patient_in_path
 from data_prep.registry import data_set
 from data_prep.sample import Sample
 
 
 class _Source(NamedTuple):
-    """What the items of one source are: their name in our rows, task and kind."""
-
-    name: str
+    name: str  # of the data set in our rows
     task: str
     kind: str
 
@@ -85,19 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expected={"items": 1_115_021},
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One sample per item; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: the folder or the file is missing.
-        RefusedData: the JSON list is broken or cut short.
-    """
+    """One sample per item; what cannot be used goes to `problems`."""
     reports.folder(options.root, "--root", "the images")
     verbatim = options.box_format == "radvlm"
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
-    placed = _placed(items, options, problems)
-    # Only headers are read: to decode a million films takes days, and `validate` opens those that are used.
     padchest: dict[str, str] | None = None
-    for (dialog, source, path), film in pictures.headers(placed, problems):
+    # Only headers are read: to decode a million films takes days, and `validate` opens those that are used.
+    for (dialog, source, path), film in pictures.headers(_placed(items, options, problems), problems):
         content = _content(dialog, source, problems)
         if content is None:
             continue
@@ -112,73 +103,59 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             patient = padchest[patient]
         answer = dialog.turns[0][1] if verbatim and source.task == "grounding" else None
         content |= {"kind": source.kind, "answer": answer}
-        split = reports.split(options, patient)
-        yield Sample(dialog.id, patient, split, source.name, source.task, *film, **content)
+        yield Sample(dialog.id, patient, reports.split(options, patient), source.name, source.task, *film, **content)
 
 
 def _placed(
     items: Iterable[Dialog], options: argparse.Namespace, problems: Problems
 ) -> Iterator[tuple[tuple[Dialog, _Source, Path], Path]]:
-    finder = _Finder(options.root)
+    dropped: dict[tuple[str, ...], None] = {}
     for dialog in items:
         match = _ID.fullmatch(dialog.id)
-        name = match[1] if match else ""
+        name, where = match[1] if match else "", f"id {dialog.id}"
         if name not in _SOURCES:
-            names = ", ".join(_SOURCES)
-            problems.add("unknown_source", f"id {dialog.id}", f"does not begin with one of {names}; not used")
+            problems.add("unknown_source", where, f"does not begin with one of {', '.join(_SOURCES)}; not used")
         elif options.sources is None or name in options.sources:
-            path = pictures.within(options.root, finder.name(dialog.image), f"id {dialog.id}", problems)
-            if path:
+            image = _below(options.root, dialog.image, dropped)
+            if path := pictures.within(options.root, image, where, problems):
                 yield (dialog, _SOURCES[name], path), path
 
 
-class _Finder:
-    """Finds images of another machine below a folder."""
+def _below(root: Path, image: str, dropped: dict[tuple[str, ...], None]) -> str:
+    """The longest end of an absolute path that exists below the folder, else the path.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._dropped: dict[tuple[str, ...], None] = {}
-
-    def name(self, image: str) -> str:
-        """The part of the path that exists below the folder; the path itself if there is none, or if it is relative."""
-        path = PurePosixPath(image)
-        if not path.is_absolute() or ".." in path.parts:
-            return image
-        for dropped in self._dropped:  # the beginning that was right for the images before, mostly
-            if path.parts[: len(dropped)] == dropped and (name := self._below(path, len(dropped))):
-                return name
-        for count in range(1, len(path.parts)):
-            if name := self._below(path, count):
-                self._dropped[path.parts[:count]] = None
-                return name
-        return str(path.relative_to("/"))
-
-    def _below(self, path: PurePosixPath, count: int) -> str | None:
+    `dropped` has the beginnings left out before, of which one is right for most images, and gets new ones.
+    """
+    path = PurePosixPath(image)
+    if not path.is_absolute() or ".." in path.parts:
+        return image
+    before = (len(start) for start in dropped if path.parts[: len(start)] == start)
+    for count in (*before, *range(1, len(path.parts))):
         name = PurePosixPath(*path.parts[count:])
-        return str(name) if (self._root / name).is_file() else None
+        if (root / name).is_file():
+            dropped[path.parts[:count]] = None
+            return str(name)
+    return str(path.relative_to("/"))
 
 
 def _padchest_table(options: argparse.Namespace, film: Path, problems: Problems) -> dict[str, str]:
     """PadChest's patients by film: from --padchest-table, or from the table beside the film or above, below --root."""
     above = [options.root, *(folder for folder in film.parents if folder.is_relative_to(options.root))]
-    tables = [options.padchest_table] if options.padchest_table else [folder / _MASTER_TABLE for folder in above]
-    table = next((table for table in tables if options.padchest_table or table.is_file()), None)
+    beside = filter(Path.is_file, (folder / _MASTER_TABLE for folder in above))
+    table = options.padchest_table or next(beside, None)
     return padchest_patients(table, problems) if table else {}
 
 
 def _content(dialog: Dialog, source: _Source, problems: Problems) -> dict[str, Any] | None:
-    content = task_content(source.task, dialog, "radvlm", (1, 1), problems)
-    if content is None or source.task != "grounding":
+    content, answer = task_content(source.task, dialog, "radvlm", (1, 1), problems), dialog.turns[0][1]
+    if content is None or source.task != "grounding" or (source.kind != "detection" and content["boxes"]):
         return content
-    if source.kind != "detection":
-        if content["boxes"]:
-            return content
-        problems.add("no_box", f"id {dialog.id}", f"the answer gives no box: {dialog.turns[0][1][:200]!r}; not used")
-        return None
-    answer = dialog.turns[0][1]
     names = [name.strip() for name, places in _NAMED.findall(answer) for _ in range(places.count("["))]
-    if len(names) != len(content["boxes"]):
+    if source.kind != "detection":
+        problems.add("no_box", f"id {dialog.id}", f"the answer gives no box: {answer[:200]!r}; not used")
+    elif len(names) != len(content["boxes"]):
         problems.add("bad_box", f"id {dialog.id}", f"not every box has a name: {answer[:200]!r}; not used")
-        return None
-    boxes = (replace(box, label=name) for box, name in zip(content["boxes"], names, strict=True))
-    return {**content, "boxes": tuple(boxes)}
+    else:
+        boxes = (replace(box, label=name) for box, name in zip(content["boxes"], names, strict=True))
+        return {**content, "boxes": tuple(boxes)}
+    return None

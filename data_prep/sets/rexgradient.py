@@ -16,13 +16,11 @@ Per study, its first film whose view is PA is taken, else the first that is AP, 
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import images, jsons, pictures, reports
-from data_prep.readers.reports import Study, known_text, reference
 from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -49,57 +47,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context=("indication", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study or image; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: if the folder or all metadata are missing.
-        RefusedData: if a file is damaged.
-    """
+    """One report sample per study or image; what cannot be used goes to `problems`."""
     files = {name: options.root / f"metadata/{name}_metadata_view_position.json" for name in ("train", "valid", "test")}
     present = {name: path for name, path in files.items() if path.is_file()}
     if not present:
-        raise UsageError(f"--root {options.root} has not one of {', '.join(str(path) for path in files.values())}")
-    for name in files.keys() - present.keys():
-        problems.notes[f"no metadata of the {name} split"] += 1
+        raise UsageError(f"--root {options.root} has none of {', '.join(map(str, files.values()))}")
+    problems.notes.update(f"no metadata of the {name} split" for name in files.keys() - present.keys())
     return reports.samples(_studies(present, options, problems), "rexgradient", options, problems)
 
 
-def _studies(files: dict[str, Path], options: argparse.Namespace, problems: Problems) -> Iterator[Study]:
+def _studies(files: dict[str, Path], options: argparse.Namespace, problems: Problems) -> Iterator[reports.Study]:
     for split, path in files.items():
         for study, entry in tqdm(jsons.members(path, problems), desc=split, unit="study", disable=None):
             where = f"{path.name}: {study}"
             problems.count("studies")
-            if not _is_complete(entry, where, problems):
+            values = entry if isinstance(entry, dict) else {}
+            paths, views, patient = (values.get(key) for key in ("ImagePath", "ImageViewPosition", "PatientID"))
+            named = str(patient).lower() not in ("", "none", "nan")
+            problems.count("images", len(paths) if isinstance(paths, list) else 0)
+            if not (named and isinstance(paths, list) and isinstance(views, list) and len(paths) == len(views)):
+                wrong = "needs PatientID, ImagePath and ImageViewPosition, two lists of one length; study not used"
+                problems.add("missing_key", where, wrong)
                 continue
-            sections = Sections(known_text(entry.get("Findings")), known_text(entry.get("Impression")))
-            chosen = reference(sections, options.section, where, problems)
+            texts = (reports.known_text(entry.get(key)) for key in ("Findings", "Impression", "Indication"))
+            *sections, reason = texts
+            chosen = reports.reference(Sections(*sections), options.section, where, problems)
             if chosen is None:
                 continue
-            views = [str(view) for view in entry["ImageViewPosition"]]
-            names = [str(name).removeprefix("../") for name in entry["ImagePath"]]
+            views = [str(view) for view in views]
+            names = [str(name).removeprefix("../") for name in paths]
             order = sorted((_VIEWS[view], place) for place, view in enumerate(views) if view in _VIEWS)
             if not order:
                 problems.notes["studies without a film of view PA or AP"] += 1
             wanted = [names[place] for _, place in order][: 1 if options.per == "study" else None]
-            films = [film for name in wanted if (film := pictures.within(options.root, name, where, problems))]
-            lateral = None
-            if films and "lateral" in options.context:
-                side = next((name for name, view in zip(names, views, strict=True) if view in _LATERAL), None)
-                lateral = pictures.within(options.root, side, where, problems) if side else None
-            indication = known_text(entry.get("Indication")) if "indication" in options.context else ""
-            named = [(f"{study}-{film.stem}", film) for film in films]
-            yield Study(study, str(entry["PatientID"]), NAMES[split], *chosen, named, lateral, indication)
-
-
-def _is_complete(entry: Any, where: str, problems: Problems) -> bool:
-    values = entry if isinstance(entry, dict) else {}
-    paths, views, patient = (values.get(key) for key in ("ImagePath", "ImageViewPosition", "PatientID"))
-    problems.count("images", len(paths) if isinstance(paths, list) else 0)
-    wrong = ""
-    if not (isinstance(paths, list) and isinstance(views, list)) or str(patient).lower() in ("", "none", "nan"):
-        wrong = "needs lists ImagePath and ImageViewPosition, and PatientID; study not used"
-    elif len(paths) != len(views):
-        wrong = f"{len(paths)} ImagePath and {len(views)} ImageViewPosition; study not used"
-    if wrong:
-        problems.add("missing_key", where, wrong)
-    return not wrong
+            found = [film for name in wanted if (film := pictures.within(options.root, name, where, problems))]
+            films = [(f"{study}-{film.stem}", film) for film in found]
+            lateral = films and "lateral" in options.context
+            sides = [name for name, view in zip(names, views, strict=True) if view in _LATERAL][: bool(lateral)]
+            side = next((pictures.within(options.root, name, where, problems) for name in sides), None)
+            indication = reason if "indication" in options.context else ""
+            yield reports.Study(study, str(patient), NAMES[split], *chosen, films, side, indication)

@@ -24,8 +24,6 @@ from tqdm import tqdm
 
 from data_prep.problems import Problems
 from data_prep.readers import images, jsons, pictures, reports
-from data_prep.readers.patients import mimic_patient, openi_patient
-from data_prep.readers.reports import Study, known_text, reference
 from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -39,9 +37,7 @@ _CHEXPERT = re.compile(r"(patient\d+)_study\d+")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ReXrank."""
-    parser.add_argument(
-        "--root", type=Path, required=True, help="folder of the images: images, files or PNG, see above"
-    )
+    parser.add_argument("--root", type=Path, required=True, help="folder of the images: images, files or PNG")
     parser.add_argument("--annotations", type=Path, required=True, help="ReXRank_IUXray_test.json or another of them")
     parser.add_argument("--name", default="rexrank", help="name of the data set in the rows")
     reports.add_arguments(parser)
@@ -56,17 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context=("indication", "lateral"),
 )
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
-    """One report sample per study, of its key image, or per frontal image; what cannot be used goes to `problems`.
-
-    Raises:
-        UsageError: if the folder or the file is missing.
-        RefusedData: if the file is damaged.
-    """
+    """One report sample per study, of its key image, or per frontal image; what cannot be used goes to `problems`."""
     reports.folder(options.root, "--root", "the images")
     return reports.samples(_studies(options, problems), options.name, options, problems)
 
 
-def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[Study]:
+def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[reports.Study]:
     for name, entry in tqdm(jsons.members(options.annotations, problems), unit="study", disable=None):
         patient = _patient(name, entry)
         names, views = (entry.get(key) for key in ("image_path", "frontal_lateral")) if patient else (None, None)
@@ -78,8 +69,8 @@ def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[Study]
         if split not in NAMES:
             problems.add("no_split", name, f"split {split!r} is not one of {', '.join(NAMES)}; study not used")
             continue
-        sections = Sections(*(known_text(entry.get(f"section_{part}")) for part in ("findings", "impression")))
-        chosen = reference(sections, options.section, name, problems)
+        sections = Sections(*(reports.known_text(entry.get(f"section_{part}")) for part in ("findings", "impression")))
+        chosen = reports.reference(sections, options.section, name, problems)
         if chosen is None:
             continue
         lateral = [str(image) for image, view in zip(names, views, strict=True) if "lateral" in str(view).lower()]
@@ -88,22 +79,14 @@ def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[Study]
             problems.notes["studies without a frontal image"] += 1
         # The key image first: it is what the leaderboard shows to models that take one image.
         frontal.sort(key=lambda image: image != entry.get("key_image_path"))
-        films = [
-            (f"{name}-{path.stem}", path)
-            for image in frontal[: 1 if options.per == "study" else None]
-            if (path := _place(options.root, image, name, problems))
-        ]
-        side = lateral[:1] if films and "lateral" in options.context else []
-        indication = _INDICATION.search(str(entry.get("context"))) if "indication" in options.context else None
-        yield Study(
-            name,
-            patient,
-            NAMES[split],
-            *chosen,
-            films=films,
-            lateral=next((_place(options.root, image, name, problems) for image in side), None),
-            indication=known_text(indication[1]) if indication else "",
-        )
+        frontal = frontal[: 1 if options.per == "study" else None]
+        paths = [path for image in frontal if (path := _image(options.root, image, name, problems))]
+        sides = lateral[:1] if paths and "lateral" in options.context else []
+        side = next((_image(options.root, image, name, problems) for image in sides), None)
+        asked = _INDICATION.search(str(entry.get("context"))) if "indication" in options.context else None
+        reason = reports.known_text(asked[1]) if asked else ""
+        films = [(f"{name}-{path.stem}", path) for path in paths]
+        yield reports.Study(name, patient, NAMES[split], *chosen, films, side, reason)
 
 
 def _patient(name: str, entry: Any) -> str:
@@ -111,14 +94,14 @@ def _patient(name: str, entry: Any) -> str:
     if not isinstance(entry, dict):
         return ""
     if re.fullmatch(r"1\d{7}", subject := str(entry.get("subject_id"))):
-        return mimic_patient(subject)
+        return reports.mimic_patient(subject)
     if match := _OPENI.match(name):
-        return openi_patient(match[1])
+        return reports.openi_patient(match[1])
     match = _CHEXPERT.fullmatch(name)
     return match[1] if match else ""
 
 
-def _place(root: Path, image: str, where: str, problems: Problems) -> Path | None:
+def _image(root: Path, image: str, where: str, problems: Problems) -> Path | None:
     relative = image.lstrip("/")  # MIMIC's begin with a slash
     folders = (name for name in _FOLDERS if (root / name / relative).is_file())
     return pictures.within(root / next(folders, ""), relative, where, problems)

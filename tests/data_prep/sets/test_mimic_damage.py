@@ -236,7 +236,7 @@ def test_without_one_of_the_reports_there_is_one_message(run, rows, tmp_path, so
     fixture.write_sectioned(tmp_path / "a.csv", [("s59999999", "a", "b", "", "")])
     names = {"zip": "mimic-cxr-reports.zip", "folder": "folder", "csv": "a.csv"}
     status, told, _ = run(rows, reports=names[source])
-    assert status == 1 and "has not one of the 4 reports" in told and told.count("s50414267") <= 1
+    assert status == 1 and "has none of the 4 reports" in told and told.count("s50414267") <= 1
 
 
 def test_a_root_without_any_film_is_refused(run, rows, tmp_path):
