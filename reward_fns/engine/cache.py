@@ -9,11 +9,10 @@ _PROTECTED = 0.8  # share of the bound for results that were asked for more than
 
 
 class Cache(Generic[Found]):
-    """A segmented least-recently-used cache, bounded in bytes.
+    """A segmented least-recently-used cache, bounded in bytes; not thread-safe by itself.
 
     A new result is on probation and is the first to go when space is needed; one that is asked for again is protected.
-    So a step's thousands of rollouts, most of which are never asked for again, do not push out the references, which
-    come back with each rollout of a group and in every epoch. Not thread-safe by itself.
+    So a step's thousands of rollouts do not push out the references, which come back in every group and epoch.
 
     >>> cache = Cache[str](100)
     >>> cache.put("reference", "r", 40); cache.get("reference")
