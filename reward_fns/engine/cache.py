@@ -38,12 +38,11 @@ class Cache(Generic[Found]):
 
     def get(self, key: str) -> Found | None:
         """The result stored under a key, which is protected from now on; None if there is none."""
-        if key in self._protected:
-            self._protected.move_to_end(key)
-        elif key in self._probation:
+        if key in self._probation:
             self._protected.add(key, *self._probation.take(key))
-        else:
+        if key not in self._protected:
             return None
+        self._protected.move_to_end(key)
         return self._protected[key][0]
 
     def put(self, key: str, found: Found, size: int) -> None:

@@ -22,7 +22,7 @@ _CHARS = 4  # characters of a token, roughly: tells without a tokenizer whether 
 _TAKEN = 8  # batches taken from the queue at once: the more, the better they can be sorted by length
 _LEAST_BATCH = 64  # tokens; a lack of memory never reduces the batch size below this
 
-_turns: dict[str, threading.Lock] = {}
+_cpu = threading.Lock()  # a CPU's cores are for one model at a time; a GPU queues by itself what it is given
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Lane(Generic[Found]):
         padded = len(batch) * max(sizes)
         try:
             with self._reader.lock:
-                with _turn(self._device), self._time("encode"):
+                with _cpu if self._device == "cpu" else contextlib.nullcontext(), self._time("encode"):
                     encoded = self._reader.encode(items)
                 with self._time("decode"):
                     results = self._reader.decode(items, encoded)
@@ -221,7 +221,9 @@ class Lane(Generic[Found]):
         if len(batch) > 1:  # not in the handler, where the error still holds the batch's memory
             self.counts["halved"] += 1
             if self._device.startswith("cuda"):
-                _empty_gpu_cache()
+                import torch
+
+                torch.cuda.empty_cache()
             self._read(batch[: len(batch) // 2])
             self._read(batch[len(batch) // 2 :])
 
@@ -264,14 +266,10 @@ def _result(entry: _Entry[Found], deadline: float) -> Found:
         raise TimeoutError("not read within the time limit: the model has too much to do, or is stuck") from None
 
 
-def _turn(device: str) -> contextlib.AbstractContextManager[Any]:
-    """A CPU's cores are for one model at a time; a GPU queues by itself what it is given."""
-    return _turns.setdefault(device, threading.Lock()) if device == "cpu" else contextlib.nullcontext()
-
-
 def after_fork() -> None:
-    """A forked process has none of the threads that might hold these locks."""
-    _turns.clear()
+    """A forked process has none of the threads that might hold this lock."""
+    global _cpu
+    _cpu = threading.Lock()
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -279,12 +277,6 @@ def _out_of_memory(error: Exception) -> bool:
 
     # A CPU allocator raises no type of its own.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def _empty_gpu_cache() -> None:
-    import torch
-
-    torch.cuda.empty_cache()
 
 
 def batches(lengths: Sequence[int], tokens: int, spread: float = math.inf) -> Iterator[list[int]]:

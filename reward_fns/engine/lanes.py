@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol
 
-from reward_fns.engine.device import scorer_packages, set_threads
+from reward_fns.engine.device import scorer_packages
 from reward_fns.engine.lane import Found, Lane, Reader, after_fork
 from reward_fns.settings import EngineOptions, current
 
@@ -82,8 +82,7 @@ def lanes() -> dict[tuple[Key, EngineOptions], Lane[Any]]:
 
 def totals(options: EngineOptions) -> tuple[Counter[str], Counter[str]]:
     """Counts and seconds of this process's lanes with these options, summed over the models."""
-    counts: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
+    counts, seconds = Counter[str](), Counter[str]()
     for (_, own), lane in lanes().items():
         if own == options:
             counts.update(lane.counts)
@@ -111,7 +110,10 @@ def _reader(key: Key, build: Build[Found], options: EngineOptions) -> Reader[Fou
     model = key, options.device, options.dtype, options.compile
     with _building, scorer_packages():
         if model not in _readers:
-            set_threads(options.threads)
+            import torch
+
+            if options.threads not in (0, torch.get_num_threads()):
+                torch.set_num_threads(options.threads)
             _readers[model] = build(options)
         return _readers[model]
 

@@ -77,11 +77,12 @@ def bertscore(
     """
     prefix = SETTINGS[model].prefix
     source_folder = folder or SETTINGS[model].folder
+    build = partial(_reader, source_folder, model)
     scores: list[BertScore] = []
     for start in range(0, len(predictions), _PAIRS):
         both = [*predictions[start : start + _PAIRS], *references[start : start + _PAIRS]]
         texts = [prefix + text if text else "" for text in (encodable(text).strip() for text in both)]
-        states = read(("bertscore", model, source_folder), partial(_reader, source_folder, model), texts)
+        states = read(("bertscore", model, source_folder), build, texts)
         scores += _match(states[: len(texts) // 2], states[len(texts) // 2 :])
     return [rescaled(score, model) for score in scores] if rescale else scores
 

@@ -125,10 +125,8 @@ class RadGraph:
         self._encoder = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)), dtype=torch.float32)
         own = {key.removeprefix(_ENCODER): state[key] for key in state if key.startswith(_ENCODER)}
         own.pop("embeddings.position_ids", None)  # a constant that old transformers wrote down
-        theirs = self._encoder.state_dict()
-        differing = sorted(key for key in own.keys() | theirs if key not in own or key not in theirs
-                           or own[key].shape != theirs[key].shape)  # fmt: skip
-        if differing:
+        ours, theirs = ({k: v.shape for k, v in side.items()} for side in (own, self._encoder.state_dict()))
+        if differing := sorted({key for key, _ in ours.items() ^ theirs.items()}):
             raise UsageError(
                 f"encoder {encoder} does not fit {folder / 'weights.th'}: {len(differing)} weights are missing "
                 f"in one of them or differ in shape, first {differing[0]}; is it the archive's own encoder?"
@@ -139,7 +137,12 @@ class RadGraph:
 
     def tokenise(self, reports: Sequence[Sequence[str]]) -> list[tuple[int, Report]]:
         """Number of wordpieces, and all that the next steps need, of reports given as their words."""
-        self._learn({word for report in reports for word in report})
+        if len(self._known) > _CACHE:
+            self._known = {}
+        new = sorted({word for report in reports for word in report} - self._known.keys())
+        # The package's reader takes these two for a full stop and a question mark.
+        spelled = [word[1:] if word in ("/.", "/?") else word for word in new]
+        self._known.update(zip(new, self._ids(spelled) if new else [], strict=True))
         tokenised = [Report(words, [self._known[word] for word in words]) for words in reports]
         return [(sum(map(len, report.pieces)), report) for report in tokenised]
 
@@ -173,16 +176,6 @@ class RadGraph:
     def _ids(self, words: list[str], special: bool = False) -> list[list[int]]:
         ids: list[list[int]] = self._tokenizer(words, add_special_tokens=special)["input_ids"]
         return ids
-
-    def _learn(self, words: set[str]) -> None:
-        """Look up the wordpieces of words that are new."""
-        if len(self._known) > _CACHE:
-            self._known = {}
-        new = sorted(words - self._known.keys())
-        # The package's reader takes these two for a full stop and a question mark.
-        spelled = [word[1:] if word in ("/.", "/?") else word for word in new]
-        if new:
-            self._known.update(zip(new, self._ids(spelled), strict=True))
 
     @torch.inference_mode()
     def encode(self, reports: Sequence[Report]) -> list[Marks | None]:
