@@ -70,8 +70,9 @@ def sources(model: str, revision: str | None, repo: str, encoder: str) -> Iterat
     """What a model is read from. Its archive comes first and is fetched on the way, for it names the second."""
     archive = HubFile(repo, f"{model}.tar.gz", revision or "main")
     yield archive
-    indexers = _config(_folder(archive, model))["dataset_reader"]["token_indexers"]
-    yield HubFolder(encoder or str(indexers["bert"]["model_name"]))
+    if not encoder:
+        encoder = _config(_folder(archive, model))["dataset_reader"]["token_indexers"]["bert"]["model_name"]
+    yield HubFolder(encoder)
 
 
 def words(text: str, model: str) -> list[str]:
