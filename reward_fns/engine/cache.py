@@ -9,11 +9,10 @@ _PROTECTED = 0.8  # share of the bound for results that were asked for more than
 
 
 class Cache(Generic[Found]):
-    """A segmented least-recently-used cache, bounded in bytes.
+    """A segmented least-recently-used cache, bounded in bytes; not thread-safe by itself.
 
     A new result is on probation and is the first to go when space is needed; one that is asked for again is protected.
-    So a step's thousands of rollouts, most of which are never asked for again, do not push out the references, which
-    come back with each rollout of a group and in every epoch. Not thread-safe by itself.
+    So a step's thousands of rollouts do not push out the references, which come back in every group and epoch.
 
     >>> cache = Cache[str](100)
     >>> cache.put("reference", "r", 40); cache.get("reference")
@@ -39,12 +38,11 @@ class Cache(Generic[Found]):
 
     def get(self, key: str) -> Found | None:
         """The result stored under a key, which is protected from now on; None if there is none."""
-        if key in self._protected:
-            self._protected.move_to_end(key)
-        elif key in self._probation:
+        if key in self._probation:
             self._protected.add(key, *self._probation.take(key))
-        else:
+        if key not in self._protected:
             return None
+        self._protected.move_to_end(key)
         return self._protected[key][0]
 
     def put(self, key: str, found: Found, size: int) -> None:

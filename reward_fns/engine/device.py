@@ -15,13 +15,10 @@ _log = logging.getLogger(__name__)
 
 
 def device_of(options: EngineOptions) -> str:
-    """The device that the models of this process run on, as PyTorch names it.
+    """The device that the models of this process run on, as PyTorch names it; UsageError if it is not available.
 
     `device: auto` is the CPU if there is no GPU; in a Ray actor, the first GPU that Ray assigned to it, or the CPU if
     Ray assigned none; for one of several processes started by torchrun, the GPU of its LOCAL_RANK; else the first GPU.
-
-    Raises:
-        UsageError: the named device is not available.
     """
     import torch
 
@@ -40,8 +37,7 @@ def _own_gpu(count: int) -> str:
     if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}"
     assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    if not assigned:
-        # Since Ray 2.60 such an actor sees all GPUs, so that each worker would load its models on the trainer's first.
+    if not assigned:  # since Ray 2.60 such an actor sees all GPUs, and would load its models on the trainer's first
         _warn_of_cpu(count)
         return "cpu"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -56,14 +52,6 @@ def _warn_of_cpu(count: int) -> None:
         "such as engine: {device: 'cuda:1'}, that the trainer leaves memory on",
         count,
     )
-
-
-def set_threads(threads: int) -> None:
-    """Have PyTorch use this number of CPU threads; 0 leaves the number as it is."""
-    import torch
-
-    if threads and threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -10,7 +11,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from reward_fns.engine.batching import batches
 from reward_fns.engine.cache import Cache
 from reward_fns.engine.device import device_of
 from reward_fns.settings import EngineOptions
@@ -22,26 +22,18 @@ _CHARS = 4  # characters of a token, roughly: tells without a tokenizer whether 
 _TAKEN = 8  # batches taken from the queue at once: the more, the better they can be sorted by length
 _LEAST_BATCH = 64  # tokens; a lack of memory never reduces the batch size below this
 
-_turns: dict[str, threading.Lock] = {}
+_cpu = threading.Lock()  # a CPU's cores are for one model at a time; a GPU queues by itself what it is given
 
 
 @dataclass(frozen=True)
 class Reader(Generic[Found]):
-    """How a model reads texts: three steps, which are taken by one thread at a time.
+    """How a model reads texts: three steps, which are taken by one thread at a time."""
 
-    Attributes:
-        tokenise: from texts to (length in tokens, input of `encode`) of each.
-        encode: the model itself, on a batch of these inputs; nothing else uses a CPU meanwhile.
-        decode: from the batch and the output of `encode` to the result of each text.
-        size: bytes of memory that a result takes.
-        lock: held during each step, as lanes with different options share a model's reader.
-    """
-
-    tokenise: Callable[[Sequence[str]], Sequence[tuple[int, Any]]]
-    encode: Callable[[Sequence[Any]], Any]
-    decode: Callable[[Sequence[Any], Any], Sequence[Found]]
-    size: Callable[[Found], int]
-    lock: Any = field(default_factory=threading.Lock)
+    tokenise: Callable[[Sequence[str]], Sequence[tuple[int, Any]]]  # to (length in tokens, input of `encode`) of each
+    encode: Callable[[Sequence[Any]], Any]  # the model itself, on a batch; nothing else uses a CPU meanwhile
+    decode: Callable[[Sequence[Any], Any], Sequence[Found]]  # from the batch and what `encode` returned
+    size: Callable[[Found], int]  # bytes of memory that a result takes
+    lock: Any = field(default_factory=threading.Lock)  # lanes with different options share a model's reader
 
 
 @dataclass(eq=False)
@@ -56,17 +48,11 @@ class _Entry(Generic[Found]):
 class Lane(Generic[Found]):
     """A model's queue, its thread and its cache of results.
 
-    Args:
-        name: of its thread.
-        reader: of the model.
-        options: of the engine.
-
-    Attributes:
-        counts: texts that were `asked` for; of these `again` in the same call, `cached`, `joined` to another caller's,
-            `read` or `fetched` from another replica; `batches`, their `tokens`, and `padded`, the tokens with padding;
-            `halved` batches; `dropped` texts, which no caller waited for any more; `most`, the longest queue.
-        seconds: spent to `tokenise`, `encode`, `decode` and, summed over callers, to `wait`.
-        trouble: why the process is of no more use, if so.
+    `trouble` says why the process is of no more use. `seconds` has the time of `tokenise`, `encode`, `decode` and,
+    summed over callers, `wait`. `counts` has texts that were `asked` for; of these `again` in the same call, `cached`,
+    `joined` to another caller's, `read` or `fetched` from another replica; `batches`, their `tokens`, and `padded`, the
+    tokens with padding; `halved` batches; `dropped` texts, which no caller waited for any more; `most`, the longest
+    queue.
     """
 
     def __init__(self, name: str, reader: Reader[Found], options: EngineOptions) -> None:
@@ -97,7 +83,7 @@ class Lane(Generic[Found]):
     ) -> list[Found]:
         """See `reward_fns.engine.lanes.read`; texts for which `owns` is false are fetched, unless they are cached."""
         start = time.monotonic()
-        found: dict[str, Found] = {}
+        results: dict[str, Found] = {}
         asked: dict[str, _Entry[Found]] = {}
         to_fetch: list[_Entry[Found]] = []
         try:
@@ -109,7 +95,7 @@ class Lane(Generic[Found]):
                     result = self.cache.get(text)
                     if result is not None:
                         self.counts["cached"] += 1
-                        found[text] = result
+                        results[text] = result
                     elif owns is None or owns(text):
                         asked[text] = self._entry(text, deadline)
                     else:
@@ -121,14 +107,13 @@ class Lane(Generic[Found]):
             for entry in to_fetch:
                 arguments = entry, fetch, deadline
                 threading.Thread(target=self._fetch, args=arguments, name="engine fetch", daemon=True).start()
-            for text, entry in asked.items():
-                found[text] = _result(entry, deadline)
+            results |= {text: _result(entry, deadline) for text, entry in asked.items()}
         finally:
             with self._ready:
                 for entry in asked.values():
                     entry.callers -= 1
                 self.seconds["wait"] += time.monotonic() - start
-        return [found[text] for text in texts]
+        return [results[text] for text in texts]
 
     def _entry(self, text: str, deadline: float) -> _Entry[Found]:
         """The entry of a text to be read here, which is queued if it is new; called with the lock held."""
@@ -189,10 +174,10 @@ class Lane(Generic[Found]):
             self._chars -= len(text)
             if entry.callers == 0:
                 self.counts["dropped"] += 1
-                continue
-            chars += len(text)
-            self._running[text] = entry
-            taken.append(entry)
+            else:
+                chars += len(text)
+                self._running[text] = entry
+                taken.append(entry)
         self._ready.notify_all()  # the queue has space again
         return taken
 
@@ -214,36 +199,33 @@ class Lane(Generic[Found]):
         """Read a batch; if that fails, its halves, so that a text fails alone."""
         items = [item for _, (_, item) in batch]
         sizes = [size for _, (size, _) in batch]
+        padded = len(batch) * max(sizes)
         try:
             with self._reader.lock:
-                with _turn(self._device), self._time("encode"):
+                with _cpu if self._device == "cpu" else contextlib.nullcontext(), self._time("encode"):
                     encoded = self._reader.encode(items)
                 with self._time("decode"):
                     results = self._reader.decode(items, encoded)
             for (entry, _), result in zip(batch, results, strict=True):
                 self._answer(entry, result)
         except Exception as error:
-            self._note(error, len(batch) * max(sizes))
+            if _out_of_memory(error):
+                self._budget = max(_LEAST_BATCH, min(self._budget, padded // 2))
+            elif "CUDA error" in str(error):  # after which the process can't use its GPU any more
+                self.trouble = repr(error)
             if len(batch) == 1:
                 self._fail(batch[0][0], error)
         else:
-            self.counts["read"] += len(batch)
-            self.counts["batches"] += 1
-            self.counts["tokens"] += sum(sizes)
-            self.counts["padded"] += len(batch) * max(sizes)
+            self.counts.update(read=len(batch), batches=1, tokens=sum(sizes), padded=padded)
             return
         if len(batch) > 1:  # not in the handler, where the error still holds the batch's memory
             self.counts["halved"] += 1
-            _free(self._device)
+            if self._device.startswith("cuda"):
+                import torch
+
+                torch.cuda.empty_cache()
             self._read(batch[: len(batch) // 2])
             self._read(batch[len(batch) // 2 :])
-
-    def _note(self, error: Exception, tokens: int) -> None:
-        """Learn from a failed batch of `tokens` tokens: smaller batches, or that the GPU is broken."""
-        if _out_of_memory(error):
-            self._budget = max(_LEAST_BATCH, min(self._budget, tokens // 2))
-        elif "CUDA error" in str(error):  # after which the process can't use its GPU any more
-            self.trouble = repr(error)
 
     def _answer(self, entry: _Entry[Found], found: Found) -> None:
         if entry.answer.done():
@@ -284,14 +266,10 @@ def _result(entry: _Entry[Found], deadline: float) -> Found:
         raise TimeoutError("not read within the time limit: the model has too much to do, or is stuck") from None
 
 
-def _turn(device: str) -> contextlib.AbstractContextManager[Any]:
-    """A CPU's cores are for one model at a time; a GPU queues by itself what it is given."""
-    return _turns.setdefault(device, threading.Lock()) if device == "cpu" else contextlib.nullcontext()
-
-
 def after_fork() -> None:
-    """A forked process has none of the threads that might hold these locks."""
-    _turns.clear()
+    """A forked process has none of the threads that might hold this lock."""
+    global _cpu
+    _cpu = threading.Lock()
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -301,8 +279,20 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def _free(device: str) -> None:
-    import torch
+def batches(lengths: Sequence[int], tokens: int, spread: float = math.inf) -> Iterator[list[int]]:
+    """Indices of all sequences in batches of similar length, so that little of a batch is padding.
 
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+    At most `tokens` tokens with padding, unless a longer sequence comes alone; a batch's longest sequence is at most
+    `spread` times its shortest, give or take a token.
+
+    >>> list(batches([9, 2, 3, 2], tokens=6)), list(batches([9, 2, 3, 30], tokens=99, spread=2))
+    ([[1, 3], [2], [0]], [[1, 2], [0], [3]])
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and ((len(batch) + 1) * lengths[i] > tokens or lengths[i] > lengths[batch[0]] * spread + 1):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol
 
-from reward_fns.engine.device import scorer_packages, set_threads
+from reward_fns.engine.device import scorer_packages
 from reward_fns.engine.lane import Found, Lane, Reader, after_fork
 from reward_fns.settings import EngineOptions, current
 
@@ -24,13 +24,10 @@ Tap = dict[tuple[Key, str], Any]
 
 
 class Peers(Protocol):
-    """The replicas of a deployment, as one of them sees them."""
+    """The replicas of a deployment, as one of them sees them: whether it reads a text itself, or asks its owner."""
 
-    def owns(self, text: str) -> bool:
-        """Whether this replica should read the text itself."""
-
-    def fetch(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any:
-        """What the replica that should read the text finds in it."""
+    def owns(self, text: str) -> bool: ...
+    def fetch(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any: ...
 
 
 _lanes: dict[tuple[Key, EngineOptions], Lane[Any]] = {}
@@ -41,31 +38,20 @@ _lock, _building = threading.Lock(), threading.RLock()
 
 
 def read(key: Key, build: Build[Found], texts: Sequence[str]) -> list[Found]:
-    """What a model finds in texts, in their order.
+    """What a model finds in texts, in their order; safe to call from any number of threads.
 
-    Safe to call from any number of threads. The first call builds the model, with the options in force.
-
-    Args:
-        key: identifies the model.
-        build: makes the model's reader; where replicas share texts, it travels between them.
-        texts: to be read.
-
-    Raises:
-        UsageError: from `build`, or a package is not installed.
-        TimeoutError: the caller's time limit is over.
-        Exception: raised by the model for this text, even if it was in a batch.
+    The first call builds the model with the options in force; where replicas share texts, `build` travels between them.
+    Raises UsageError from `build` or for a missing package, TimeoutError when the caller's time is over, and whatever
+    the model raises for one of these texts.
     """
     settings, peers = current(), _peers.get()
     if not texts:
         return []
-    lane = _lane(key, build, settings.options)
-    if peers is None:
-        found = lane.read(texts, settings.deadline)
-    else:
-        found = lane.read(texts, settings.deadline, peers.owns, partial(peers.fetch, key, build))
+    shared = (peers.owns, partial(peers.fetch, key, build)) if peers else ()
+    results = _lane(key, build, settings.options).read(texts, settings.deadline, *shared)
     for tap in _taps:
-        tap.update({(key, text): result for text, result in zip(texts, found, strict=True)})
-    return found
+        tap.update({(key, text): result for text, result in zip(texts, results, strict=True)})
+    return results
 
 
 @contextlib.contextmanager
@@ -96,8 +82,7 @@ def lanes() -> dict[tuple[Key, EngineOptions], Lane[Any]]:
 
 def totals(options: EngineOptions) -> tuple[Counter[str], Counter[str]]:
     """Counts and seconds of this process's lanes with these options, summed over the models."""
-    counts: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
+    counts, seconds = Counter[str](), Counter[str]()
     for (_, own), lane in lanes().items():
         if own == options:
             counts.update(lane.counts)
@@ -125,7 +110,10 @@ def _reader(key: Key, build: Build[Found], options: EngineOptions) -> Reader[Fou
     model = key, options.device, options.dtype, options.compile
     with _building, scorer_packages():
         if model not in _readers:
-            set_threads(options.threads)
+            import torch
+
+            if options.threads not in (0, torch.get_num_threads()):
+                torch.set_num_threads(options.threads)
             _readers[model] = build(options)
         return _readers[model]
 

@@ -13,27 +13,16 @@ _MOVES = (1e-4, 1e-3, 1e-2)
 
 @dataclass
 class Changes:
-    """What has changed so far; call `add` for samples and then `lines`.
+    """What has changed so far between float32 and a setting of the engine; call `add` for samples and then `lines`."""
 
-    Attributes:
-        spec: the rewards; those without a model are left out.
-        setting: options of the engine, to be compared with float32.
-        moves: per reward, how far each of its values moved.
-        failures: messages of samples that could not be scored in one of the two ways.
-        counts: of the models' results, how many there are and how many changed.
-    """
-
-    spec: RewardSpec
+    spec: RewardSpec  # rewards without a model are left out
     setting: EngineOptions
-    moves: dict[str, list[float]] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    moves: dict[str, list[float]] = field(default_factory=dict)  # per reward, how far each of its values moved
+    failures: list[str] = field(default_factory=list)  # of samples that could not be scored in one of the two ways
+    counts: dict[str, list[int]] = field(default_factory=dict)  # the models' results: how many, how many changed
 
     def __post_init__(self) -> None:
-        tasks = {
-            task: tuple(part for part in parts if part.reward.needs is not None)
-            for task, parts in self.spec.tasks.items()
-        }
+        tasks = {task: tuple(part for part in parts if part.reward.needs) for task, parts in self.spec.tasks.items()}
         self.spec = replace(self.spec, tasks={task: parts for task, parts in tasks.items() if parts})
 
     def add(self, samples: Sequence[Rollout]) -> None:

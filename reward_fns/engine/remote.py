@@ -34,9 +34,7 @@ class RemoteFailure(Exception):
 
 
 def session_of(text: str) -> str:
-    """The session of Ray Serve that a text belongs to; all texts of a session go to one replica.
-
-    A report keeps its session when a reward lower-cases it, squeezes its white space or cuts its end.
+    """The session of Ray Serve that a text belongs to, and so its replica; case, white space and a cut end don't count.
 
     >>> session_of("The  Heart is enlarged.") == session_of(" the heart is enlarged."), session_of("No edema.")
     (True, '320ff8842bc9a00a')
@@ -58,20 +56,12 @@ def ask(
     engine: EngineOptions,
     timeout: float,
 ) -> list[float | None]:
-    """The values of a reward; blocks, at most for the time limit.
+    """The values of a reward; blocks, at most for the time limit, and then raises TimeoutError.
 
-    Raises:
-        UsageError: the deployment says that the reward is used wrongly, or there is no deployment.
-        RemoteFailure: see the class.
-        TimeoutError: the time limit is over.
+    Raises UsageError if there is no deployment or it says that the reward is used wrongly, else RemoteFailure.
     """
-    request = {
-        "reward": reward.name,
-        "options": dict(options),
-        "predictions": list(predictions),
-        "references": list(references),
-        "timeout": timeout,
-    }
+    request = {"reward": reward.name, "options": dict(options), "timeout": timeout}
+    request |= {"predictions": list(predictions), "references": list(references)}
     if engine.where == "http":
         return _values(_over_http(engine.address, request, timeout), len(predictions))
     return _over_ray(request, timeout, shares(engine))
@@ -141,10 +131,7 @@ def _score() -> Any:
 
 
 def leave() -> None:
-    """Stop the threads that connect this process to deployments, before it leaves their Ray cluster.
-
-    They would go on reporting to the deployment, and start a cluster for that if there is none.
-    """
+    """Stop the threads that report to deployments, before this process leaves: they would start a new cluster."""
     with _lock:
         while _handles:
             _handles.popitem()[1].shutdown()

@@ -1,30 +1,30 @@
 """The deployment that computes neural rewards for a whole cluster, with Ray Serve.
 
-Each replica holds one copy of each model and runs the same engine as a worker would (`reward_fns.engine.lanes`), which
-batches the requests of all workers. A text belongs to one replica: Ray Serve's router sends a prediction there, and a
-replica fetches what was found in a reference from the replica that the reference belongs to. So each distinct text is
-read once per deployment. Started with `serve run examples/scorers/serve.yaml`, or by `start`.
+Each replica holds one copy of each model and runs a worker's engine (`reward_fns.engine.lanes`) for all workers. A text
+belongs to one replica: Ray Serve's router sends a prediction there, and a replica fetches what was found in a reference
+from the reference's. So each distinct text is read once per deployment. Started with
+`serve run examples/scorers/serve.yaml`, or by `start`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import resource
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from reward_fns.engine.device import device_of
 from reward_fns.engine.lanes import Build, Key, read, sharing, totals, trouble
-from reward_fns.engine.placement import check_room
 from reward_fns.engine.remote import APP, SESSION_HEADER, session_of, shares
 from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import get
-from reward_fns.settings import EngineOptions, using
+from reward_fns.settings import REMOVED, EngineOptions, from_mapping, using
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -37,35 +37,29 @@ _AT_WORK = 512  # reward calls that a replica works on at once: several batches 
 _ACCEPTED = 16384  # requests that it accepts; those beyond its reward calls wait in it, and hold up no texts for others
 _BODY = 64 << 20
 _KEYS = ("reward", "options", "predictions", "references", "timeout")
+TRAINER_CPUS = 3
+"""CPUs that verl 0.9.1 reserves with the whole GPU of each training process (RayResourcePool.max_colocate_count)."""
 _ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
+_log = logging.getLogger(__name__)
 
 
 class Scorers:
-    """A replica.
-
-    Args:
-        options: of its engine, as a mapping.
-    """
+    """A replica."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         given = EngineOptions(**options)
-        models = ("device", "dtype", "compile", "wait_ms", "batch_tokens", "queue", "cache_mb")
-        kept = {name: getattr(given, name) for name in models}
-        self._options = EngineOptions(threads=given.threads or math.ceil(given.cpus), **kept)
+        names = ("device", "dtype", "compile", "wait_ms", "batch_tokens", "queue", "cache_mb")
+        own = {name: getattr(given, name) for name in names}
+        self._options = EngineOptions(threads=given.threads or math.ceil(given.cpus), **own)
         self._shared, self._lock = shares(given), threading.Lock()
         self._handle: Any = None
         self._places = asyncio.Semaphore(_AT_WORK)
         device_of(self._options)  # raises now if the device is missing, and imports PyTorch before any caller waits
 
     async def score(self, request: Mapping[str, Any], session: str = "") -> dict[str, Any]:
-        """Answer a request of `reward_fns.engine.remote`.
+        """The `values` for a request of `reward_fns.engine.remote`, or under `usage` or `error` why there are none.
 
-        Args:
-            request: see there.
-            session: whose texts this replica reads itself, as the request was routed by it.
-
-        Returns:
-            `values`, or under `usage` or `error` the reason why there are none.
+        It was routed by `session`, whose texts this replica reads itself.
         """
         try:
             _check(request)
@@ -134,8 +128,8 @@ class Scorers:
             asked = json.loads(await request.body())
         except ValueError:
             return JSONResponse({"usage": "a request must be JSON"}, 400)
-        session = request.headers.get(SESSION_HEADER, "")
-        return JSONResponse(await self.score(asked if isinstance(asked, dict) else {}, session))
+        fields = asked if isinstance(asked, dict) else {}
+        return JSONResponse(await self.score(fields, request.headers.get(SESSION_HEADER, "")))
 
     def usage(self) -> tuple[str, dict[str, int], dict[str, float], int]:
         """This replica's id, what it counted, the seconds it spent, and the most memory it has used, KiB."""
@@ -146,22 +140,22 @@ class Scorers:
         return serve.get_replica_context().replica_id.unique_id, dict(counts), dict(seconds), peak
 
     def check_health(self) -> None:
-        """Called by Ray Serve, which replaces a replica that raises: after a CUDA error a process is of no more use."""
+        """Raise after a CUDA error, from which a process can't recover: Ray Serve then replaces the replica."""
         if cause := trouble():
             raise RuntimeError(cause)
 
 
-class _Replicas:
+class _Replicas(NamedTuple):
     """All replicas of a deployment, as one that answers a session sees them; see `reward_fns.engine.lanes.Peers`."""
 
-    def __init__(self, handle: Any, session: str) -> None:
-        self._handle, self._session = handle, session
+    handle: Any
+    session: str
 
     def owns(self, text: str) -> bool:
-        return session_of(text) == self._session
+        return session_of(text) == self.session
 
     def fetch(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any:
-        owner = self._handle.options(session_id=session_of(text))
+        owner = self.handle.options(session_id=session_of(text))
         return owner.remote(key, build, text, timeout).result(timeout_s=timeout)
 
 
@@ -184,33 +178,23 @@ def _check(request: Mapping[str, Any]) -> None:
 def application(args: Mapping[str, Any]) -> Application:
     """The Ray Serve application, for `import_path: reward_fns.engine.serving:application`.
 
-    Args:
-        args: as the entry `engine` of a reward spec with where: ray.
-
-    Raises:
-        UsageError: an option is unknown or wrong.
+    Its `args` are the entry `engine` of a reward spec with where: ray; UsageError if one is unknown or wrong.
     """
     from ray import serve
 
-    valid = [key.name for key in fields(EngineOptions)]
-    for name in args:
-        if name not in valid:
-            raise UsageError(f"scorers: {unknown('key', name, valid)}")
-    options = EngineOptions(**{**args, "where": "ray"})
+    options = from_mapping(EngineOptions, {**args, "where": "ray"}, "scorers", REMOVED)
     growth: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas > options.replicas:
-        growth = {
-            "num_replicas": None,
-            "autoscaling_config": {
-                "min_replicas": options.replicas,
-                "max_replicas": options.max_replicas,
-                "target_ongoing_requests": _AT_WORK // 4,
-                # A step's rewards come in a burst, which Ray Serve's own half a minute would let pass.
-                "metrics_interval_s": 2.0,
-                "look_back_period_s": 6.0,
-                "upscale_delay_s": 6.0,
-            },
+        scaling = {
+            "min_replicas": options.replicas,
+            "max_replicas": options.max_replicas,
+            "target_ongoing_requests": _AT_WORK // 4,
+            # A step's rewards come in a burst, which Ray Serve's own half a minute would let pass.
+            "metrics_interval_s": 2.0,
+            "look_back_period_s": 6.0,
+            "upscale_delay_s": 6.0,
         }
+        growth = {"num_replicas": None, "autoscaling_config": scaling}
     if shares(options):
         growth["request_router_config"] = {"request_router_class": _ROUTER}
     deployment: Any = serve.deployment(
@@ -230,13 +214,8 @@ def start(options: EngineOptions, trainer: Sequence[int] = ()) -> None:
     """Have the application run in this process's Ray cluster, with these options, and wait until it does.
 
     One that is running with the same options is left as it is; it ends with the cluster, or by `serve.delete`.
-
-    Args:
-        options: of the engine.
-        trainer: processes that a trainer will place on each of its nodes next, see `reward_fns.engine.placement`.
-
-    Raises:
-        UsageError: Ray Serve is missing, or the replicas would take what the trainer needs.
+    UsageError if Ray Serve is missing, or if the replicas would take what a trainer needs that will next place these
+    numbers of processes on its nodes, see `refusal`.
     """
     try:
         from ray import serve
@@ -247,3 +226,63 @@ def start(options: EngineOptions, trainer: Sequence[int] = ()) -> None:
     if APP not in serve.status().applications:
         check_room(options, trainer)
     serve.run(application(asdict(options)), name=APP, route_prefix=None)
+
+
+def check_room(options: EngineOptions, trainer: Sequence[int]) -> None:
+    """Raise UsageError if the replicas of a deployment about to start leave a trainer too little, see `refusal`."""
+    import ray
+
+    free = ray._private.state.available_resources_per_node()  # which verl's own check asks too
+    if trainer and (reason := refusal(list(free.values()), options, trainer)):
+        raise UsageError(reason)
+
+
+def refusal(free: Sequence[Mapping[str, float]], options: EngineOptions, trainer: Sequence[int]) -> str | None:
+    """Why replicas, which Ray Serve spreads over the nodes, leave too little for the trainer; None if they don't.
+
+    Replicas without a place wait for a node to join; they are only logged. `free` has the free "GPU" and "CPU" of each
+    node, `trainer` the trainer's processes on each of its nodes, which take a whole GPU and 3 CPUs each.
+
+    >>> nodes = [{"GPU": 1.0, "CPU": 16.0}] * 3
+    >>> print(refusal(nodes, EngineOptions(where="ray", replicas=3, gpus=0.25), [1, 1]).partition(". ")[0])
+    the scorers would leave too little for the trainer: of 3 nodes with 1, 1, 1 free GPUs and 16, 16, 16 free CPUs, \
+3 replicas of 0.25 GPUs and 1 CPUs leave 0, 0, 0 whole GPUs and 15, 15, 15 CPUs, but the trainer needs 2 nodes with \
+1, 1 GPUs and 3, 3 CPUs
+    >>> refusal(nodes, EngineOptions(where="ray", replicas=1, gpus=0.25), [1, 1]) is None
+    True
+    """
+    gpus, cpus = ([node.get(name, 0.0) for node in free] for name in ("GPU", "CPU"))
+    placed = [0] * len(free)
+    for _ in range(options.replicas):
+        room = [i for i, count in enumerate(placed)
+                if _used(count + 1, options.gpus) <= gpus[i] and (count + 1) * options.cpus <= cpus[i]]  # fmt: skip
+        if not room:
+            break
+        placed[min(room, key=placed.__getitem__)] += 1
+    if waiting := options.replicas - sum(placed):
+        _log.warning("%d of %d scorer replicas wait for a node to join", waiting, options.replicas)
+    whole = [math.floor(n - _used(count, options.gpus)) for n, count in zip(gpus, placed, strict=True)]
+    left = [n - count * options.cpus for n, count in zip(cpus, placed, strict=True)]
+    nodes = sorted(range(len(free)), key=whole.__getitem__)
+    for processes in sorted(trainer, reverse=True):  # the largest first, each on the node that it fits most tightly
+        node = next((i for i in nodes if whole[i] >= processes and left[i] >= TRAINER_CPUS * processes), None)
+        if node is None:
+            return (
+                f"the scorers would leave too little for the trainer: of {len(free)} nodes with {_list(gpus)} free "
+                f"GPUs and {_list(cpus)} free CPUs, {sum(placed)} replicas of {options.gpus:g} GPUs and "
+                f"{options.cpus:g} CPUs leave {_list(whole)} whole GPUs and {_list(left)} CPUs, but the trainer needs "
+                f"{len(trainer)} nodes with {_list(trainer)} GPUs and {_list([TRAINER_CPUS * n for n in trainer])} "
+                "CPUs. Set fewer replicas, gpus: 0 or fewer cpus in engine, run the scorers in a cluster of their own "
+                "(where: http), or let a node join"
+            )
+        nodes.remove(node)
+    return None
+
+
+def _used(replicas: int, gpus: float) -> float:
+    """GPUs of which replicas on a node use at least a part; Ray fills one GPU before the next."""
+    return math.ceil(replicas / math.floor(1 / gpus + 1e-9)) if 0 < gpus <= 1 else replicas * gpus
+
+
+def _list(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)

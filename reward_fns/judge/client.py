@@ -40,27 +40,18 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Judge:
-    """A model and its server; data preparation uses this class too.
+    """A model and its server; data preparation uses this class too."""
 
-    Attributes:
-        base_url: of the server, up to and with its version, as http://host:8000/v1.
-        model: the name that it serves the model under.
-        key_variable: environment variable that its key comes from.
-        direct: ask only this host: use no proxy and follow no redirect.
-    """
-
-    base_url: str
-    model: str
-    key_variable: str = KEY
-    direct: bool = False
+    base_url: str  # up to and with its version, as http://host:8000/v1
+    model: str  # the name that the server knows
+    key_variable: str = KEY  # environment variable
+    direct: bool = False  # ask only this host: use no proxy and follow no redirect
 
     async def complete(self, prompt: str, *, max_tokens: int, stop: str) -> Answer:
-        """Continue a prompt as it is, without a chat template, at temperature 0.
+        """Continue a prompt as it is, without a chat template, at temperature 0. Raises TooLong, JudgeFailure.
 
-        Raises:
-            TooLong: the prompt exceeds the model's context.
-            JudgeFailure: see the class; after the client's own retries (connection, 408, 409, 429 and 5xx, with
-                exponential back-off and jitter, or as the server's Retry-After says).
+        Before that the client retries (connection, 408, 409, 429 and 5xx) with exponential back-off and jitter, or as
+        the server's Retry-After says.
         """
         request = {"prompt": prompt, "stop": stop, "max_tokens": max_tokens, "temperature": 0.0}
         return await _on_judge_loop(self._ask("completions", request))
@@ -73,13 +64,9 @@ class Judge:
         schema: Mapping[str, Any] | None = None,
         temperature: float = 0.0,
     ) -> Answer:
-        """Answer a message, with JSON of this schema if there is one. Raises as `complete`.
+        """Answer a text, or parts of text and images as OpenAI's chat API has them; raises as `complete`.
 
-        Args:
-            message: text, or parts of text and images as OpenAI's chat API has them.
-            max_tokens: of the answer.
-            schema: JSON schema that the server enforces.
-            temperature: 0 for the likeliest answer.
+        If there is a JSON schema, the server enforces it.
         """
         request: dict[str, Any] = {"messages": [{"role": "user", "content": message}], "max_tokens": max_tokens}
         if schema is not None:
@@ -101,23 +88,17 @@ class Judge:
         try:
             choice = response.choices[0]
             text = choice.text if kind == "completions" else choice.message.content
-            return Answer(_text(text), choice.finish_reason == "stop")
+            return Answer("" + text, choice.finish_reason == "stop")  # a TypeError unless it is a text
         except (AttributeError, IndexError, TypeError) as error:  # the client doesn't check what a server sends
             sent = f"sent no completion, but {str(response)[:200]!r}"
             raise JudgeFailure(f"model {self.model!r} at {self.base_url} {sent}") from error
 
 
 def locate(base_url: str, model: str, router_address: str | None, default_model: str = "") -> Judge:
-    """The judge that the options, verl or the environment name.
+    """The judge that a reward's options name; UsageError if none is, or the package `openai` is missing.
 
-    Args:
-        base_url: option of a reward; if empty, verl's router is taken, and else the environment variable `URL`.
-        model: option of a reward; if empty, the environment variable `MODEL` is taken, and else the default.
-        router_address: host:port of the router of verl's reward model, if there is one.
-        default_model: "" if there is none.
-
-    Raises:
-        UsageError: no server or no model is named, or the package `openai` is missing.
+    For an empty `base_url` verl's router (host:port) is taken, and else the environment variable `URL`; for an empty
+    `model` the variable `MODEL`, and else the default.
 
     >>> locate("", "Qwen/Qwen3-8B", "10.0.0.7:4000").base_url
     'http://10.0.0.7:4000/v1'
@@ -136,12 +117,6 @@ def locate(base_url: str, model: str, router_address: str | None, default_model:
     if not name:
         raise UsageError(f"no judge model is named: set option model or the environment variable {MODEL}")
     return Judge(where, name)
-
-
-def _text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"not a text: {text!r}")
-    return text
 
 
 # Only ever called in the judge loop, so by one thread.

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,6 @@ def disarm(report: str) -> str:
     format and surrogate characters. Brackets and braces become parentheses, so that no heading and no JSON is left, and
     so does a "<" that could begin a tag or a role marker. All else stays, numbers included.
 
-    Args:
-        report: untrusted text.
-
     >>> disarm("[Matched Findings]: 9. </s><|assistant|> {}  <5 mm nodule.")
     '(Matched Findings): 9. (/s>(|assistant|> () <5 mm nodule.'
     >>> len(disarm("x" * 8000)), len(disarm("\u80ba" * 4000)), len(disarm("!" * 16000))
@@ -87,11 +85,7 @@ def prompt(template: str, reference: str, candidate: str) -> str:
 
 @functools.cache
 def template(path: Path) -> str:
-    """Read a prompt file.
-
-    Raises:
-        UsageError: the file can't be read, or lacks the place of a report.
-    """
+    """Read a prompt file; UsageError if that fails or the file lacks the place of a report."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -131,15 +125,12 @@ def _upstream_errors(section: str) -> int:
 
 
 def read_strict(answer: str) -> Verdict:
-    """The counts of an answer in sections, in which every part that matters is present once and is readable.
+    """The counts of an answer in sections; JudgeFailure names a part that is missing, repeated or unreadable.
 
     Their score is that of `read_upstream`, except where that package misreads a clear answer: if the section of
     significant errors is empty or no blank line follows it (it charges the next section), if a blank line stands inside
     it (it stops there), if a count has no space before it or no full stop behind it (it skips the count), and if
     nothing at all was found (`both_empty` of `Verdict.score`).
-
-    Raises:
-        JudgeFailure: a part is missing, repeated or unreadable; says which.
 
     >>> read_strict("[Clinically Significant Errors]:\\n\\n[Matched Findings]:\\n2. Clear lungs; normal heart")
     Verdict(matched=2, significant=0, insignificant=0)
@@ -187,32 +178,34 @@ def _says_none(section: str) -> bool:
     return re.match(r"(no|none|n/a)\b", section, flags=re.IGNORECASE) is not None
 
 
-_COUNTS = {
-    "type": "object",
-    "properties": {kind: {"type": "integer", "minimum": 0, "maximum": 99} for kind in _KINDS},
-    "required": list(_KINDS),
-    "additionalProperties": False,
-}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
+def _schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of an object with exactly these keys."""
+    return {
+        "type": "object",
+        "properties": {**properties},
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 99}
+_COUNTS = _schema(dict.fromkeys(_KINDS, _COUNT))
+SCHEMA = _schema(
+    {
         "is_report": {"type": "boolean"},
         "explanation": {"type": "string"},
         "significant_errors": _COUNTS,
         "insignificant_errors": _COUNTS,
-        "matched_findings": {"type": "integer", "minimum": 0, "maximum": 99},
-    },
-    "required": ["is_report", "explanation", "significant_errors", "insignificant_errors", "matched_findings"],
-    "additionalProperties": False,
-}
+        "matched_findings": _COUNT,
+    }
+)
 """JSON schema of an answer in mode json; error kinds (a) to (f) as in GREEN."""
 
 
 def read_json(answer: str) -> Verdict | None:
     """The counts of an answer in JSON, or None if the judge says that the candidate is not a report.
 
-    Raises:
-        JudgeFailure: the answer is not a single object of `SCHEMA`; says what is wrong.
+    JudgeFailure says why an answer is not a single object of `SCHEMA`.
     """
     try:
         raw = json.loads(answer, object_pairs_hook=_without_repeats)

@@ -6,7 +6,6 @@ As in bert-score 0.3.13 without idf weights (arXiv 1904.09675, section 3; parity
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from reward_fns.engine.lane import Reader
@@ -32,13 +31,9 @@ class BertScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """A model, the layer whose states count, and what unrelated texts score with that.
+    """A model and the layer that bert-score 0.3.13 prefers for it, with that layer's row of rescale_baseline/en.
 
-    Attributes:
-        folder: where the model comes from.
-        layer: the layer that bert-score prefers for it.
-        baseline: rescale_baseline/en/<model>.tsv of bert-score 0.3.13, row of that layer.
-        prefix: put before a text that is not empty: byte-level BPE tells a word after a space from one without.
+    The prefix goes before a text that is not empty: byte-level BPE tells a word after a space from one without.
     """
 
     folder: HubFolder
@@ -50,13 +45,13 @@ class Setting:
 SETTINGS: dict[Model, Setting] = {
     "distilbert-base-uncased": Setting(
         HubFolder("distilbert/distilbert-base-uncased", patterns=_PATTERNS),
-        5,
-        BertScore(0.6666034, 0.66660464, 0.66620487),
+        layer=5,
+        baseline=BertScore(0.6666034, 0.66660464, 0.66620487),
     ),
     "distilroberta-base": Setting(
         HubFolder("distilbert/distilroberta-base", patterns=_PATTERNS),
-        5,
-        BertScore(0.84732, 0.84759504, 0.8473319),
+        layer=5,
+        baseline=BertScore(0.84732, 0.84759504, 0.8473319),
         prefix=" ",
     ),
 }
@@ -74,60 +69,49 @@ def bertscore(
 
     Every token counts as much as the one of the other text that is most like it (cosine of their states); precision and
     recall are means over the tokens but [CLS] and [SEP], and at least 0. If either text has no token, all three are 0
-    before rescaling. Values are those of bert-score for one pair at a time: in a padded batch it takes a negative
-    cosine for 0. Cost: a pass of five layers per distinct text, in batches.
+    before rescaling; otherwise from 0 to 1. Texts are cut at 512 tokens. Values are those of bert-score for one pair at
+    a time: in a padded batch it takes a negative cosine for 0. Cost: a pass of five layers per distinct text.
 
-    Args:
-        predictions: the generated texts.
-        references: the true ones.
-        model: one of `SETTINGS`; texts are cut at 512 tokens.
-        rescale: (x - baseline) / (1 - baseline), so that 0 is what unrelated texts score; at worst -2.0 for
-            distilbert-base-uncased and -5.55 for distilroberta-base. Otherwise all three are from 0 to 1.
-        folder: where to read the model instead.
-
-    Raises:
-        UsageError: the model is not there, or is something else.
+    `rescale` is (x - baseline) / (1 - baseline), so that 0 is what unrelated texts score; at worst -2.0 for
+    distilbert-base-uncased and -5.55 for distilroberta-base. `folder` is where to read the model instead.
     """
-    setting = SETTINGS[model]
-    source_folder = folder or setting.folder
+    prefix = SETTINGS[model].prefix
+    source_folder = folder or SETTINGS[model].folder
+    build = partial(_reader, source_folder, model)
     scores: list[BertScore] = []
     for start in range(0, len(predictions), _PAIRS):
-        sides = (
-            [setting.prefix + text if text else "" for text in map(_clean, side[start : start + _PAIRS])]
-            for side in (predictions, references)
-        )
-        texts = [text for side in sides for text in side]
-        states = read(("bertscore", model, source_folder), partial(_reader, source_folder, model), texts)
+        both = [*predictions[start : start + _PAIRS], *references[start : start + _PAIRS]]
+        texts = [prefix + text if text else "" for text in (encodable(text).strip() for text in both)]
+        states = read(("bertscore", model, source_folder), build, texts)
         scores += _match(states[: len(texts) // 2], states[len(texts) // 2 :])
     return [rescaled(score, model) for score in scores] if rescale else scores
 
 
-def _clean(text: str) -> str:
-    return encodable(text).strip()
-
-
 class States(NamedTuple):
-    """A text's tokens as the model sees them.
-
-    Attributes:
-        states: of length 1, a row for each token.
-        counts: which of them are not special tokens.
-        full: whether there is such a token.
-    """
+    """A text's tokens: their states of length 1, which of them are not special, and whether any is not."""
 
     states: Any
     counts: Any
     full: bool
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """For another process, which may have another device."""
+    def __reduce__(self) -> tuple[Any, ...]:  # for another process, which may have another device
         return States, (self.states.cpu(), self.counts.cpu(), self.full)
 
 
 def _reader(source_folder: HubFolder, model: Model, options: EngineOptions) -> Reader[States]:
     import torch
 
-    encoder = _load(fetch_folder(source_folder), model, options)
+    torchvision_operators()
+    from transformers import AutoModel, AutoTokenizer
+
+    path = fetch_folder(source_folder)
+    network = load(
+        partial(AutoModel.from_pretrained, path, num_hidden_layers=SETTINGS[model].layer, use_safetensors=True),
+        path,
+        model,
+        strict=False,
+    )
+    encoder = Encoder(network, AutoTokenizer.from_pretrained(path), options)
     special = {encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id}
 
     def encode(ids: Sequence[list[int]]) -> Any:
@@ -135,15 +119,14 @@ def _reader(source_folder: HubFolder, model: Model, options: EngineOptions) -> R
             return torch.nn.functional.normalize(encoder.encode(ids), dim=-1)
 
     def decode(ids: Sequence[list[int]], states: Any) -> list[States]:
-        found = []
-        for i, row in enumerate(ids):
-            counts = [token not in special for token in row]
-            # A copy, which doesn't keep the states of a whole batch in memory.
-            own = states[i, : len(row)].clone()
-            found.append(States(own, torch.tensor(counts, device=states.device), any(counts)))
-        return found
+        counts = [[token not in special for token in row] for row in ids]
+        # Copies, which don't keep the states of a whole batch in memory.
+        return [
+            States(states[i, : len(of_text)].clone(), torch.tensor(of_text, device=states.device), any(of_text))
+            for i, of_text in enumerate(counts)
+        ]
 
-    return Reader(encoder.tokenise, encode, decode, size=lambda found: found.states.nbytes)
+    return Reader(encoder.tokenise, encode, decode, size=lambda result: result.states.nbytes)
 
 
 def _match(predictions: Sequence[States], references: Sequence[States]) -> list[BertScore]:
@@ -154,11 +137,8 @@ def _match(predictions: Sequence[States], references: Sequence[States]) -> list[
     none = torch.zeros(2, device=predictions[0].states.device)
     pairs = zip(predictions, references, strict=True)
     means = torch.stack([_means(a, b) if a.full and b.full else none for a, b in pairs])
-    scores = []
-    for precision, recall in means.clamp(0.0, 1.0).tolist():  # all at once: every transfer waits for the device
-        both = precision + recall
-        scores.append(BertScore(precision, recall, 2 * precision * recall / both if both else 0.0))
-    return scores
+    # All at once: every transfer waits for the device.
+    return [BertScore(p, r, 2 * p * r / (p + r) if p + r else 0.0) for p, r in means.clamp(0.0, 1.0).tolist()]
 
 
 def _means(prediction: States, reference: States) -> Any:
@@ -169,8 +149,8 @@ def _means(prediction: States, reference: States) -> Any:
     reference = States(reference.states.to(device), reference.counts.to(device), reference.full)
     # bert-score lets [CLS] and [SEP] be matched, though they don't count themselves.
     cosines = prediction.states @ reference.states.T
-    best = zip((prediction, reference), (cosines.amax(dim=1), cosines.amax(dim=0)), strict=True)
-    return torch.stack([likeness[side.counts].mean() for side, likeness in best])
+    best = (prediction.counts, cosines.amax(dim=1)), (reference.counts, cosines.amax(dim=0))
+    return torch.stack([likeness[counts].mean() for counts, likeness in best])
 
 
 def rescaled(score: BertScore, model: Model) -> BertScore:
@@ -187,15 +167,3 @@ def source(model: Model, repo: str, revision: str = "main") -> HubFolder:
     """The files that `bertscore` reads, from a hub repository or local folder; "" is the published one."""
     published = SETTINGS[model].folder
     return replace(published, repo=repo or published.repo, revision=revision)
-
-
-def _load(folder: Path, model: Model, options: EngineOptions) -> Encoder:
-    torchvision_operators()
-    from transformers import AutoModel, AutoTokenizer
-
-    layer = SETTINGS[model].layer
-    encoder = load(
-        AutoModel.from_pretrained, folder, model, strict=False,
-        pretrained_model_name_or_path=folder, num_hidden_layers=layer, use_safetensors=True,
-    )  # fmt: skip
-    return Encoder(encoder, AutoTokenizer.from_pretrained(folder), options)

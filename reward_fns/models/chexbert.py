@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,13 +40,7 @@ BASE = HubFolder("google-bert/bert-base-uncased")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """What CheXbert says about one report.
-
-    Attributes:
-        classes: of the `OBSERVATIONS`, in their order.
-        logits: per observation, of its 4 (the last: 2) classes.
-        embedding: the [CLS] state, float32, of shape (768,).
-    """
+    """Per observation its class and the logits of all 4 (the last: 2); the [CLS] state, float32, of shape (768,)."""
 
     classes: tuple[int, ...]
     logits: tuple[tuple[float, ...], ...]
@@ -63,18 +56,9 @@ def classify(
 ) -> list[Findings]:
     """Label and embed reports; each different text goes through the model once.
 
-    White space is squeezed, and a report is cut at 512 tokens, as in f1chexbert 0.0.2. Cost: a pass of a
-    BERT-base per distinct text, in batches.
-
-    Args:
-        texts: the reports; an empty one is a report that mentions nothing.
-        checkpoint: the published chexbert.pth, or another of its format.
-        base: configuration and tokenizer that it was trained with.
-        backend: "builtin", or "reference" for the f1chexbert package itself, one report at a time, see
-            `reward_fns.models.reference`.
-
-    Raises:
-        UsageError: a file is missing or of another format, or a package is missing.
+    White space is squeezed, and a report is cut at 512 tokens, as in f1chexbert 0.0.2; an empty one mentions nothing.
+    Cost: a pass of a BERT-base per distinct text, in batches. Backend "reference" is the f1chexbert package itself, one
+    report at a time, see `reward_fns.models.reference`. Raises UsageError for missing or foreign files or packages.
     """
     build = {"builtin": _builtin, "reference": _reference}[backend]
     squeezed = [" ".join(encodable(text).split()) for text in texts]
@@ -82,12 +66,12 @@ def classify(
 
 
 def sources(repo: str, revision: str, base: str) -> tuple[HubFile, HubFolder]:
-    """The files that `classify` reads, for hub repositories or local folders."""
+    """The files that `classify` reads, from hub repositories or local folders."""
     return HubFile(repo, CHECKPOINT.name, revision), HubFolder(base)
 
 
 def cosine(a: ArrayLike, b: ArrayLike) -> float:
-    """Cosine of two vectors, -1 to 1; 0 if either has no length.
+    """Cosine of two vectors, -1 to 1; 0 if the length of either is 0.
 
     >>> cosine([3.0, 4.0], [3.0, 4.0]), cosine([3.0, 4.0], [0.0, 0.0])
     (1.0, 0.0)
@@ -98,12 +82,11 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def _builtin(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Reader[Findings]:
+    import torch
+
     encoder, heads = _load(fetch(checkpoint), fetch_folder(base), options)
 
     def encode(ids: Sequence[list[int]]) -> np.ndarray:
-        """Per text the logits of all heads, then the [CLS] state."""
-        import torch
-
         with torch.inference_mode():
             states = encoder.encode(ids)[:, 0]
             parts = [states @ weight.T + bias for weight, bias in heads]
@@ -112,10 +95,7 @@ def _builtin(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Re
             raise FloatingPointError("CheXbert returned numbers that are not finite")
         return numbers
 
-    def decode(ids: Sequence[list[int]], numbers: np.ndarray) -> list[Findings]:
-        return [_findings(row) for row in numbers]
-
-    return Reader(encoder.tokenise, encode, decode, _size)
+    return Reader(encoder.tokenise, encode, lambda _, numbers: [*map(_findings, numbers)], _size)
 
 
 def _size(findings: Findings) -> int:
@@ -123,12 +103,10 @@ def _size(findings: Findings) -> int:
 
 
 def _findings(numbers: np.ndarray) -> Findings:
-    """From the logits of all heads, followed by the [CLS] state."""
-    sizes = [4] * 13 + [2]
-    ends = list(accumulate(sizes))
-    logits = [tuple(numbers[end - size : end].tolist()) for size, end in zip(sizes, ends, strict=True)]
+    """From the logits of all heads (13 times 4, then 2), followed by the [CLS] state."""
+    logits = tuple(tuple(values.tolist()) for values in np.split(numbers[:54], range(4, 54, 4)))
     # A copy, which doesn't keep the numbers of a whole batch in memory.
-    return Findings(tuple(int(np.argmax(values)) for values in logits), tuple(logits), numbers[ends[-1] :].copy())
+    return Findings(tuple(int(np.argmax(values)) for values in logits), logits, numbers[54:].copy())
 
 
 def _reference(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> Reader[Findings]:
@@ -159,8 +137,10 @@ def _load(checkpoint: Path, base: Path, options: EngineOptions) -> tuple[Encoder
     unused = ("bert.pooler.", "bert.embeddings.position_ids", "linear_heads.")
     bert = {key.removeprefix("bert."): value for key, value in weights.items() if not key.startswith(unused)}
     model = load(
-        BertModel.from_pretrained, checkpoint, f"CheXbert, a BERT as {base} configures it", strict=True,
-        pretrained_model_name_or_path=None, config=config, state_dict=bert, add_pooling_layer=False,
-    )  # fmt: skip
+        partial(BertModel.from_pretrained, None, config=config, state_dict=bert, add_pooling_layer=False),
+        checkpoint,
+        f"CheXbert, a BERT as {base} configures it",
+        strict=True,
+    )
     encoder = Encoder(model, AutoTokenizer.from_pretrained(base), options)
     return encoder, [(weight.float().to(encoder.device), bias.float().to(encoder.device)) for weight, bias in heads]

@@ -12,13 +12,7 @@ MAX_TOKENS = 512  # positions of BERT, DistilBERT and DistilRoBERTa
 
 
 class Encoder:
-    """A model and its tokenizer, for one thread at a time.
-
-    Args:
-        model: a transformers model, on the CPU, in float32.
-        tokenizer: its tokenizer.
-        options: where and in which precision it runs.
-    """
+    """A transformers model and its tokenizer, for one thread at a time."""
 
     def __init__(self, model: Any, tokenizer: Any, options: EngineOptions) -> None:
         self.device = device_of(options)
@@ -31,15 +25,16 @@ class Encoder:
         return [(len(row), row) for row in ids]
 
     def encode(self, ids: Sequence[list[int]]) -> Any:
-        """Last hidden states, float32, of shape (texts, tokens of the longest, width); padding behind each text's own.
+        """Last hidden states, float32, of shape (texts, tokens of the longest, width); padding comes last.
 
         A text's states depend on its batch only by rounding (about 1e-6).
         """
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
         rows = [torch.tensor(row) for row in ids]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        padded = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         with torch.inference_mode():
             output = self.model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device))
             return output.last_hidden_state.float()
@@ -62,18 +57,10 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "ignore").decode("utf-8")
 
 
-def load(read: Callable[..., Any], source: Path, what: str, *, strict: bool, **arguments: Any) -> Any:
-    """A transformers model in float32, all of whose weights come from its files.
+def load(from_pretrained: Callable[..., Any], source: Path, what: str, *, strict: bool) -> Any:
+    """A transformers model in float32; UsageError if its weights are missing or of another shape.
 
-    Args:
-        read: a `from_pretrained`.
-        source: the file or folder that the weights come from, for messages.
-        what: what it should hold, for messages.
-        strict: also refuse weights that the model does not use.
-        arguments: for `read`.
-
-    Raises:
-        UsageError: weights are missing or of another shape.
+    With `strict` also if there are weights that the model does not use. `source` and `what` are for the message.
     """
     import torch
     import transformers
@@ -82,15 +69,14 @@ def load(read: Callable[..., Any], source: Path, what: str, *, strict: bool, **a
     transformers.logging.set_verbosity_error()  # about heads that we don't use
     transformers.logging.disable_progress_bar()
     try:
-        model, info = read(**arguments, dtype=torch.float32, output_loading_info=True)
+        model, info = from_pretrained(dtype=torch.float32, output_loading_info=True)
     except (RuntimeError, ValueError, OSError) as error:
         raise UsageError(f"{source} does not hold {what}: {error}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
         if bar:
             transformers.logging.enable_progress_bar()
-    wrong = {key for key in info["missing_keys"] if "pooler" not in key}
-    wrong |= set(info["unexpected_keys"]) if strict else set()
-    if wrong:
+    wrong = [key for key in info["missing_keys"] if "pooler" not in key]
+    if wrong := [*wrong, *(info["unexpected_keys"] if strict else ())]:
         raise UsageError(f"{source} does not hold {what}: {len(wrong)} weights don't fit, such as {min(wrong)}")
     return model

@@ -14,9 +14,8 @@ from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
 from reward_fns.errors import UsageError, unknown
 from reward_fns.models import reference
-from reward_fns.models.annotation import Annotation as Annotation
-from reward_fns.models.annotation import Entity as Entity
-from reward_fns.models.annotation import size_of
+from reward_fns.models.radgraph_facts import Annotation, size_of
+from reward_fns.models.radgraph_facts import Entity as Entity
 from reward_fns.models.shims import torchvision_operators
 from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, unpacked
 from reward_fns.settings import EngineOptions
@@ -30,8 +29,7 @@ REPO = "StanfordAIMI/RRG_scorers"
 MAX_CHARS = 2048
 """Where arXiv 2512.10691 cuts a text (its released code)."""
 MAX_WORDS = 4096
-"""What is beyond is not read, whatever `max_chars` says: pairs of spans, of which there are 4 million then, grow with
-the square. No report comes near."""
+"""What is beyond is not read, whatever `max_chars` says: pairs of spans, 4 million then, grow with the square."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,24 +43,20 @@ def annotate(
     encoder: str = "",
     backend: Backend = "builtin",
 ) -> list[Annotation]:
-    """The entities of each text, in the order of their first words.
+    """The entities of each text, in the order of their first words; an empty text counts as "None", as in the package.
 
     Equal texts are read once; what a text gets depends on no other one (up to the rounding of a batched sum). Safe to
-    call from many threads, which then take turns.
+    call from many threads, which then take turns. Raises UsageError for an unknown model, weights or packages.
 
     Args:
-        texts: reports. An empty one counts as "None", as in the radgraph package; one of white space has no entities.
+        texts: reports.
         model: radgraph, radgraph-xl or modern-radgraph-xl.
         revision: of the hub repository, "main" by default.
         max_chars: a longer text is cut there before anything else, because time grows with the square of its words;
             0 for no limit.
         repo: hub repository, or local folder, of `<model>.tar.gz`.
-        encoder: hub repository, or local folder, with config and tokenizer of the model's encoder; by default the one
-            that the archive names.
+        encoder: hub repository, or local folder, of config and tokenizer; by default the one that the archive names.
         backend: "builtin", or "reference" for the radgraph package itself, see `reward_fns.models.reference`.
-
-    Raises:
-        UsageError: the model is unknown, its weights can't be fetched or read, or a package is missing.
     """
     if model not in get_args(ModelName):
         raise UsageError(unknown("RadGraph model", model, get_args(ModelName)))
@@ -76,7 +70,9 @@ def sources(model: str, revision: str | None, repo: str, encoder: str) -> Iterat
     """What a model is read from. Its archive comes first and is fetched on the way, for it names the second."""
     archive = HubFile(repo, f"{model}.tar.gz", revision or "main")
     yield archive
-    yield HubFolder(encoder or _encoder(_config(_folder(archive, model))))
+    if not encoder:
+        encoder = _config(_folder(archive, model))["dataset_reader"]["token_indexers"]["bert"]["model_name"]
+    yield HubFolder(encoder)
 
 
 def words(text: str, model: str) -> list[str]:
@@ -113,15 +109,13 @@ def _builtin(model: str, revision: str | None, repo: str, encoder: str, options:
     network = RadGraph(folder, _config(folder), fetch_folder(base), model, options)
 
     def tokenise(texts: Sequence[str]) -> list[tuple[int, Report]]:
-        return network.tokenise([_capped(words(text, model)) for text in texts])
+        reports = [words(text, model) for text in texts]
+        for report in reports:
+            if len(report) > MAX_WORDS:
+                _log.warning("RadGraph reads the first %d words of a text that has %d", MAX_WORDS, len(report))
+        return network.tokenise([report[:MAX_WORDS] for report in reports])
 
     return Reader(tokenise, network.encode, network.decode, size_of)
-
-
-def _capped(report: list[str]) -> list[str]:
-    if len(report) > MAX_WORDS:
-        _log.warning("RadGraph reads the first %d words of a text that has %d", MAX_WORDS, len(report))
-    return report[:MAX_WORDS]
 
 
 def _folder(archive: HubFile, model: str) -> Path:
@@ -134,13 +128,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _encoder(config: dict[str, Any]) -> str:
-    return str(config["dataset_reader"]["token_indexers"]["bert"]["model_name"])
-
-
 def _reference(model: str, revision: str | None, repo: str, encoder: str, options: EngineOptions) -> Reader[Annotation]:
     if encoder:
         raise UsageError("backend reference takes the encoder that the archive names; leave out option encoder")
     folder = _folder(HubFile(repo, f"{model}.tar.gz", revision or "main"), model)
-    annotate_all = reference.radgraph(model, folder.parent)
-    return reference.reader(annotate_all, size_of)
+    return reference.reader(reference.radgraph(model, folder.parent), size_of)

@@ -7,6 +7,7 @@ word instead of once per span or pair.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 
 from reward_fns.engine.device import device_of
 from reward_fns.errors import UsageError
-from reward_fns.models.annotation import Annotation, Entity
 from reward_fns.models.encoder import placed
-from reward_fns.models.wordpieces import Layout
+from reward_fns.models.radgraph_facts import Annotation, Entity
 from reward_fns.settings import EngineOptions
 
 _ENCODER = "_embedder.token_embedder_bert._matched_embedder.transformer_model."
@@ -32,6 +32,51 @@ _CACHE = 100_000  # words whose wordpieces are kept
 Layers = list[tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Rows of at most `length` wordpieces with their special tokens, and where in them each piece's vector is read.
+
+    Unless `marked`, rows lack the special tokens: the package leaves them out for tokenizers without a class of their
+    own, as ModernBERT's, yet reads vectors as if they were there; the weights were trained so.
+    """
+
+    head: list[int]
+    tail: list[int]
+    length: int
+    marked: bool = True
+
+    def rows(self, pieces: list[int]) -> list[list[int]]:
+        """The encoder's input for one report, cut wherever a row is full.
+
+        >>> Layout([1], [2], 5).rows([7, 8, 9, 10])
+        [[1, 7, 8, 9, 2], [1, 10, 2]]
+        """
+        step = self._inner if self.marked else self.length
+        parts = [pieces[i : i + step] for i in range(0, len(pieces), step)]
+        return [self.head + part + self.tail for part in parts] if self.marked else parts
+
+    def places(self, count: int) -> list[tuple[int, int] | None]:
+        """Row and column of the vector of each of a report's pieces, or None where the package has none.
+
+        >>> Layout([1], [2], 5).places(4), Layout([1], [2], 5, marked=False).places(4)
+        ([(0, 1), (0, 2), (0, 3), (1, 1)], [(0, 1), (0, 2), (0, 3), None])
+        """
+        start = len(self.head)
+        inside = [(i // self._inner, start + i % self._inner) for i in range(count)]
+        if self.marked:
+            return [*inside]
+        if count <= self.length:
+            return [(0, i + start) if i + start < count else None for i in range(count)]
+        # The package drops what it takes for special tokens in each row, then puts the last vector behind the rest.
+        rows = -(-count // self.length)
+        last = count - (len(self.head) + len(self.tail)) * rows
+        return [*inside[:last], divmod(count - 1, self.length), *[None] * (count - last - 1)]
+
+    @property
+    def _inner(self) -> int:
+        return self.length - len(self.head) - len(self.tail)
+
+
 class Report(NamedTuple):
     """The words of a report and the wordpieces of each."""
 
@@ -40,31 +85,17 @@ class Report(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """What the network says about a report, on the CPU.
+    """What the network says about a report, on the CPU."""
 
-    Attributes:
-        of_spans: first word (counted over the batch), width less 1 and label of every span, of shape (3, spans).
-        top: spans that may be related, by their index.
-        pairs: label of the relation of each pair of these, row by row.
-    """
-
-    of_spans: Tensor
-    top: Tensor
-    pairs: Tensor
+    of_spans: Tensor  # first word (counted over the batch), width less 1 and label of every span: shape (3, spans)
+    top: Tensor  # spans that may be related, by their index
+    pairs: Tensor  # label of the relation of each pair of these, row by row
 
 
 class RadGraph:
-    """A model from an archive: `tokenise`, `encode` and `decode`, for one thread at a time.
+    """A model from an unpacked archive: `tokenise`, `encode` and `decode`, for one thread at a time.
 
-    Args:
-        folder: of the unpacked archive.
-        config: content of its config.json.
-        encoder: folder with config and tokenizer of the encoder.
-        name: of the model, which the archive's vocabulary and heads carry.
-        options: where and in which precision the encoder runs; what follows it is always float32.
-
-    Raises:
-        UsageError: the archive has another shape than the published ones; the message says what is missing or left.
+    What follows the encoder is always float32. UsageError says what an archive of another shape misses or has left.
     """
 
     def __init__(
@@ -94,10 +125,8 @@ class RadGraph:
         self._encoder = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)), dtype=torch.float32)
         own = {key.removeprefix(_ENCODER): state[key] for key in state if key.startswith(_ENCODER)}
         own.pop("embeddings.position_ids", None)  # a constant that old transformers wrote down
-        theirs = self._encoder.state_dict()
-        differing = sorted(key for key in own.keys() | theirs if key not in own or key not in theirs
-                           or own[key].shape != theirs[key].shape)  # fmt: skip
-        if differing:
+        ours, theirs = ({k: v.shape for k, v in side.items()} for side in (own, self._encoder.state_dict()))
+        if differing := sorted({key for key, _ in ours.items() ^ theirs.items()}):
             raise UsageError(
                 f"encoder {encoder} does not fit {folder / 'weights.th'}: {len(differing)} weights are missing "
                 f"in one of them or differ in shape, first {differing[0]}; is it the archive's own encoder?"
@@ -108,12 +137,14 @@ class RadGraph:
 
     def tokenise(self, reports: Sequence[Sequence[str]]) -> list[tuple[int, Report]]:
         """Number of wordpieces, and all that the next steps need, of reports given as their words."""
-        self._learn({word for report in reports for word in report})
-        found = []
-        for words in reports:
-            pieces = [self._known[word] for word in words]
-            found.append((sum(map(len, pieces)), Report(words, pieces)))
-        return found
+        if len(self._known) > _CACHE:
+            self._known = {}
+        new = sorted({word for report in reports for word in report} - self._known.keys())
+        # The package's reader takes these two for a full stop and a question mark.
+        spelled = [word[1:] if word in ("/.", "/?") else word for word in new]
+        self._known.update(zip(new, self._ids(spelled) if new else [], strict=True))
+        tokenised = [Report(words, [self._known[word] for word in words]) for words in reports]
+        return [(sum(map(len, report.pieces)), report) for report in tokenised]
 
     def _read(self, state: Mapping[str, Tensor], folder: Path, name: str, depth: int) -> None:
         """Pick the heads out of the weights, and check that nothing is missing or left."""
@@ -134,11 +165,9 @@ class RadGraph:
             self._pair_head = layers(pair[0], pair[1])
         except KeyError as error:
             raise UsageError(f"{folder / 'weights.th'} has no {error}: not an archive of model {name}") from error
-        left = [key for key in state if not key.startswith((_ENCODER, *_UNUSED)) and key != _WIDTHS]
+        left = sorted(key for key in state if not key.startswith((_ENCODER, *_UNUSED)) and key != _WIDTHS)
         if left:
-            raise UsageError(
-                f"{folder / 'weights.th'} has weights that RadGraph does not: {', '.join(sorted(left)[:3])}"
-            )
+            raise UsageError(f"{folder / 'weights.th'} has weights that RadGraph does not: {', '.join(left[:3])}")
         # Null, "no entity", is the first entity label and has no weights; for relations it is not in the list.
         outputs = len(self._entity_head[-1][1]), len(self._pair_head[-1][1])
         if self._entity_labels[:1] != [""] or outputs != (len(self._entity_labels) - 1, len(self._relation_labels)):
@@ -147,16 +176,6 @@ class RadGraph:
     def _ids(self, words: list[str], special: bool = False) -> list[list[int]]:
         ids: list[list[int]] = self._tokenizer(words, add_special_tokens=special)["input_ids"]
         return ids
-
-    def _learn(self, words: set[str]) -> None:
-        """Look up the wordpieces of words that are new."""
-        if len(self._known) > _CACHE:
-            self._known = {}
-        new = sorted(words - self._known.keys())
-        # The package's reader takes these two for a full stop and a question mark.
-        spelled = [word[1:] if word in ("/.", "/?") else word for word in new]
-        if new:
-            self._known.update(zip(new, self._ids(spelled), strict=True))
 
     @torch.inference_mode()
     def encode(self, reports: Sequence[Report]) -> list[Marks | None]:
@@ -238,13 +257,13 @@ class RadGraph:
         one, other, product = weight.split(size, dim=1)
         ones, others = F.linear(spans, one, bias), F.linear(spans, other)
         step = max(1, _BLOCK // (len(bias) * max(size, len(spans))))
-        found = []
+        labels = []
         for begin in range(0, len(spans), step):
             block = slice(begin, begin + step)
             products = (spans[block, None] * product) @ spans.T  # (rows of the block, outputs, spans)
             scores = _forward(rest, ones[block, None] + others + products.transpose(1, 2))
-            found.append(_best(scores + (mentions[block, None] + mentions)[..., None]))
-        return torch.cat(found)
+            labels.append(_best(scores + (mentions[block, None] + mentions)[..., None]))
+        return torch.cat(labels)
 
     def _decode(self, report: Sequence[str], marks: Marks) -> Annotation:
         start, width, label = marks.of_spans.tolist()
@@ -257,16 +276,12 @@ class RadGraph:
         for i, j in table.nonzero().tolist():
             if spans[i] in index_of and spans[j] in index_of:
                 relations[spans[i]].append((self._relation_labels[int(table[i, j]) - 1], index_of[spans[j]]))
-        return tuple(
-            Entity(
-                " ".join(report[start[i] - begin : start[i] - begin + width[i] + 1]),
-                self._entity_labels[label[i]],
-                start[i] - begin,
-                start[i] - begin + width[i],
-                tuple(relations[i]),
-            )
-            for i in entities
-        )
+        annotation = []
+        for i in entities:
+            first, last = start[i] - begin, start[i] - begin + width[i]
+            words = " ".join(report[first : last + 1])
+            annotation.append(Entity(words, self._entity_labels[label[i]], first, last, tuple(relations[i])))
+        return tuple(annotation)
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)

@@ -14,7 +14,7 @@ from typing import Any
 
 from reward_fns.engine.lane import Found, Reader
 from reward_fns.errors import UsageError
-from reward_fns.models.annotation import Annotation, Entity
+from reward_fns.models.radgraph_facts import Annotation, Entity
 
 _ENVIRONMENT = (
     "it needs a virtual environment of its own, with transformers 4: bash examples/install.sh .venv-reference "
@@ -28,47 +28,29 @@ def reader(read_all: Callable[[Sequence[str]], Sequence[Found]], size: Callable[
 
 
 def radgraph(model: str, folder: Path) -> Callable[[Sequence[str]], list[Annotation]]:
-    """The radgraph package's function from texts to annotations.
-
-    Args:
-        model: its name.
-        folder: holds the unpacked archive of the model in a folder of that name.
-
-    Raises:
-        UsageError: the package is not installed or does not run here.
-    """
+    """The radgraph package's function from texts to annotations; the model is unpacked in a subfolder of its name."""
     package = _package("radgraph", "radgraph").RadGraph(model_type=model, model_cache_dir=str(folder))
 
     def annotate(texts: Sequence[str]) -> list[Annotation]:
-        found = package(list(texts))
-        return [from_package(found[str(i)]["entities"]) for i in range(len(texts))]
+        reports = package(list(texts))
+        return [from_package(reports[str(i)]["entities"]) for i in range(len(texts))]
 
     return annotate
 
 
 def from_package(entities: Mapping[str, Any]) -> Annotation:
     """An annotation in the form of the radgraph package, which counts entities from 1."""
-    return tuple(
-        Entity(
-            entity["tokens"],
-            entity["label"],
-            entity["start_ix"],
-            entity["end_ix"],
-            tuple((kind, int(target) - 1) for kind, target in entity["relations"]),
-        )
-        for entity in entities.values()
-    )
+    annotation = []
+    for entity in entities.values():
+        relations = tuple((kind, int(to) - 1) for kind, to in entity["relations"])
+        annotation.append(Entity(entity["tokens"], entity["label"], entity["start_ix"], entity["end_ix"], relations))
+    return tuple(annotation)
 
 
 def f1chexbert(folder: Path, **options: Any) -> Callable[[str], list[float]]:
     """The f1chexbert package's function from a text to the logits of all 14 heads, followed by the [CLS] state.
 
-    Args:
-        folder: holds chexbert.pth.
-        options: of the package's class, such as `device`.
-
-    Raises:
-        UsageError: the package is not installed or does not run here.
+    The folder holds chexbert.pth; the options are those of the package's class, such as `device`.
     """
     import torch
 
@@ -88,6 +70,7 @@ def f1chexbert(folder: Path, **options: Any) -> Callable[[str], list[float]]:
 
 
 def _package(name: str, module: str) -> Any:
+    """The package; UsageError if it is not installed or does not run here."""
     try:
         version = importlib.metadata.version("transformers")
         if int(version.partition(".")[0]) > 4:

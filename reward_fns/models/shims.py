@@ -8,12 +8,9 @@ _operators: Any = None  # kept, for operators are unregistered when their librar
 
 
 def torchvision_operators() -> bool:
-    """Declare the operators that a torchvision without its compiled part fails to find at import.
+    """Declare the operators that a torchvision without its compiled part misses; returns whether that was needed.
 
     transformers imports torchvision for any model, also one of text, if it is installed.
-
-    Returns:
-        True if the shim was needed, False if torchvision is absent or its compiled part loads.
     """
     import torch
     from torch import library as operators

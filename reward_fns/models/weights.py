@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 from reward_fns.engine.device import scorer_packages
 from reward_fns.errors import UsageError
@@ -21,13 +21,7 @@ CONFIG_AND_TOKENIZER = ("config.json", "tokenizer*", "vocab*", "merges.txt*", "s
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file of a repository on the Hugging Face hub.
-
-    Attributes:
-        repo: `owner/name`, or a local folder that holds the file.
-        name: of the file.
-        revision: branch, tag or commit; a local folder has none.
-    """
+    """One file of a repository (`owner/name`) on the Hugging Face hub, or of a local folder, which has no revision."""
 
     repo: str
     name: str
@@ -36,12 +30,9 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubFolder:
-    """The files of a hub repository that a transformers model or its tokenizer is read from.
+    """The files of such a repository or folder that a transformers model or its tokenizer is read from.
 
-    Attributes:
-        repo: `owner/name`, or a local folder that holds the files.
-        revision: branch, tag or commit; a local folder has none.
-        patterns: file names. One with a wildcard may match nothing, any other must be there.
+    A pattern with a wildcard may match nothing; any other must be there.
     """
 
     repo: str
@@ -49,8 +40,7 @@ class HubFolder:
     patterns: tuple[str, ...] = CONFIG_AND_TOKENIZER
 
 
-@dataclass(frozen=True)
-class UsedFile:
+class UsedFile(NamedTuple):
     """A file that this process has fetched, with its size in bytes and its SHA-256."""
 
     path: Path
@@ -74,37 +64,28 @@ def loaded() -> dict[str, str]:
 def fetch(file: HubFile) -> Path:
     """Path of a file, which is downloaded if it is not in the Hugging Face cache yet.
 
-    Where the cache is, and whether the hub is asked at all, follows the usual variables (HF_HOME, HF_HUB_CACHE,
-    HF_HUB_OFFLINE).
-
-    Raises:
-        UsageError: the file can't be fetched; the message says which file, which cache, and what to run on a machine
-            with internet.
+    Where the cache is, and whether the hub is asked at all, follows HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE. A file
+    that can't be fetched is a UsageError: which file, which cache, and what to run on a machine with internet.
     """
     folder = Path(file.repo).expanduser()
     if folder.is_dir():
         _demand(folder, [file.name])
         path = folder / file.name
     else:
-        path = Path(_ask_hub(file.name, "hf_hub_download", file, filename=file.name))
+        path = _ask_hub(file.name, "hf_hub_download", file, filename=file.name)
     _record(file, path)
     return path
 
 
 def fetch_folder(folder: HubFolder) -> Path:
-    """Folder with the files of a model; those that match its patterns are downloaded if need be; see `fetch`.
-
-    Raises:
-        UsageError: a file without a wildcard in its name can't be fetched.
-    """
+    """Folder with the files that match the patterns, downloaded if need be; errors as in `fetch`."""
     required = [pattern for pattern in folder.patterns if not set(pattern) & set("*?[")]
     local = Path(folder.repo).expanduser()
     if not local.is_dir():
-        names = ", ".join(folder.patterns)
-        local = Path(_ask_hub(names, "snapshot_download", folder, allow_patterns=list(folder.patterns)))
+        local = _ask_hub(", ".join(folder.patterns), "snapshot_download", folder, allow_patterns=[*folder.patterns])
         # Without internet the hub's client is content with whatever of the repository is there.
         if not all((local / name).is_file() for name in required):
-            _refuse(", ".join(required), folder, f"only part of the repository is in {local}")
+            raise _missing(", ".join(required), folder, f"only part of the repository is in {local}")
     _demand(local, required)
     for path in sorted(local.iterdir()):
         if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in folder.patterns):
@@ -113,19 +94,11 @@ def fetch_folder(folder: HubFolder) -> Path:
 
 
 def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
-    """Folder with the content of a tar archive, unpacked once for each content of the archive.
+    """The folder `$XDG_CACHE_HOME/cxr-grpo/<SHA-256 of the archive>/<name>`, unpacked once from a tar archive.
 
-    Any number of processes may ask at the same time: each unpacks into a folder of its own, and the first to finish
-    gives it its name, so that under this name there is never half an archive.
-
-    Args:
-        archive: tar file, compressed or not.
-        name: last part of the folder's name. What is before is `$XDG_CACHE_HOME/cxr-grpo/<SHA-256 of the archive>`,
-            with ~/.cache where that is not set.
-        files: what must be in it.
-
-    Raises:
-        UsageError: the archive is damaged, lacks one of the files, or there is no room for it.
+    (~/.cache where that is not set.) Any number of processes may ask at the same time: each unpacks into a folder of
+    its own, and the first to finish gives it its name, under which there is never half an archive. UsageError if the
+    archive is damaged or lacks one of the files, or if there is no room for it.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr-grpo"
     target = root / _sha256(archive) / name
@@ -135,7 +108,6 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=target.parent) as scratch:
             half = Path(scratch) / name
-            half.mkdir()
             with tarfile.open(archive) as tar:
                 tar.extractall(half, filter="data")
                 while tar.fileobj and tar.fileobj.read(1 << 20):  # the checksum comes last, behind what tarfile reads
@@ -159,30 +131,31 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
     return target
 
 
-def _ask_hub(what: str, function: str, source: HubFile | HubFolder, **arguments: Any) -> str:
+def _ask_hub(what: str, function: str, source: HubFile | HubFolder, **arguments: Any) -> Path:
     with scorer_packages():
         import huggingface_hub
     try:
-        return str(getattr(huggingface_hub, function)(source.repo, revision=source.revision, **arguments))
+        return Path(getattr(huggingface_hub, function)(source.repo, revision=source.revision, **arguments))
     except Exception as error:  # what a broken network raises depends on the HTTP library of the hub's client
-        _refuse(what, source, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", error)
+        why = str(error).strip().partition("\n")[0]
+        raise _missing(what, source, f"{type(error).__name__}: {why}") from error
 
 
-def _refuse(what: str, source: HubFile | HubFolder, why: str, error: Exception | None = None) -> NoReturn:
+def _missing(what: str, source: HubFile | HubFolder, why: str) -> UsageError:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    raise UsageError(
+    return UsageError(
         f"cannot get {what} of {source.repo}, revision {source.revision}: {why}\n"
         f"It must be in the Hugging Face cache {HF_HUB_CACHE}. Without internet here, fill that folder from a machine "
         f"that has it, such as a login node, with: HF_HUB_CACHE={HF_HUB_CACHE} python -m reward_fns download --all "
         "(or --spec, --preset, --rewards as for score); or name a local folder with the files instead of the repository"
-    ) from error
+    )
 
 
 def _demand(folder: Path, names: Sequence[str]) -> None:
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise UsageError(f"{folder} has no {missing[0]}")
+    for name in names:
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder} has no {name}")
 
 
 def _record(source: HubFile | HubFolder, path: Path) -> None:

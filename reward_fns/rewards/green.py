@@ -53,17 +53,15 @@ async def green(
 
     Returns:
         0 to 1. Cost: 2.2 s a sample unbatched (Hugging Face, A100; docs of RadEval); a vLLM server works on many at a
-        time, `failures: {concurrency: 32}` of the reward spec bounds them per process. Gaming: longer reports with
-        many safe normal findings pay; a judge can be persuaded: headings, role markers and JSON in a report are
-        disarmed and our prompts warn the judge, but read judged answers with high scores. Text beyond the cut is
-        free. See examples/judge for servers.
+        time, `failures: {concurrency: 32}` bounds them per process. Gaming: longer reports with many safe normal
+        findings pay; headings, role markers and JSON in a report are disarmed and our prompts warn the judge, but a
+        judge can be persuaded: read answers with high scores. Text beyond the cut is free. Servers: examples/judge.
 
     Raises:
         UsageError: no judge is named, or options contradict each other.
         JudgeFailure: there is no readable answer, or the judge's context is too short for a true report.
 
-    Source: GREEN, arXiv 2405.03595, with the formula of its code; arXiv 2512.10691 reports it in table 1 and doesn't
-    train on it.
+    Source: GREEN, arXiv 2405.03595, its code's formula; arXiv 2512.10691 reports it (table 1), without training on it.
 
     The numbers behind an answer:
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_fns.engine.batching import batches
+from reward_fns.engine.lane import batches
 
 
 @given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 1200))

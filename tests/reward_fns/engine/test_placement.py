@@ -2,7 +2,7 @@
 
 import pytest
 
-from reward_fns.engine.placement import check_room, refusal
+from reward_fns.engine.serving import check_room, refusal
 from reward_fns.errors import UsageError
 from reward_fns.settings import EngineOptions
 

@@ -1,6 +1,6 @@
 import pytest
 
-from reward_fns.models.wordpieces import Layout
+from reward_fns.models.radgraph_model import Layout
 
 HEAD, TAIL = [101], [102]
 
