@@ -3,8 +3,7 @@
 import hashlib
 import json
 import sqlite3
-
-from data_prep.readers.closing import Closing
+from contextlib import AbstractContextManager
 
 
 def digest(*parts: str | bytes | None) -> bytes:
@@ -16,7 +15,7 @@ def digest(*parts: str | bytes | None) -> bytes:
     return total.digest()[:16]
 
 
-class Seen(Closing):
+class Seen(AbstractContextManager["Seen"]):
     """Remembers a short note per key, in a private SQLite file that is deleted when this closes.
 
     The file holds digests and what callers note, never a text of the data; up to a few megabytes stay in memory.
@@ -33,6 +32,9 @@ class Seen(Closing):
             "CREATE TABLE seen (kind TEXT, key BLOB, note TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID"
         )
         self._database.execute("BEGIN")
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Forget everything."""

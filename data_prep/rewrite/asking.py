@@ -13,6 +13,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,6 @@ from tqdm import tqdm
 from data_prep.options import positive
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import jsons
-from data_prep.readers.closing import Closing
 from data_prep.writer.staging import write_problems
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import Judge, JudgeFailure
@@ -56,7 +56,7 @@ class Question:
     check: Callable[[str], str]  # gives the answer as it will be used, or raises `Unusable`
 
 
-class Journal(Closing):
+class Journal(AbstractContextManager["Journal"]):
     """A table of answers by key in an SQLite file, for one process at a time.
 
     It holds texts of the data, so only its owner can read it. Without a path it is in memory. UsageError: another
@@ -82,6 +82,9 @@ class Journal(Closing):
             else:
                 reason = f"not a journal of python -m data_prep ({error})"
             raise UsageError(f"{path}: {reason}, or name another file with --journal") from error
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file."""
