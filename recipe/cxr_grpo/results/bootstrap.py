@@ -1,35 +1,26 @@
 """Means of per-sample rewards and their differences, with bootstrap intervals over patients."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 10_000
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A mean over ``n`` samples with its 95 % percentile interval."""
 
     mean: float
     n: int
     ci95: tuple[float, float]
 
-    def as_dict(self) -> dict:
-        """Plain values for JSON: ``{"mean": …, "n": …, "ci95": [low, high]}``."""
-        return asdict(self) | {"ci95": list(self.ci95)}
-
 
 def estimate(values: Sequence[float], patients: Sequence[str], seed: int = 0) -> Estimate:
     """Mean of ``values`` with a cluster bootstrap over ``patients``: whole patients are drawn with replacement.
 
-    Films of one patient are not independent, so resampling films would give too narrow an interval.
-
-    Args:
-        values: one finite number per sample.
-        patients: the patient of each sample, same length.
-        seed: of the resampling.
+    Films of one patient are not independent, so resampling films would give too narrow an interval. Raises ValueError
+    without values, for a NaN or infinite one, or if there is not one patient for each.
 
     >>> estimate([0.0, 1.0, 0.5], ["a", "a", "b"]).mean
     0.5
@@ -48,12 +39,7 @@ def estimate(values: Sequence[float], patients: Sequence[str], seed: int = 0) ->
 
 
 def paired(before: Mapping[str, float], after: Mapping[str, float], patients: Mapping[str, str]) -> Estimate:
-    """Mean of ``after - before`` over the same samples, with its paired bootstrap interval over patients.
-
-    Args:
-        before, after: sample id -> reward; both must hold the same ids.
-        patients: sample id -> patient id.
-    """
+    """Mean of ``after - before`` (sample id -> reward; the same ids), with its paired bootstrap interval."""
     if before.keys() != after.keys():
         missing = sorted(before.keys() ^ after.keys())
         raise ValueError(f"{len(missing)} samples are in only one of the two evaluations, e.g. {missing[0]}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipe.cxr_grpo.results.bootstrap import estimate, paired
+from reward_fns.conventions import get_convention
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,22 @@ class Row:
     truth: dict
     score: float
 
+    def quads(self) -> list[tuple[float, float, float, float]]:
+        """The boxes in the answer, as shares of the image's width and height."""
+        frame = self.truth.get("frame") or (1, 1)
+        return [box.quad for box in get_convention(self.box_format).parse(self.answer, tuple(frame)).boxes]
+
+    def asked(self) -> str:
+        """The question in verl's decoded prompt: its last line that is not the assistant's turn."""
+        lines = [line.strip() for line in self.question.splitlines() if line.strip() not in ("", "user", "assistant")]
+        return lines[-1] if lines else ""
+
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of one of verl's JSONL dumps, of a validation or of a step's rollouts, in their order.
 
-    verl's dumps have no ``extra_info``; sample, patient, task and box format come from the ``ground_truth`` JSON, into
-    which ``data_prep`` writes them.
-
-    Raises:
-        ValueError: the file is missing or a row can't be read.
+    verl dumps no ``extra_info``: sample, patient, task and box format are those in the ``ground_truth`` JSON. Raises
+    ValueError if the file is missing or a row can't be read.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such dump; did the run reach this step?")
@@ -61,8 +69,7 @@ def compare(before: dict[str, Row], after: dict[str, Row]) -> dict[str, dict[str
     patients = {i: row.patient_id for i, row in before.items()}
     for task in sorted({row.task for row in before.values()}):
         scores = [{i: row.score for i, row in rows.items() if row.task == task} for rows in (before, after)]
-        difference = paired(scores[0], scores[1], patients)
+        summary["difference"][task] = paired(scores[0], scores[1], patients)._asdict()
         for name, of_task in zip(("before", "after"), scores, strict=True):
-            summary[name][task] = estimate([*of_task.values()], [patients[i] for i in of_task]).as_dict()
-        summary["difference"][task] = difference.as_dict()
+            summary[name][task] = estimate([*of_task.values()], [patients[i] for i in of_task])._asdict()
     return summary
