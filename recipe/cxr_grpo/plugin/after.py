@@ -1,7 +1,6 @@
-"""Calls that follow the import of a module, whenever that is.
+"""Calls that follow the import of a module, so that only a process that imports it anyway pays for it.
 
-``import verl`` loads plug-ins in every process, and the modules of verl and transformers that they change take seconds
-to import: only a process that imports such a module anyway should pay for it.
+``import verl`` loads plug-ins in every process, and the modules that they change take seconds to import.
 """
 
 import importlib.util
@@ -12,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 
-def after_import(name: str, call: Callable[[], None]) -> None:
+def after_import(name: str, call: Callable[[], object]) -> None:
     """Run ``call`` once the module ``name`` is imported; at once if it is already."""
     if name in sys.modules:
         call()
@@ -23,7 +22,7 @@ def after_import(name: str, call: Callable[[], None]) -> None:
 class _ImportHook:
     """A finder that removes itself when its module is first looked for, and adds the call to its loader."""
 
-    def __init__(self, name: str, call: Callable[[], None]) -> None:
+    def __init__(self, name: str, call: Callable[[], object]) -> None:
         self.name, self.call = name, call
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
