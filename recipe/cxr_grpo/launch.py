@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from recipe.cxr_grpo.results.metrics import component_means, read_metrics
-from recipe.cxr_grpo.running.status import exit_status
-from recipe.cxr_grpo.running.training import TRAINERS, run_training
+from recipe.cxr_grpo.running.training import TRAINERS, exit_status, run_training
 
 
 def main(argv: list[str] | None = None) -> int:

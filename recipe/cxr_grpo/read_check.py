@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from data_prep.checks import row as checks
 from data_prep.checks.validate import parquet_files
 from data_prep.options import positive
 from data_prep.writer.staging import read_schema
-from recipe.cxr_grpo.running.status import exit_status
+from recipe.cxr_grpo.running.training import exit_status
 from reward_fns.errors import UsageError
 
 SHOWN = 20
@@ -40,13 +40,7 @@ class Lengths:
     defects: list[str] = field(default_factory=list)
 
     def read(self, open_data: Callable[[], Any], row_length: Callable[[Any, int], int], first: int | None) -> None:
-        """Read the file's rows, or the first few of them.
-
-        Args:
-            open_data: opens the file with one of verl's classes.
-            row_length: from what this returned and the number of a row to the row's tokens.
-            first: number of rows to read; all if None.
-        """
+        """Read the rows of what ``open_data`` opens, or the ``first`` of them; ``row_length`` counts a row's tokens."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 data = open_data()
@@ -74,11 +68,7 @@ class Lengths:
 
 
 def load_model(model: str) -> tuple[Any, Any]:
-    """A model's tokenizer and processor, loaded by verl.
-
-    Raises:
-        UsageError: they can't be loaded; verl itself would go on without a processor.
-    """
+    """A model's tokenizer and processor, loaded by verl; UsageError where verl would go on without a processor."""
     from recipe.cxr_grpo.cpu import shims
 
     shims.torchvision_operators()
@@ -86,7 +76,6 @@ def load_model(model: str) -> tuple[Any, Any]:
     from verl.utils import hf_processor, hf_tokenizer
 
     disable_progress_bars()  # those of reading a file into the cache
-
     try:
         tokenizer, processor = hf_tokenizer(model), hf_processor(model)
     except (OSError, ValueError) as error:
@@ -125,26 +114,12 @@ def read_sft(path: Path, tokenizer: Any, processor: Any, limit: int, first: int 
 
     config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize})
     lengths = Lengths(path, "SFT", limit)
-    lengths.read(
-        lambda: MultiTurnSFTDataset([str(path)], tokenizer, config, processor),
-        lambda data, number: len(data[number]["input_ids"]),
-        first,
-    )
+
+    def open_data() -> Any:
+        return MultiTurnSFTDataset([str(path)], tokenizer, config, processor)
+
+    lengths.read(open_data, lambda data, number: len(data[number]["input_ids"]), first)
     return lengths
-
-
-def check(paths: Sequence[Path], model: str, *, max_prompt_length: int, max_length: int, first: int | None) -> int:
-    """Read all files and print their lengths and defects; returns the exit status."""
-    sft = {path: checks.is_sft(read_schema(path)) for path in paths}
-    tokenizer, processor = load_model(model)
-    failed = False
-    for path in paths:
-        read, limit = (read_sft, max_length) if sft[path] else (read_rl, max_prompt_length)
-        lengths = read(path, tokenizer, processor, limit, first)
-        print(lengths, flush=True)
-        failed = failed or bool(lengths.defects)
-    print("FAILED" if failed else "passed: verl reads every row")
-    return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,13 +136,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-length", type=positive, default=1024, help="data.max_length of the SFT run")
     parser.add_argument("--first", type=positive, metavar="N", help="read only the first N rows of each file")
     args = parser.parse_args(argv)
+    return exit_status("read_check", lambda: check(args))
 
-    def work() -> int:
-        paths = [path for given in args.data for path in parquet_files(given)]
-        limits = {"max_prompt_length": args.max_prompt_length, "max_length": args.max_length}
-        return check(paths, args.model, **limits, first=args.first)
 
-    return exit_status("read_check", work)
+def check(args: argparse.Namespace) -> int:
+    """Read all files and print their lengths and defects; returns the exit status."""
+    sft = {path: checks.is_sft(read_schema(path)) for given in args.data for path in parquet_files(given)}
+    tokenizer, processor = load_model(args.model)
+    failed = False
+    for path, is_sft in sft.items():
+        read, limit = (read_sft, args.max_length) if is_sft else (read_rl, args.max_prompt_length)
+        lengths = read(path, tokenizer, processor, limit, args.first)
+        print(lengths, flush=True)
+        failed = failed or bool(lengths.defects)
+    print("FAILED" if failed else "passed: verl reads every row")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -9,32 +9,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from recipe.cxr_grpo.plugin.after import after_import
+from recipe.cxr_grpo.plugin.after import change_after_import
 
 _MOST = 64  # results of each kind: more than a batch has prompts
 
 
 def register() -> None:
     """Memoize reading an image, preparing it, and preparing it with its question."""
-
-    def reading() -> None:
-        from qwen_vl_utils import vision_process
-
-        vision_process.fetch_image = memoized(vision_process.fetch_image)
-
-    def preparing() -> None:
-        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Processor
-
-        Processor.preprocess = memoized(Processor.preprocess)  # type: ignore[method-assign]
-
-    def asking() -> None:
-        from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor as Processor
-
-        Processor.__call__ = memoized(Processor.__call__)  # type: ignore[method-assign]
-
-    after_import("qwen_vl_utils.vision_process", reading)
-    after_import("transformers.models.qwen2_vl.image_processing_qwen2_vl", preparing)
-    after_import("transformers.models.qwen3_vl.processing_qwen3_vl", asking)
+    change_after_import("qwen_vl_utils.vision_process", "fetch_image", memoized)
+    change_after_import(
+        "transformers.models.qwen2_vl.image_processing_qwen2_vl", "Qwen2VLImageProcessor.preprocess", memoized
+    )
+    change_after_import("transformers.models.qwen3_vl.processing_qwen3_vl", "Qwen3VLProcessor.__call__", memoized)
 
 
 def memoized(function: Callable[..., Any], most: int = _MOST) -> Callable[..., Any]:
@@ -53,12 +39,10 @@ def memoized(function: Callable[..., Any], most: int = _MOST) -> Callable[..., A
         except (TypeError, OSError):
             return function(*args, **kwargs)
         with lock:
-            future = results.get(key)
-            first = future is None
-            if future is None:
-                future = results[key] = Future()
-                while len(results) > most:
-                    results.popitem(last=False)
+            first = key not in results
+            future = results.setdefault(key, Future())
+            if len(results) > most:
+                results.popitem(last=False)
         if first:
             try:
                 future.set_result(function(*args, **kwargs))
@@ -75,12 +59,7 @@ def memoized(function: Callable[..., Any], most: int = _MOST) -> Callable[..., A
 
 
 def _value_key(value: Any) -> str:
-    """A text that differs for different values.
-
-    Raises:
-        TypeError: the value is of a type that cannot be compared.
-        OSError: a named file does not exist.
-    """
+    """A text that differs for different values; TypeError for other types, OSError for a missing file."""
     from PIL.Image import Image
     from transformers import BaseImageProcessor, ProcessorMixin
 

@@ -23,8 +23,7 @@ def _returning(value: Any) -> Any:
 def _freeze_garbage(*_args: Any, **_kwargs: Any) -> None:
     """Leave the objects that exist at the first call out of later garbage collections.
 
-    verl calls this beside a full collection, several times a step. Scanning all that torch and transformers have loaded
-    takes a tenth of a tiny model's SFT step.
+    verl calls this several times a step, and scanning all that is loaded takes a tenth of a tiny model's SFT step.
     """
     if not gc.get_freeze_count():
         gc.freeze()

@@ -3,6 +3,7 @@
 ``import verl`` loads plug-ins in every process, and the modules that they change take seconds to import.
 """
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -17,6 +18,17 @@ def after_import(name: str, call: Callable[[], object]) -> None:
         call()
     else:
         sys.meta_path.insert(0, _ImportHook(name, call))  # type: ignore[arg-type]
+
+
+def change_after_import(module: str, name: str, change: Callable[[Any], Any]) -> None:
+    """Replace ``name`` ("function" or "Class.method") of a module by ``change`` of it once the module is imported."""
+
+    def replace() -> None:
+        *owners, attribute = name.split(".")
+        owner = functools.reduce(getattr, owners, sys.modules[module])
+        setattr(owner, attribute, change(getattr(owner, attribute)))
+
+    after_import(module, replace)
 
 
 class _ImportHook:

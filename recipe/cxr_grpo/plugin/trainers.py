@@ -78,10 +78,9 @@ class ComponentLogs:
     def _val_metrics_update(
         self, sources: list, uids: list, values: dict, turns: list, expected_acc_counts: dict | None = None
     ) -> dict[str, float]:
-        """As verl's, but failed rollouts count the floor in ``acc`` and are counted; see :func:`.components.with_failures`."""
-        columns, counts = components.with_failures(
-            components.Columns(sources, uids, values), expected_acc_counts or {}, self.spec
-        )
+        """As verl's, but failed rollouts count the floor in ``acc``; see :func:`.components.with_failures`."""
+        scored = components.Columns(sources, uids, values)
+        columns, counts = components.with_failures(scored, expected_acc_counts or {}, self.spec)
         metrics = super()._val_metrics_update(*columns, turns)  # type: ignore[misc]
         during = {key: count - self.before_validation[key] for key, count in self._scorer_events().items()}
         self.logged_events.update(during)
