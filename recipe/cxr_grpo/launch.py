@@ -1,8 +1,4 @@
-"""Start verl's own trainers with this recipe's configs: check first, run, leave no process behind.
-
-``grpo`` runs ``python -m verl.trainer.main_ppo`` and ``sft`` runs ``verl.trainer.sft_trainer``, both unmodified. A
-mistake that would end the run minutes later (a missing file, an unknown reward) is refused at once.
-"""
+"""Start verl's own trainers, unmodified, with this recipe's configs: check first, run, leave no process behind."""
 
 import argparse
 import sys

@@ -145,7 +145,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
             train("grpo", grpo + overrides, out, args.steps, "critic/score/mean")
     with state.phase("report", "summary.json and report.html") as todo:
         if todo:
-            summarize(out, args.steps, state.state, rollout, decoding(config.actor_rollout_ref.rollout.val_kwargs))
+            how = {"rollout": rollout, "decoding": decoding(config.actor_rollout_ref.rollout.val_kwargs)}
+            summarize(out, args.steps, state.state, how)
     print_summary(out)
 
 
@@ -154,7 +155,7 @@ def decoding(sampling: Any) -> str:
     return f"sampled at temperature {sampling.temperature:g}" if sampling.do_sample else "greedy"
 
 
-def summarize(out: Path, steps: int, state: dict, rollout: str, decoding: str) -> None:
+def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
     """Write ``summary.json`` and ``report.html`` from the validation dumps of step 0 and of the last step."""
     from recipe.cxr_grpo.results import report
 
@@ -165,20 +166,17 @@ def summarize(out: Path, steps: int, state: dict, rollout: str, decoding: str) -
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     summary |= {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
-    summary |= {"rollout": rollout, "decoding": decoding, "versions": versions}
+    summary |= how | {"versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    report.write_page(out / "report.html", summary, component_curves(out), before, after, images(out / "data"))
+    tables = [pq.read_table(path, columns=["extra_info", "images"]) for path in held_out(out / "data")]
+    rows = [row for table in tables for row in table.to_pylist()]
+    images = {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
+    report.write_page(out / "report.html", summary, component_curves(out), before, after, images)
 
 
 def held_out(data: Path) -> list[Path]:
     """The parquet files that are not trained on: validation and test, because neither decides anything."""
     return [path for path in (data / "val.parquet", data / "test.parquet") if path.exists()]
-
-
-def images(data: Path) -> dict[str, Path]:
-    """Sample id -> image file, from the held-out parquet files of a folder, which name their images by path."""
-    rows = [row for path in held_out(data) for row in pq.read_table(path, columns=["extra_info", "images"]).to_pylist()]
-    return {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
 
 
 def print_summary(out: Path) -> None:

@@ -63,8 +63,8 @@ class Lengths:
     def __str__(self) -> str:
         span = f", {min(self.tokens)} to {max(self.tokens)} tokens (limit {self.limit})" if self.tokens else ""
         head = f"{self.path}: {self.kind}, {len(self.tokens)} rows read{span}, {len(self.defects)} defects"
-        more = len(self.defects) - SHOWN
-        return "\n  ".join([head, *self.defects[:SHOWN], *([f"... and {more} more"] if more > 0 else [])])
+        more = [f"... and {len(self.defects) - SHOWN} more"] if len(self.defects) > SHOWN else []
+        return "\n  ".join([head, *self.defects[:SHOWN], *more])
 
 
 def load_model(model: str) -> tuple[Any, Any]:

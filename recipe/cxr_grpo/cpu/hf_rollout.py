@@ -15,11 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-MAX_BATCH = 64
-"""Prompts generated together; bounds the memory of the key-value cache."""
-
-GATHER_SECONDS = 0.05
-"""How long a batch waits for more requests. verl sends a step's prompts within a few milliseconds of each other."""
+MAX_BATCH = 64  # prompts generated together; bounds the memory of the key-value cache
+GATHER_SECONDS = 0.05  # a batch waits for more requests; verl sends a step's prompts within a few milliseconds
 
 
 class BatchedGenerator:
@@ -78,7 +75,7 @@ class BatchedGenerator:
 
     async def _answer(self, batch: list) -> None:
         try:
-            results = await asyncio.get_running_loop().run_in_executor(None, self._generate, batch)
+            results = await asyncio.to_thread(self._generate, batch)
             for (*_, answer), result in zip(batch, results, strict=True):
                 if not answer.done():  # a caller may have been cancelled
                     answer.set_result(result)

@@ -1,8 +1,4 @@
-"""A verl platform whose only device is the CPU.
-
-verl asks Ray for the resource "GPU"; on this platform that is a logical slot (``ray.init(num_gpus=1)``) that stands
-for "the device", so the placement code of verl runs unchanged.
-"""
+"""A verl platform whose only device is the CPU, for which a logical slot "GPU" of Ray stands (``num_gpus=1``)."""
 
 import contextlib
 import gc

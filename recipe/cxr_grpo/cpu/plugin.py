@@ -24,11 +24,10 @@ def register_adapter() -> None:
 
 
 if enabled():
-    from recipe.cxr_grpo.cpu import pictures, platform, shims, vision
+    from recipe.cxr_grpo.cpu import platform, shims, vision
 
     shims.apply()
     platform.register()
     after_import("verl.workers.rollout.replica", register_replica)
     after_import("verl.workers.rollout.base", register_adapter)
-    pictures.register()
     vision.register()

@@ -108,10 +108,7 @@ class ComponentLogs:
         super()._dump_generations(*args, reward_extra_infos_dict=columns, **kwargs)  # type: ignore[misc]
 
     def _log_rollout_data(self, batch: Any, timing_raw: dict, rollout_data_dir: str) -> None:
-        """As verl's, with all that the reward function returned, and without the rows that verl pads a batch with.
-
-        Such a row stands in for a rollout that failed; it carries no answer and a reward of 0 that nobody earned.
-        """
+        """As verl's, with all that the reward function returned, and without verl's padding for failed rollouts."""
         with marked_timer("dump_rollout_generations", timing_raw, color="green"):
             rows = sorted(rollouts(batch), key=lambda row: row.key)
             keys = [row.key for row in rows]
@@ -132,9 +129,9 @@ class ComponentLogs:
         return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens.unbind()]
 
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
-        """As verl's, but the only rollout left of a group whose others failed gets an advantage of 0.
+        """As verl's, but the only rollout left of a group, which has no baseline, gets an advantage of 0.
 
-        It has no baseline: verl's GRPO would use its bare reward as its advantage (verl 0.9.1 core_algos.py:315).
+        verl's GRPO would use its bare reward as its advantage (verl 0.9.1 core_algos.py:315).
         """
         batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         if self.use_critic or self.config.actor_rollout_ref.rollout.n == 1:

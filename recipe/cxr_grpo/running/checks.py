@@ -1,4 +1,4 @@
-"""What a run needs, composed and checked before anything starts: its config, environment, Ray, disk and platform."""
+"""What a run needs, checked before anything starts: its config, environment, Ray, disk and platform."""
 
 import json
 import os
@@ -16,8 +16,7 @@ from reward_fns.errors import UsageError
 CONFIG_MODULE = "recipe.cxr_grpo.config"
 MODEL_KEYS = {"grpo": "actor_rollout_ref.model.path", "sft": "model.path"}
 
-MIN_FREE_BYTES = 2 * 1024**3
-"""Free disk space that a run needs: Ray's object store and logs, and two checkpoints of a tiny model."""
+MIN_FREE_BYTES = 2 * 1024**3  # on the disk: Ray's object store and logs, and two checkpoints of a tiny model
 
 _CPU_ENVIRONMENT = {
     # A tiny model's matrices are too small to share: on two cores a step of 128 rollouts took 6.6 s with one thread

@@ -21,9 +21,7 @@ import psutil
 
 from reward_fns.errors import UsageError
 
-MARK = "CXR_GRPO_RUN"
-"""Environment variable with the identifier of a run."""
-
+MARK = "CXR_GRPO_RUN"  # environment variable with the identifier of a run
 POLL_SECONDS = 0.5
 
 
@@ -85,14 +83,10 @@ def run(
         arguments = [argument.replace("{RAY_TMP}", folder) for argument in command]
         # SIGTERM and SIGHUP end a run as Ctrl-C does, with the clean-up, which nothing interrupts.
         with _signals(_interrupt, signal.SIGTERM, signal.SIGHUP):
-            process = subprocess.Popen(
-                arguments,
-                env={**os.environ, **(env or {}), MARK: mark},
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches only this process, which then ends the run
-            )
+            given = {**os.environ, **(env or {}), MARK: mark}
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
+            # In a session of its own: Ctrl-C reaches only this process, which then ends the run.
+            process = subprocess.Popen(arguments, env=given, start_new_session=True, **streams)
             try:
                 while process.poll() is None:
                     watch()

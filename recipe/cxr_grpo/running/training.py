@@ -14,8 +14,7 @@ from recipe.cxr_grpo.running.checks import CONFIG_MODULE, check_run, compose, ow
 from reward_fns.errors import UsageError
 
 TRAINERS = {"grpo": "verl.trainer.main_ppo", "sft": "verl.trainer.sft_trainer"}
-SHOWN_LINES = 25
-"""Last lines of a failed run's log that its error shows."""
+SHOWN_LINES = 25  # the last ones of a failed run's log
 
 
 class RunFailed(Exception):
