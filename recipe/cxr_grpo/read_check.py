@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import io
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,27 +38,6 @@ class Lengths:
     tokens: list[int] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
 
-    def read(self, open_data: Callable[[], Any], row_length: Callable[[Any, int], int], first: int | None) -> None:
-        """Read the rows of what ``open_data`` opens, or the ``first`` of them; ``row_length`` counts a row's tokens."""
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                data = open_data()
-        except Exception as error:  # whatever verl raises is the finding
-            self.defects.append(f"verl cannot open it: {type(error).__name__}: {error}")
-            return
-        rows, stored = len(data), pq.read_metadata(self.path).num_rows
-        if rows != stored:
-            self.defects.append(f"verl sees {rows} rows, the file has {stored}")
-        numbers = range(rows if first is None else min(rows, first))
-        for number in tqdm(numbers, desc=self.path.name, unit="row", disable=not sys.stderr.isatty()):
-            try:
-                self.tokens.append(row_length(data, number))
-            except Exception as error:  # verl catches any exception here and drops the row
-                self.defects.append(f"row {number}: {type(error).__name__}: {error}")
-                continue
-            if self.tokens[-1] > self.limit:
-                self.defects.append(f"row {number}: {self.tokens[-1]} tokens, over the limit of {self.limit}")
-
     def __str__(self) -> str:
         span = f", {min(self.tokens)} to {max(self.tokens)} tokens (limit {self.limit})" if self.tokens else ""
         head = f"{self.path}: {self.kind}, {len(self.tokens)} rows read{span}, {len(self.defects)} defects"
@@ -85,40 +63,46 @@ def load_model(model: str) -> tuple[Any, Any]:
     return tokenizer, processor
 
 
-def read_rl(path: Path, tokenizer: Any, processor: Any, limit: int, first: int | None) -> Lengths:
-    """Lengths of the prompts of an RL file in a rollout; ``limit`` is verl's ``data.max_prompt_length``."""
+def read_lengths(path: Path, tokenizer: Any, processor: Any, *, sft: bool, limit: int, first: int | None) -> Lengths:
+    """Lengths of a file's conversations in the SFT trainer, or its prompts in a rollout; of all rows or ``first``."""
     from omegaconf import OmegaConf
+    from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
     from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
     from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-    config = OmegaConf.create({"filter_overlong_prompts": False, "max_prompt_length": limit})
+    rl_config = OmegaConf.create({"filter_overlong_prompts": False, "max_prompt_length": limit})
+    sft_config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize})
+    reader, config = (MultiTurnSFTDataset, sft_config) if sft else (RLHFDataset, rl_config)
+    lengths = Lengths(path, "SFT" if sft else "RL", limit)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            data: Any = reader([str(path)], tokenizer, config, processor)
+    except Exception as error:  # whatever verl raises is the finding
+        lengths.defects.append(f"verl cannot open it: {type(error).__name__}: {error}")
+        return lengths
 
-    def row_length(data: Any, number: int) -> int:
-        row = data[number]
+    def input_ids(row: Any) -> Any:
+        if sft:
+            return row["input_ids"]
         collate_fn([row])
         messages = row["raw_prompt"]
         text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         images, videos, _ = asyncio.run(data.process_multi_modal_info(messages, data.image_patch_size, config))
-        inputs = build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)
-        return len(inputs["input_ids"][0])
+        return build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)["input_ids"][0]
 
-    lengths = Lengths(path, "RL", limit)
-    lengths.read(lambda: RLHFDataset([str(path)], tokenizer, config, processor), row_length, first)
-    return lengths
-
-
-def read_sft(path: Path, tokenizer: Any, processor: Any, limit: int, first: int | None) -> Lengths:
-    """Lengths of the conversations of an SFT file in its trainer; ``limit`` is verl's ``data.max_length``."""
-    from omegaconf import OmegaConf
-    from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
-
-    config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize})
-    lengths = Lengths(path, "SFT", limit)
-
-    def open_data() -> Any:
-        return MultiTurnSFTDataset([str(path)], tokenizer, config, processor)
-
-    lengths.read(open_data, lambda data, number: len(data[number]["input_ids"]), first)
+    rows, stored = len(data), pq.read_metadata(path).num_rows
+    if rows != stored:
+        lengths.defects.append(f"verl sees {rows} rows, the file has {stored}")
+    numbers = range(rows if first is None else min(rows, first))
+    for number in tqdm(numbers, desc=path.name, unit="row", disable=not sys.stderr.isatty()):
+        try:
+            tokens = len(input_ids(data[number]))
+        except Exception as error:  # verl catches any exception here and drops the row
+            lengths.defects.append(f"row {number}: {type(error).__name__}: {error}")
+            continue
+        lengths.tokens.append(tokens)
+        if tokens > limit:
+            lengths.defects.append(f"row {number}: {tokens} tokens, over the limit of {limit}")
     return lengths
 
 
@@ -145,8 +129,8 @@ def check(args: argparse.Namespace) -> int:
     tokenizer, processor = load_model(args.model)
     failed = False
     for path, is_sft in sft.items():
-        read, limit = (read_sft, args.max_length) if is_sft else (read_rl, args.max_prompt_length)
-        lengths = read(path, tokenizer, processor, limit, args.first)
+        limit = args.max_length if is_sft else args.max_prompt_length
+        lengths = read_lengths(path, tokenizer, processor, sft=is_sft, limit=limit, first=args.first)
         print(lengths, flush=True)
         failed = failed or bool(lengths.defects)
     print("FAILED" if failed else "passed: verl reads every row")

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-SPECIAL_TOKENS = (
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
-    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
-)
+_TOKENS = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
+SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _TOKENS)
 END_OF_TEXT, END_OF_TURN = SPECIAL_TOKENS[0], SPECIAL_TOKENS[2]
 
+# Our own, with Qwen's turn markers: one turn per message, images in their order among the parts.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{%- if message.content is string %}{{ message.content }}{%- else %}"
@@ -26,8 +25,6 @@ CHAT_TEMPLATE = (
     "{%- endfor %}{%- endif %}{{ '<|im_end|>\\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-"""Our own template with Qwen's turn markers: one turn per message, images in their order among the parts."""
-
 IMAGE_SIDE = 128  # in pixels, to which square images shrink: 16 visual tokens
 PATCH, MERGE = 16, 2
 CELL = PATCH * MERGE  # side in pixels of the square that one visual token covers
@@ -78,7 +75,7 @@ def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
     import torch
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
+    ids = tokenizer.get_vocab()
     heads = hidden_size // 32
     end_of_text = {"bos_token_id": ids[END_OF_TEXT], "pad_token_id": ids[END_OF_TEXT]}
     width = {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size}
@@ -130,9 +127,8 @@ def build_processor(tokenizer, max_pixels: int):
     patches = {"patch_size": PATCH, "merge_size": MERGE}
     size = {"shortest_edge": 4 * CELL * CELL, "longest_edge": max_pixels}
     gray = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    image_processor = Qwen2VLImageProcessor(**patches, temporal_patch_size=2, size=size, **gray)
-    video_processor = Qwen3VLVideoProcessor(**patches)
-    return Qwen3VLProcessor(image_processor, tokenizer, video_processor, chat_template=CHAT_TEMPLATE)
+    images = Qwen2VLImageProcessor(**patches, temporal_patch_size=2, size=size, **gray)
+    return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(**patches), chat_template=CHAT_TEMPLATE)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,10 +146,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--image-side", type=int, default=IMAGE_SIDE, help=side)
     parser.add_argument("--vocab-size", type=int, default=2048, help="most tokens of the vocabulary (%(default)s)")
     args = parser.parse_args(argv)
-    if args.hidden_size % 64:
-        parser.error(f"--hidden-size must be a multiple of 64, got {args.hidden_size}")
-    if args.image_side % CELL:
-        parser.error(f"--image-side must be a multiple of {CELL}, got {args.image_side}")
+    for option, value, unit in (("--hidden-size", args.hidden_size, 64), ("--image-side", args.image_side, CELL)):
+        if value % unit:
+            parser.error(f"{option} must be a multiple of {unit}, got {value}")
     from recipe.cxr_grpo.cpu import shims
 
     shims.torchvision_operators()

@@ -169,9 +169,8 @@ class HFReplica(RolloutReplica):
         node = await trainer.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
         strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
         name = replica_name(self.replica_rank)
-        actor: Any = ray.remote(HFServer).options(
-            name=name, num_cpus=0, max_concurrency=1000, scheduling_strategy=strategy
-        )
+        options = {"name": name, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": strategy}
+        actor: Any = ray.remote(HFServer).options(**options)
         server = actor.remote(self.model_config.path, self.config.response_length)
         await server.ready.remote()
         self.servers = [server]

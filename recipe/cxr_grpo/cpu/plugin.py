@@ -3,7 +3,7 @@
 import importlib
 
 from recipe.cxr_grpo.cpu import enabled
-from recipe.cxr_grpo.plugin.after import after_import
+from recipe.cxr_grpo.plugin.after import after_import, change_after_import
 
 HF_ROLLOUT = "recipe.cxr_grpo.cpu.hf_rollout"
 
@@ -15,19 +15,13 @@ def register_replica() -> None:
     RolloutReplicaRegistry.register("hf", lambda: importlib.import_module(HF_ROLLOUT).HFReplica)
 
 
-def register_adapter() -> None:
-    """Make it known to verl's trainers."""
-    from verl.workers.rollout import base
-
-    # verl 0.9.1 workers/rollout/base.py:89 is a table without a public way to add a row.
-    base._ROLLOUT_REGISTRY[("hf", "async")] = f"{HF_ROLLOUT}.HFAdapter"
-
-
 if enabled():
     from recipe.cxr_grpo.cpu import platform, shims, vision
 
     shims.apply()
     platform.register()
     after_import("verl.workers.rollout.replica", register_replica)
-    after_import("verl.workers.rollout.base", register_adapter)
+    # verl 0.9.1 workers/rollout/base.py:89 is a table without a public way to add a row.
+    row = {("hf", "async"): f"{HF_ROLLOUT}.HFAdapter"}
+    change_after_import("verl.workers.rollout.base", "_ROLLOUT_REGISTRY", lambda table: table | row)
     vision.register()

@@ -110,7 +110,9 @@ def with_failures(
         failed[source] += missing
         sources += [source] * missing
         uids += [uid] * missing
-        acc += [floor_score(source, spec)] * missing
+        task = source.rpartition("/")[2]  # data source <set>/<task>; it may be any task if this names none
+        parts = [spec.tasks[task]] if task in spec.tasks else list(spec.tasks.values())
+        acc += [min(math.fsum(part.weight * part.reward.floor for part in some) for some in parts)] * missing
     for column in (*values.values(), succeeded):
         column += [None] * (len(uids) - len(column))
     metrics: dict[str, float] = {
@@ -119,13 +121,6 @@ def with_failures(
     }
     metrics |= {f"val-aux/{source}/failed_rollouts": count for source, count in failed.items()}
     return Columns(sources, uids, values | {"acc_success_only": succeeded}), metrics
-
-
-def floor_score(source: str, spec: RewardSpec) -> float:
-    """The score of a failed model's answer, for data source ``<set>/<task>``; of any task if it names none."""
-    task = source.rpartition("/")[2]
-    tasks: Sequence[str] = [task] if task in spec.tasks else list(spec.tasks)
-    return min(math.fsum(part.weight * part.reward.floor for part in spec.tasks[task]) for task in tasks)
 
 
 def without_nan(column: Sequence[Any]) -> list[Any]:

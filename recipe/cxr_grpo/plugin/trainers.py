@@ -99,8 +99,7 @@ class ComponentLogs:
         """Each reward in each reward worker: its name, its counters, and why it was given up, if it was."""
         workers = self.reward_loop_manager.reward_loop_workers
         for rewards in ray.get([worker.__ray_call__.remote(components.scorer_counts) for worker in workers]):
-            for name, (count, cause) in rewards.items():
-                yield name, count, cause
+            yield from ((name, *fared) for name, fared in rewards.items())
 
     def _dump_generations(self, *args: Any, reward_extra_infos_dict: dict[str, list], **kwargs: Any) -> None:
         """As verl's, but NaN, the component of another task, is null: JSON has no NaN."""

@@ -38,10 +38,9 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of one of verl's JSONL dumps, of a validation or of a step's rollouts, in their order.
+    """The rows of one of verl's JSONL dumps, in their order; ValueError if it is missing or a row can't be read.
 
-    verl dumps no ``extra_info``: sample, patient, task and box format are those in the ``ground_truth`` JSON. Raises
-    ValueError if the file is missing or a row can't be read.
+    verl dumps no ``extra_info``: sample, patient, task and box format are those in the ``ground_truth`` JSON.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such dump; did the run reach this step?")
@@ -81,9 +80,6 @@ def estimate(values: Sequence[float], patients: Sequence[str], seed: int = 0) ->
 
     Films of one patient are not independent, so resampling films would give too narrow an interval. Raises ValueError
     without values, for a NaN or infinite one, or if there is not one patient for each.
-
-    >>> estimate([0.0, 1.0, 0.5], ["a", "a", "b"]).mean
-    0.5
     """
     if len(values) != len(patients) or not len(values):
         raise ValueError(f"need values, each with its patient; got {len(values)} values, {len(patients)} patients")
