@@ -1,16 +1,11 @@
-"""Start verl's own trainers with this recipe's configs: check first, run, leave no process behind.
-
-``grpo`` runs ``python -m verl.trainer.main_ppo`` and ``sft`` runs ``verl.trainer.sft_trainer``, both unmodified. A
-mistake that would end the run minutes later (a missing file, an unknown reward) is refused at once.
-"""
+"""Start verl's own trainers, unmodified, with this recipe's configs: check first, run, leave no process behind."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from recipe.cxr_grpo.results.metrics import component_means, read_metrics
-from recipe.cxr_grpo.running.status import exit_status
-from recipe.cxr_grpo.running.training import TRAINERS, run_training
+from recipe.cxr_grpo.running.training import TRAINERS, exit_status, run_training
 
 
 def main(argv: list[str] | None = None) -> int:

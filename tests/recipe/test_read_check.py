@@ -66,7 +66,7 @@ def test_verl_reads_paths_and_bytes(data, model, capsys):
 def test_counted_lengths_are_those_of_verl(data, model):
     tokenizer, processor = read_check.load_model(model)
     path = data / "paths" / "train.parquet"
-    found = read_check.read_rl(path, tokenizer, processor, 1024, None)
+    found = read_check.read_lengths(path, tokenizer, processor, sft=False, limit=1024, first=None)
     assert found.defects == []
     lengths = PromptLengths(model)
     for row, tokens in zip(pq.read_table(path).to_pylist(), found.tokens, strict=True):

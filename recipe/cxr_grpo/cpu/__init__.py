@@ -1,12 +1,8 @@
 """verl's GRPO trainer on a machine without an accelerator.
 
 Stock verl 0.9.1 supports only NVIDIA and Ascend devices. Two entry points add the CPU and do nothing unless
-``VERL_PLATFORM=cpu``:
-
-* ``verl.plugins`` -> :mod:`recipe.cxr_grpo.cpu.plugin`, loaded at ``import verl`` in every process;
-* ``vllm.general_plugins`` -> :func:`recipe.cxr_grpo.cpu.vllm_plugin.register`, called by vLLM in each of its own.
-
-The package itself imports neither torch nor verl.
+``VERL_PLATFORM=cpu``: ``verl.plugins`` loads :mod:`.plugin` at ``import verl`` in every process, and
+``vllm.general_plugins`` calls :func:`.vllm_plugin.register` in each of vLLM's own. This file imports neither of them.
 """
 
 import os

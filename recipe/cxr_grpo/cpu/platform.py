@@ -1,8 +1,4 @@
-"""A verl platform whose only device is the CPU.
-
-verl asks Ray for the resource "GPU"; on this platform that is a logical slot (``ray.init(num_gpus=1)``) that stands
-for "the device", so the placement code of verl runs unchanged.
-"""
+"""A verl platform whose only device is the CPU, for which a logical slot "GPU" of Ray stands (``num_gpus=1``)."""
 
 import contextlib
 import gc
@@ -23,8 +19,7 @@ def _returning(value: Any) -> Any:
 def _freeze_garbage(*_args: Any, **_kwargs: Any) -> None:
     """Leave the objects that exist at the first call out of later garbage collections.
 
-    verl calls this beside a full collection, several times a step. Scanning all that torch and transformers have loaded
-    takes a tenth of a tiny model's SFT step.
+    verl calls this several times a step, and scanning all that is loaded takes a tenth of a tiny model's SFT step.
     """
     if not gc.get_freeze_count():
         gc.freeze()

@@ -1,37 +1,27 @@
 """Entry point of the group ``verl.plugins``: importing this module activates the CPU platform."""
 
+import importlib
+
 from recipe.cxr_grpo.cpu import enabled
-from recipe.cxr_grpo.plugin.after import after_import
+from recipe.cxr_grpo.plugin.after import after_import, change_after_import
+
+HF_ROLLOUT = "recipe.cxr_grpo.cpu.hf_rollout"
 
 
-def register_rollout() -> None:
-    """Make ``actor_rollout_ref.rollout.name=hf`` known to verl. Imports nothing heavy."""
+def register_replica() -> None:
+    """Make ``actor_rollout_ref.rollout.name=hf`` known to verl's servers."""
+    from verl.workers.rollout.replica import RolloutReplicaRegistry
 
-    def replica_class() -> type:
-        from recipe.cxr_grpo.cpu.hf_replica import HFReplica
-
-        return HFReplica
-
-    def register_replica() -> None:
-        from verl.workers.rollout.replica import RolloutReplicaRegistry
-
-        RolloutReplicaRegistry.register("hf", replica_class)
-
-    def register_adapter() -> None:
-        from verl.workers.rollout import base
-
-        # verl 0.9.1 workers/rollout/base.py:89 is a table without a public way to add a row.
-        base._ROLLOUT_REGISTRY[("hf", "async")] = "recipe.cxr_grpo.cpu.hf_replica.HFAdapter"
-
-    after_import("verl.workers.rollout.replica", register_replica)
-    after_import("verl.workers.rollout.base", register_adapter)
+    RolloutReplicaRegistry.register("hf", lambda: importlib.import_module(HF_ROLLOUT).HFReplica)
 
 
 if enabled():
-    from recipe.cxr_grpo.cpu import pictures, platform, shims, vision
+    from recipe.cxr_grpo.cpu import platform, shims, vision
 
     shims.apply()
     platform.register()
-    register_rollout()
-    pictures.register()
+    after_import("verl.workers.rollout.replica", register_replica)
+    # verl 0.9.1 workers/rollout/base.py:89 is a table without a public way to add a row.
+    row = {("hf", "async"): f"{HF_ROLLOUT}.HFAdapter"}
+    change_after_import("verl.workers.rollout.base", "_ROLLOUT_REGISTRY", lambda table: table | row)
     vision.register()

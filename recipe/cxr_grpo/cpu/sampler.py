@@ -4,8 +4,7 @@ from typing import Any
 
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-POLL_SECONDS = 0.1
-"""verl's own default of 2 s would cost a tiny model a sixth of every step."""
+POLL_SECONDS = 0.1  # verl's own default of 2 s would cost a tiny model a sixth of every step
 
 
 class FastReplayBuffer(ReplayBuffer):

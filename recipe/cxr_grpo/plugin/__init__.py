@@ -1,10 +1,7 @@
 """Entry point of the group ``verl.plugins``: registers :mod:`.trainers` with verl, on any machine."""
 
+import importlib
+
 from recipe.cxr_grpo.plugin.after import after_import
 
-
-def _register() -> None:
-    import recipe.cxr_grpo.plugin.trainers  # noqa: F401
-
-
-after_import("verl.trainer.ppo.v1", _register)
+after_import("verl.trainer.ppo.v1", lambda: importlib.import_module("recipe.cxr_grpo.plugin.trainers"))

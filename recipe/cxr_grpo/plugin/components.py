@@ -1,9 +1,12 @@
-"""Metrics of every part of the reward over one training step's rollouts; ``trainers`` gives them to verl."""
+"""Metrics of every part of the reward, of a training step and of a validation; ``trainers`` gives them to verl.
 
+verl's trainers import slowly, so nothing here imports them: every reward worker imports this for :func:`scorer_counts`.
+"""
+
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +15,7 @@ from reward_fns.registry import DIAGNOSTICS
 from reward_fns.spec import RewardSpec
 
 
-@dataclass(frozen=True)
-class ScoredRollout:
+class ScoredRollout(NamedTuple):
     """One scored answer: its key, its group's prompt, the task and id of its sample, and compute_score's result."""
 
     key: str
@@ -24,7 +26,7 @@ class ScoredRollout:
 
 
 def statistics(rollouts: Sequence[ScoredRollout], spec: RewardSpec, groups: int, group_size: int) -> dict[str, float]:
-    """Metrics of one step, for verl's trackers.
+    """Metrics of one step of ``groups`` prompts with ``group_size`` rollouts each, from those that were scored.
 
     Per task, ``reward/<task>/<key>/<statistic>`` with key ``score`` or a reward's name:
 
@@ -40,20 +42,6 @@ def statistics(rollouts: Sequence[ScoredRollout], spec: RewardSpec, groups: int,
     ``reward/failed_rollouts`` and ``reward/failed_groups`` count what has no reward because scoring (or anything else
     in a rollout) raised; a group is failed if it lost at least one rollout. The trainer adds which reward it was, as
     ``reward/scorers/<reward>/failures`` and ``…/retries`` of this step.
-
-    Args:
-        rollouts: those that were scored.
-        spec: the rewards that scored them.
-        groups, group_size: number of prompts of the step, and number of rollouts of each.
-
-    >>> from reward_fns.spec import resolve
-    >>> def rollout(session, value):
-    ...     return ScoredRollout(f"a_{session}_0", "a", "report", "p1", {"score": value, "gleu": value})
-    >>> metrics = statistics([rollout(0, 0.0), rollout(1, 1.0)], resolve({"report": [{"name": "gleu"}]}), 2, 2)
-    >>> [metrics[f"reward/report/gleu/{name}"] for name in ("mean", "std", "floor_rate", "zero_spread_rate")]
-    [0.5, 0.5, 0.5, 0.0]
-    >>> metrics["reward/failed_rollouts"], metrics["reward/failed_groups"]
-    (2, 1)
     """
     sizes = Counter(rollout.group for rollout in rollouts)
     complete = sum(size >= group_size for size in sizes.values())
@@ -68,34 +56,73 @@ def statistics(rollouts: Sequence[ScoredRollout], spec: RewardSpec, groups: int,
         metrics[f"reward/{task}/rollouts"] = len(of_task)
         floors = {part.reward.name: part.reward.floor for part in parts}
         for key in ("score", *floors, *DIAGNOSTICS):
-            pairs = [(rollout.values.get(key, np.nan), rollout.group) for rollout in of_task]
-            pairs = [(value, group) for value, group in pairs if not np.isnan(value)]
+            pairs = [(row.group, value) for row in of_task if not np.isnan(value := row.values.get(key, np.nan))]
             if not pairs:
                 continue
-            values = np.array([value for value, _ in pairs])
+            names, values = (np.array(column) for column in zip(*pairs, strict=True))
             prefix = f"reward/{task}/{key}"
             metrics |= {f"{prefix}/mean": float(values.mean()), f"{prefix}/std": float(values.std())}
             if key in floors:
                 metrics[f"{prefix}/floor_rate"] = float((values == floors[key]).mean())
-            if key not in DIAGNOSTICS:
-                metrics |= {f"{prefix}/{name}": value for name, value in _within_groups(pairs).items()}
+            members = [values[names == name] for name in dict.fromkeys(names)]
+            several = [group for group in members if len(group) > 1]
+            if several and key not in DIAGNOSTICS:
+                metrics[f"{prefix}/group_std"] = float(np.mean([np.std(group) for group in several]))
+                metrics[f"{prefix}/zero_spread_rate"] = float(np.mean([np.ptp(group) == 0 for group in several]))
     return metrics
 
 
-def _within_groups(pairs: Sequence[tuple[float, str]]) -> dict[str, float]:
-    members: dict[str, list[float]] = {}
-    for value, group in pairs:
-        members.setdefault(group, []).append(value)
-    spreads = [(np.std(group), np.ptp(group)) for group in members.values() if len(group) > 1]
-    if not spreads:
-        return {}
-    deviation, width = np.array(spreads).T
-    return {"group_std": float(deviation.mean()), "zero_spread_rate": float((width == 0).mean())}
-
-
 def scorer_counts(_worker: Any) -> dict[str, tuple[Counts, str | None]]:
-    """Each reward's counters in the reward worker that runs this, and why it was given up, if it was.
-
-    It is in this module because a worker that unpickles it imports the module, and verl's trainers import slowly.
-    """
+    """Each reward's counters in the reward worker that runs this, and why it was given up, if it was."""
     return {name: (count, given_up(name)) for name, count in counts().items()}
+
+
+class Columns(NamedTuple):
+    """A validation as verl keeps it: one entry per rollout in each list; None where a rollout has no value."""
+
+    sources: list[str]
+    uids: list[str]
+    values: dict[str, list[Any]]
+
+
+def with_failures(
+    scored: Columns, expected: Mapping[tuple[str, str], int], spec: RewardSpec
+) -> tuple[Columns, dict[str, float]]:
+    """A validation's columns with a row for each rollout that has no reward, and the counts of these as metrics.
+
+    verl 0.9.1 leaves failed rollouts out of every metric but ``acc``, where each counts 0: better than the truth if
+    rewards are negative (metric_utils.py:955). Here each counts as an answer of a failed model does, the floor of its
+    task's rewards; ``acc_success_only`` is the mean without them, as in verl. NaN, a component of another task, becomes
+    None: verl leaves None out of its means, and a component without any value out of its metrics.
+
+    ``expected`` maps data source and uid of each prompt to the number of its rollouts. The metrics are
+    ``reward/validation/rollouts`` (asked for), ``reward/validation/failed_rollouts`` and, per data source,
+    ``val-aux/<data source>/failed_rollouts``.
+    """
+    sources, uids = list(scored.sources), list(scored.uids)
+    values = {key: without_nan(column) for key, column in scored.values.items()}
+    acc = values.setdefault("acc", [None] * len(uids))
+    succeeded = list(acc)
+    present = Counter(zip(sources, uids, strict=True))
+    failed: Counter[str] = Counter()
+    for (source, uid), count in expected.items():
+        missing = max(count - present[source, uid], 0)
+        failed[source] += missing
+        sources += [source] * missing
+        uids += [uid] * missing
+        task = source.rpartition("/")[2]  # data source <set>/<task>; it may be any task if this names none
+        parts = [spec.tasks[task]] if task in spec.tasks else list(spec.tasks.values())
+        acc += [min(math.fsum(part.weight * part.reward.floor for part in some) for some in parts)] * missing
+    for column in (*values.values(), succeeded):
+        column += [None] * (len(uids) - len(column))
+    metrics: dict[str, float] = {
+        "reward/validation/rollouts": sum(expected.values()),
+        "reward/validation/failed_rollouts": failed.total(),
+    }
+    metrics |= {f"val-aux/{source}/failed_rollouts": count for source, count in failed.items()}
+    return Columns(sources, uids, values | {"acc_success_only": succeeded}), metrics
+
+
+def without_nan(column: Sequence[Any]) -> list[Any]:
+    """The column with None for every NaN."""
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in column]

@@ -11,10 +11,9 @@ from reward_fns.spec import RewardSpec, resolve
 
 
 def check_reward(config: Any) -> RewardSpec | None:
-    """Returns a run's reward spec, or None if its reward is not this package's; fetches the weights that it needs.
+    """The reward spec of a run, or None if its reward is not this package's; fetches the weights that it needs.
 
-    Raises:
-        UsageError: the spec has a mistake, weights are unavailable, or verl would turn a scorer's failure into a 0.
+    Raises UsageError if the spec has a mistake, weights are unavailable, or verl would make a scorer's failure a 0.
     """
     function = config.reward.custom_reward_function
     if function.path != "pkg://reward_fns":

@@ -1,8 +1,7 @@
 """verl's own V1 trainers with every component of the reward in their logs and dumps.
 
 Chosen with ``trainer.v1.trainer_mode=cxr_sync`` (or ``cxr_colocate_async``, ``cxr_separate_async``). Stock verl 0.9.1
-logs and dumps the components in validation only, and counts a validation's failed rollouts wrongly. Overridden are a
-few methods of ``verl.trainer.ppo.v1.PPOTrainer``; everything else is verl's.
+logs and dumps the components in validation only, and counts a validation's failed rollouts wrongly.
 """
 
 from collections import Counter
@@ -17,9 +16,8 @@ from verl.trainer.ppo.v1 import register_trainer
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.debug import marked_timer
 
-from recipe.cxr_grpo.plugin.components import ScoredRollout, scorer_counts, statistics
+from recipe.cxr_grpo.plugin import components
 from recipe.cxr_grpo.plugin.reward import check_reward, record_weights
-from recipe.cxr_grpo.plugin.validation import Columns, with_failures, without_nan
 from reward_fns.engine import serving
 from reward_fns.errors import ScorerUnavailable, UsageError
 from reward_fns.failures import Counts
@@ -54,10 +52,9 @@ class ComponentLogs:
         super().__init__(config)  # type: ignore[call-arg]
 
     def on_step_begin(self) -> None:
-        """As verl's, but end the run if a reward that it trains on was given up.
+        """As verl's, but end the run if a reward that it trains on was given up; one of weight 0 only watches.
 
         verl itself ends when all samples of a step fail: not if the scorer of one task is dead and the other's alive.
-        A reward of weight 0 only watches, so its failures never end a run.
         """
         super().on_step_begin()  # type: ignore[misc]
         trained = {part.reward.name for parts in self.spec.tasks.values() for part in parts if part.weight}
@@ -73,7 +70,7 @@ class ComponentLogs:
     def _compute_metrics(self, batch: Any, metrics: dict, *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)  # type: ignore[misc]
         prompts, n = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
-        metrics.update(statistics(rollouts(batch), self.spec, prompts, n))
+        metrics.update(components.statistics(rollouts(batch), self.spec, prompts, n))
         events = self._scorer_events()
         metrics.update({f"reward/scorers/{key}": events[key] - self.logged_events[key] for key in events})
         self.logged_events = Counter(events)
@@ -81,11 +78,11 @@ class ComponentLogs:
     def _val_metrics_update(
         self, sources: list, uids: list, values: dict, turns: list, expected_acc_counts: dict | None = None
     ) -> dict[str, float]:
-        """As verl's, but failed rollouts count the floor in ``acc`` and are counted; see :func:`with_failures`."""
-        columns, counts = with_failures(Columns(sources, uids, values), expected_acc_counts or {}, self.spec)
+        """As verl's, but failed rollouts count the floor in ``acc``; see :func:`.components.with_failures`."""
+        scored = components.Columns(sources, uids, values)
+        columns, counts = components.with_failures(scored, expected_acc_counts or {}, self.spec)
         metrics = super()._val_metrics_update(*columns, turns)  # type: ignore[misc]
-        events = self._scorer_events()
-        during = {key: events[key] - self.before_validation[key] for key in events}
+        during = {key: count - self.before_validation[key] for key, count in self._scorer_events().items()}
         self.logged_events.update(during)
         return metrics | counts | {f"reward/validation/scorers/{key}": count for key, count in during.items()}
 
@@ -101,20 +98,16 @@ class ComponentLogs:
     def _reward_workers(self) -> Iterator[tuple[str, Counts, str | None]]:
         """Each reward in each reward worker: its name, its counters, and why it was given up, if it was."""
         workers = self.reward_loop_manager.reward_loop_workers
-        for rewards in ray.get([worker.__ray_call__.remote(scorer_counts) for worker in workers]):
-            for name, (count, cause) in rewards.items():
-                yield name, count, cause
+        for rewards in ray.get([worker.__ray_call__.remote(components.scorer_counts) for worker in workers]):
+            yield from ((name, *fared) for name, fared in rewards.items())
 
     def _dump_generations(self, *args: Any, reward_extra_infos_dict: dict[str, list], **kwargs: Any) -> None:
         """As verl's, but NaN, the component of another task, is null: JSON has no NaN."""
-        columns = {name: without_nan(values) for name, values in reward_extra_infos_dict.items()}
+        columns = {name: components.without_nan(values) for name, values in reward_extra_infos_dict.items()}
         super()._dump_generations(*args, reward_extra_infos_dict=columns, **kwargs)  # type: ignore[misc]
 
     def _log_rollout_data(self, batch: Any, timing_raw: dict, rollout_data_dir: str) -> None:
-        """As verl's, with all that the reward function returned, and without the rows that verl pads a batch with.
-
-        Such a row stands in for a rollout that failed; it carries no answer and a reward of 0 that nobody earned.
-        """
+        """As verl's, with all that the reward function returned, and without verl's padding for failed rollouts."""
         with marked_timer("dump_rollout_generations", timing_raw, color="green"):
             rows = sorted(rollouts(batch), key=lambda row: row.key)
             keys = [row.key for row in rows]
@@ -135,9 +128,9 @@ class ComponentLogs:
         return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens.unbind()]
 
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
-        """As verl's, but the only rollout left of a group whose others failed gets an advantage of 0.
+        """As verl's, but the only rollout left of a group, which has no baseline, gets an advantage of 0.
 
-        It has no baseline: verl's GRPO would use its bare reward as its advantage (verl 0.9.1 core_algos.py:315).
+        verl's GRPO would use its bare reward as its advantage (verl 0.9.1 core_algos.py:315).
         """
         batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         if self.use_critic or self.config.actor_rollout_ref.rollout.n == 1:
@@ -163,7 +156,7 @@ def scored_keys(batch: Any) -> list[str]:
     return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
 
 
-def rollouts(batch: Any) -> list[ScoredRollout]:
+def rollouts(batch: Any) -> list[components.ScoredRollout]:
     """The scored rollouts of a training batch, from the fields that verl keeps of each."""
     keys = scored_keys(batch)
     fields = ["extra_fields", "extra_info", "data_source"]
@@ -173,7 +166,7 @@ def rollouts(batch: Any) -> list[ScoredRollout]:
     for key, extra, info, source in zip(keys, *columns, strict=True):
         task = str(info.get("task") or source.rpartition("/")[2])
         values = {name: float(value) for name, value in extra["reward_extra_info"].items()}
-        scored.append(ScoredRollout(key, group_of(key), task, str(info.get("id", "")), values))
+        scored.append(components.ScoredRollout(key, group_of(key), task, str(info.get("id", "")), values))
     return scored
 
 

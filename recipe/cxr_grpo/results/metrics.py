@@ -7,12 +7,7 @@ from pathlib import Path
 
 
 def read_metrics(out: Path, kind: str) -> dict[int, dict[str, float]]:
-    """The logged metrics of a run, step -> name -> value; a later attempt's step replaces an earlier one's.
-
-    Args:
-        out: folder of the run.
-        kind: "grpo" or "sft".
-    """
+    """The metrics of a run of ``kind`` grpo or sft: step -> name -> value; a later attempt replaces a step's values."""
     steps: dict[int, dict[str, float]] = {}
     paths = out.glob(f"{kind}.metrics.*.jsonl")
     for path in sorted(paths, key=lambda path: int(path.name.split(".")[-2])):
@@ -24,17 +19,9 @@ def read_metrics(out: Path, kind: str) -> dict[int, dict[str, float]]:
 
 
 def component_means(logged: Mapping[str, float]) -> dict[str, float]:
-    """The mean of every reward in one step, ``<task>/<reward>`` -> mean, from the metrics of ``plugin.trainers``.
-
-    >>> component_means({"reward/report/gleu/mean": 0.4, "reward/report/gleu/floor_rate": 0.0, "critic/score/mean": 1})
-    {'report/gleu': 0.4}
-    """
-    means = {}
-    for key, value in logged.items():
-        component, _, statistic = key.rpartition("/")
-        if statistic == "mean" and f"{component}/floor_rate" in logged:  # only rewards have a floor rate
-            means[component.removeprefix("reward/")] = value
-    return means
+    """The mean of every reward in one step, ``<task>/<reward>`` -> mean, from the metrics of ``plugin.trainers``."""
+    components = [key.removesuffix("/floor_rate") for key in logged if key.endswith("/floor_rate")]  # rewards only
+    return {component.removeprefix("reward/"): logged[f"{component}/mean"] for component in components}
 
 
 def component_curves(out: Path) -> dict[str, dict[int, float]]:

@@ -1,10 +1,16 @@
-"""verl's dumps as rows, and the comparison of two validations of the same samples."""
+"""verl's dumps as rows, and two validations of the same samples compared, with bootstrap intervals over patients."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from recipe.cxr_grpo.results.bootstrap import estimate, paired
+import numpy as np
+
+from reward_fns.conventions import get_convention
+
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -20,15 +26,21 @@ class Row:
     truth: dict
     score: float
 
+    def quads(self) -> list[tuple[float, float, float, float]]:
+        """The boxes in the answer, as shares of the image's width and height."""
+        frame = self.truth.get("frame") or (1, 1)
+        return [box.quad for box in get_convention(self.box_format).parse(self.answer, tuple(frame)).boxes]
+
+    def asked(self) -> str:
+        """The question in verl's decoded prompt: its last line that is not the assistant's turn."""
+        lines = [line.strip() for line in self.question.splitlines() if line.strip() not in ("", "user", "assistant")]
+        return lines[-1] if lines else ""
+
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of one of verl's JSONL dumps, of a validation or of a step's rollouts, in their order.
+    """The rows of one of verl's JSONL dumps, in their order; ValueError if it is missing or a row can't be read.
 
-    verl's dumps have no ``extra_info``; sample, patient, task and box format come from the ``ground_truth`` JSON, into
-    which ``data_prep`` writes them.
-
-    Raises:
-        ValueError: the file is missing or a row can't be read.
+    verl dumps no ``extra_info``: sample, patient, task and box format are those in the ``ground_truth`` JSON.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such dump; did the run reach this step?")
@@ -55,14 +67,49 @@ def read_validation(path: Path) -> dict[str, Row]:
     return rows
 
 
+class Estimate(NamedTuple):
+    """A mean over ``n`` samples with its 95 % percentile interval."""
+
+    mean: float
+    n: int
+    ci95: tuple[float, float]
+
+
+def estimate(values: Sequence[float], patients: Sequence[str], seed: int = 0) -> Estimate:
+    """Mean of ``values`` with a cluster bootstrap over ``patients``: whole patients are drawn with replacement.
+
+    Films of one patient are not independent, so resampling films would give too narrow an interval. Raises ValueError
+    without values, for a NaN or infinite one, or if there is not one patient for each.
+    """
+    if len(values) != len(patients) or not len(values):
+        raise ValueError(f"need values, each with its patient; got {len(values)} values, {len(patients)} patients")
+    numbers = np.asarray(values, dtype=float)
+    if not np.isfinite(numbers).all():
+        raise ValueError("a reward is NaN or infinite")
+    _, cluster = np.unique(np.asarray(patients), return_inverse=True)
+    totals, sizes = np.bincount(cluster, weights=numbers), np.bincount(cluster)
+    draws = np.random.default_rng(seed).integers(len(sizes), size=(RESAMPLES, len(sizes)))
+    means = totals[draws].sum(axis=1) / sizes[draws].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(numbers.mean()), len(numbers), (float(low), float(high)))
+
+
+def paired(before: Mapping[str, float], after: Mapping[str, float], patients: Mapping[str, str]) -> Estimate:
+    """Mean of ``after - before`` (sample id -> reward; the same ids), with its paired bootstrap interval."""
+    if before.keys() != after.keys():
+        missing = sorted(before.keys() ^ after.keys())
+        raise ValueError(f"{len(missing)} samples are in only one of the two evaluations, e.g. {missing[0]}")
+    ids = sorted(before)
+    return estimate([after[i] - before[i] for i in ids], [patients[i] for i in ids])
+
+
 def compare(before: dict[str, Row], after: dict[str, Row]) -> dict[str, dict[str, dict]]:
     """``before``, ``after`` and ``difference``: task -> ``{"mean", "n", "ci95"}`` of the validation reward."""
     summary: dict[str, dict[str, dict]] = {"before": {}, "after": {}, "difference": {}}
     patients = {i: row.patient_id for i, row in before.items()}
     for task in sorted({row.task for row in before.values()}):
         scores = [{i: row.score for i, row in rows.items() if row.task == task} for rows in (before, after)]
-        difference = paired(scores[0], scores[1], patients)
+        summary["difference"][task] = paired(scores[0], scores[1], patients)._asdict()
         for name, of_task in zip(("before", "after"), scores, strict=True):
-            summary[name][task] = estimate([*of_task.values()], [patients[i] for i in of_task]).as_dict()
-        summary["difference"][task] = difference.as_dict()
+            summary[name][task] = estimate([*of_task.values()], [patients[i] for i in of_task])._asdict()
     return summary

@@ -1,24 +1,39 @@
-"""A run's config, composed and checked before anything starts."""
+"""What a run needs, checked before anything starts: its config, environment, Ray, disk and platform."""
 
-from collections.abc import Iterable, Sequence
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipe.cxr_grpo import cpu
 from recipe.cxr_grpo.plugin.reward import check_reward
-from recipe.cxr_grpo.running.environment import check_disk, check_platform
 from reward_fns.errors import UsageError
 
 CONFIG_MODULE = "recipe.cxr_grpo.config"
 MODEL_KEYS = {"grpo": "actor_rollout_ref.model.path", "sft": "model.path"}
 
+MIN_FREE_BYTES = 2 * 1024**3  # on the disk: Ray's object store and logs, and two checkpoints of a tiny model
+
+_CPU_ENVIRONMENT = {
+    # A tiny model's matrices are too small to share: on two cores a step of 128 rollouts took 6.6 s with one thread
+    # per process and 8 s with two.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "RAY_DEDUP_LOGS": "0",
+    "HYDRA_FULL_ERROR": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would let anything else on the machine go first
+}
+
 
 def compose(config_name: str, overrides: Sequence[str]) -> Any:
-    """The resolved Hydra config ``config_name`` of this recipe with ``overrides``, as verl will see it.
-
-    Raises:
-        UsageError: an override is malformed or names an unknown key.
-    """
+    """The Hydra config ``config_name`` of this recipe with ``overrides``; UsageError if Hydra refuses one of them."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
     from hydra.errors import HydraException
@@ -33,12 +48,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
 
 
 def check_run(kind: str, config: Any, out: Path) -> None:
-    """Refuse a run of ``kind`` (grpo or sft) that would fail minutes after its start.
-
-    Raises:
-        UsageError: a parquet file or the model folder is missing, the reward spec is wrong, the disk is full, or the
-            CPU platform can't be loaded.
-    """
+    """Raise UsageError for a run of ``kind`` (grpo or sft) that would fail minutes after its start."""
     check_inputs(config, ("data.train_files", "data.val_files", MODEL_KEYS[kind]))
     if kind == "grpo":
         check_reward(config)
@@ -49,7 +59,7 @@ def check_run(kind: str, config: Any, out: Path) -> None:
 
 
 def check_inputs(config: Any, keys: Iterable[str]) -> None:
-    """Refuse missing parquet files and a missing model folder; ``keys`` are the keys of the config to check."""
+    """Raise UsageError for a missing parquet file or model folder that one of the config's ``keys`` names."""
     from omegaconf import OmegaConf
 
     for key in keys:
@@ -67,20 +77,79 @@ def check_inputs(config: Any, keys: Iterable[str]) -> None:
 
 
 def check_batches(config: Any) -> None:
-    """Refuse batch sizes that verl would refuse at its first update, minutes into the run."""
+    """Raise UsageError for batch sizes that verl would refuse at its first update, minutes into the run."""
     settings = config.actor_rollout_ref
     actor, ref, n = settings.actor, settings.ref, settings.rollout.n
     batch, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
     if batch % mini:
         raise UsageError(f"data.train_batch_size={batch} is not a multiple of ppo_mini_batch_size={mini} (prompts)")
-    for prompts_key, prompts, answers_key, answers, unused in (
-        ("actor.ppo_mini_batch_size", mini, "actor.ppo_micro_batch_size_per_gpu", actor.ppo_micro_batch_size_per_gpu,
-         actor.use_dynamic_bsz),
-        ("data.train_batch_size", batch, "ref.log_prob_micro_batch_size_per_gpu", ref.log_prob_micro_batch_size_per_gpu,
-         ref.log_prob_use_dynamic_bsz or not actor.use_kl_loss),
-    ):  # fmt: skip
-        if answers and not unused and prompts * n % answers:
+    parts = []
+    if not actor.use_dynamic_bsz:
+        parts.append(("actor.ppo_mini_batch_size", mini, "actor.ppo_micro_batch_size_per_gpu"))
+    if actor.use_kl_loss and not ref.log_prob_use_dynamic_bsz:
+        parts.append(("data.train_batch_size", batch, "ref.log_prob_micro_batch_size_per_gpu"))
+    for prompts_key, prompts, answers_key in parts:
+        section, key = answers_key.split(".")
+        if (answers := settings[section][key]) and prompts * n % answers:
             raise UsageError(
                 f"{prompts_key}={prompts} prompts x rollout.n={n} answers is not a multiple of {answers_key}={answers} "
                 "(answers); keys actor, ref and rollout are in actor_rollout_ref"
             )
+
+
+def run_environment() -> dict[str, str]:
+    """Environment variables of a run on this machine: this process's, and those of the CPU platform."""
+    return (_CPU_ENVIRONMENT if cpu.enabled() else {}) | dict(os.environ)
+
+
+def own_ray(config: Any) -> bool:
+    """Whether a run starts its own Ray."""
+    return config.ray_kwargs.ray_init.get("address") == "local"
+
+
+def ray_overrides(config: Any, env: Mapping[str, str]) -> list[str]:
+    """Overrides for a run's Ray: a private folder for its own, environment variables for a cluster that it joins.
+
+    Workers of a cluster do not inherit the driver's environment, and a cluster refuses a size from outside.
+    """
+    ray_init = "ray_kwargs.ray_init"
+    if own_ray(config):
+        return [f"+{ray_init}._temp_dir={{RAY_TMP}}"]
+    names = ["VERL_FILE_LOGGER_PATH", *(("VERL_PLATFORM", *_CPU_ENVIRONMENT) if cpu.enabled() else ())]
+    sizes = [f"{ray_init}.{key}=null" for key in ("num_cpus", "num_gpus") if key in config.ray_kwargs.ray_init]
+    return sizes + [f"+{ray_init}.runtime_env.env_vars.{name}={json.dumps(env[name])}" for name in names]
+
+
+def check_disk(folder: Path) -> None:
+    """Raise UsageError with less than :data:`MIN_FREE_BYTES` free in ``folder`` or the temporary folder."""
+    for path in (folder, Path(os.environ.get("TMPDIR", "/tmp"))):
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        if free < MIN_FREE_BYTES:
+            raise UsageError(
+                f"{existing}: {free / 1e9:.1f} GB free, a run needs {MIN_FREE_BYTES / 1e9:.1f} GB. "
+                "Free some space, or choose another disk with --out and TMPDIR."
+            )
+
+
+def check_platform() -> None:
+    """Load the CPU platform as verl does, but raise UsageError where verl only logs an import error for debugging."""
+    try:
+        from verl.plugin.platform import get_platform
+
+        import recipe.cxr_grpo.cpu.plugin  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"the CPU platform can't be loaded: {error}. Install it with pip install 'cxr-grpo[cpu]'."
+        ) from error
+    if get_platform().device_name != "cpu":
+        raise UsageError("verl did not choose the CPU platform: set VERL_PLATFORM=cpu before Python starts.")
+
+
+def vllm_problem() -> str | None:
+    """Why vLLM can't be used on this machine, or None. Tested in a child process, because the import can crash."""
+    code = "import recipe.cxr_grpo.cpu.plugin, vllm, vllm.platforms as p; assert p.current_platform.is_cpu()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=run_environment())
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]

@@ -1,8 +1,8 @@
 """Run one command and end every process that it started, however it ends.
 
-Ray's daemons leave the process group of the driver that started them, a failed driver can hang with all of them
-alive, and ``ray stop`` would end every Ray on the machine. So each run marks its environment with its own identifier,
-which all its descendants inherit, and only processes with this mark are ended.
+Ray's daemons leave the process group of their driver, a failed driver can hang with all of them alive, and ``ray stop``
+would end every Ray on the machine. So each run marks its environment, which all its descendants inherit, and only
+processes with this mark are ended.
 """
 
 import contextlib
@@ -21,29 +21,19 @@ import psutil
 
 from reward_fns.errors import UsageError
 
-MARK = "CXR_GRPO_RUN"
-"""Environment variable with the identifier of a run."""
-
+MARK = "CXR_GRPO_RUN"  # environment variable with the identifier of a run
 POLL_SECONDS = 0.5
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """All living processes of this user, except the caller, that carry ``mark`` in their environment."""
-    processes = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                processes.append(process)
-    return processes
-
-
 def end_marked(mark: str, grace: float = 5.0) -> None:
-    """End all processes that carry ``mark``: with SIGTERM, and after ``grace`` seconds with SIGKILL."""
+    """End all processes but the caller that carry ``mark``: with SIGTERM, and after ``grace`` seconds with SIGKILL."""
     for attempt in range(5):  # a process may still start another while it is being ended
-        processes = marked(mark)
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                (process.kill if attempt else process.terminate)()
+        processes = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):  # of another user, or gone
+                if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                    processes.append(process)
+                    (process.kill if attempt else process.terminate)()
         if not processes:
             break
         psutil.wait_procs(processes, timeout=grace)
@@ -51,11 +41,7 @@ def end_marked(mark: str, grace: float = 5.0) -> None:
 
 @contextlib.contextmanager
 def machine_lock(name: str, refusal: str) -> Iterator[None]:
-    """Hold the lock ``name``, which one process on this machine can hold; a process that dies releases it.
-
-    Raises:
-        UsageError: another process holds it; ``refusal`` is the message.
-    """
+    """Hold the lock ``name``; UsageError with ``refusal`` if another process on this machine holds it."""
     path = f"/tmp/{name}.lock"  # not TMPDIR, which differs between users
     try:
         descriptor = os.open(path, os.O_RDONLY)  # another user's file can be locked, too
@@ -85,34 +71,22 @@ def _interrupt(*_: object) -> None:
 
 
 def run(
-    command: Sequence[str],
-    *,
-    log: Path,
-    env: Mapping[str, str] | None = None,
-    watch: Callable[[], None] = lambda: None,
+    command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, watch: Callable[[], None] = lambda: None
 ) -> int:
-    """Run ``command`` with its output in ``log``; returns its exit status. No process of it survives this call.
+    """The exit status of ``command``, run with its output in ``log``. No process of it survives this call.
 
-    Args:
-        command: program and arguments; no shell.
-        log: receives standard output and error.
-        env: added to this process's environment. ``{RAY_TMP}`` in ``command`` becomes a private, short-lived folder
-            (short enough for the socket paths that Ray makes in it).
-        watch: called about twice a second while the command runs, to show progress.
+    ``env`` is added to this process's environment; ``watch`` is called twice a second. ``{RAY_TMP}`` in ``command``
+    becomes a private, short-lived folder, whose name is short enough for the socket paths that Ray makes in it.
     """
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="cxr-", ignore_cleanup_errors=True) as folder, log.open("ab") as sink:
         arguments = [argument.replace("{RAY_TMP}", folder) for argument in command]
         # SIGTERM and SIGHUP end a run as Ctrl-C does, with the clean-up, which nothing interrupts.
         with _signals(_interrupt, signal.SIGTERM, signal.SIGHUP):
-            process = subprocess.Popen(
-                arguments,
-                env={**os.environ, **(env or {}), MARK: mark},
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches only this process, which then ends the run
-            )
+            given = {**os.environ, **(env or {}), MARK: mark}
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
+            # In a session of its own: Ctrl-C reaches only this process, which then ends the run.
+            process = subprocess.Popen(arguments, env=given, start_new_session=True, **streams)
             try:
                 while process.poll() is None:
                     watch()

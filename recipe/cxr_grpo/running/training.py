@@ -1,4 +1,4 @@
-"""Run one of verl's trainers, unmodified, as a child process."""
+"""Run one of verl's trainers, unmodified, as a child process, and the exit status of a command that does."""
 
 import contextlib
 import socket
@@ -7,33 +7,39 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.problems import RefusedData
 from recipe.cxr_grpo.plugin.reward import record_weights
 from recipe.cxr_grpo.running import processes
-from recipe.cxr_grpo.running.checks import CONFIG_MODULE, check_run, compose
-from recipe.cxr_grpo.running.environment import own_ray, ray_overrides, run_environment
+from recipe.cxr_grpo.running.checks import CONFIG_MODULE, check_run, compose, own_ray, ray_overrides, run_environment
+from reward_fns.errors import UsageError
 
 TRAINERS = {"grpo": "verl.trainer.main_ppo", "sft": "verl.trainer.sft_trainer"}
-SHOWN_LINES = 25
-"""Last lines of a failed run's log that its error shows."""
+SHOWN_LINES = 25  # the last ones of a failed run's log
 
 
 class RunFailed(Exception):
     """A run started and did not finish; the message shows the end of its log and names a scorer that failed."""
 
 
+def exit_status(command: str, work: Callable[[], int | None]) -> int:
+    """The exit status of ``work``: its own or 0, 1 if it fails, 2 for wrong use, 130 if it is interrupted."""
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        print(f"\n{command}: interrupted, no process is left running; the same command resumes.", file=sys.stderr)
+        return 130
+    except (UsageError, RunFailed, RefusedData, ValueError, OSError) as error:
+        advice = "\nThe same command resumes." if isinstance(error, RunFailed) else ""
+        print(f"{command}: {error}{advice}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
 def run_training(
-    kind: str,
-    config_name: str,
-    overrides: Sequence[str],
-    *,
-    out: Path,
-    watch: Callable[[], None] = lambda: None,
+    kind: str, config_name: str, overrides: Sequence[str], *, out: Path, watch: Callable[[], None] = lambda: None
 ) -> None:
     """Check and run one training; writes ``out/<kind>.log``, and its metrics for :mod:`..results.metrics`.
 
-    Raises:
-        UsageError: what :func:`check_run` refuses, before anything has started.
-        RunFailed: the trainer ended with an error.
+    Raises UsageError for what :func:`check_run` refuses, RunFailed if the trainer ends with an error.
     """
     config = compose(config_name, overrides)
     check_run(kind, config, out)
@@ -67,14 +73,11 @@ def run_training(
 
 
 def weights_lock(config: Any) -> contextlib.AbstractContextManager[None]:
-    """A lock that keeps two runs on one machine from mixing up their weights.
+    """A lock that keeps two runs on one machine from mixing up their weights: the second gets UsageError.
 
     verl 0.9.1 workers/rollout/vllm_rollout/vllm_rollout.py:141 sends weights to vLLM over a socket in /tmp that is
     named by Ray's job id, which is 01000000 in every Ray that a run starts for itself: of two runs on one machine each
     may get the other's weights, or wait forever for its own.
-
-    Raises:
-        UsageError: on entering, if there is another run.
     """
     if config.actor_rollout_ref.rollout.name != "vllm" or not own_ray(config):
         return contextlib.nullcontext()
@@ -86,11 +89,6 @@ def weights_lock(config: Any) -> contextlib.AbstractContextManager[None]:
 
 
 def last_scorer_failure(lines: Iterable[str]) -> str:
-    """The last scorer failure in the lines of a run's log, in whatever form Ray wrapped it; "" if there is none.
-
-    >>> log = ["(Worker pid=7) reward_fns.errors.ScorerUnavailable: reward 'green' failed on sample 'p7': time-out"]
-    >>> last_scorer_failure(log)
-    "The last scorer failure: reward 'green' failed on sample 'p7': time-out"
-    """
+    """The last scorer failure in the lines of a run's log, in whatever form Ray wrapped it; "" if there is none."""
     messages = [line.partition("ScorerUnavailable: ")[2].strip() for line in lines]
     return next((f"The last scorer failure: {message}" for message in reversed(messages) if message), "")

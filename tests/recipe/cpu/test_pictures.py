@@ -12,7 +12,7 @@ pytest.importorskip("verl")
 import numpy as np
 from PIL import Image
 
-from recipe.cxr_grpo.cpu import pictures, shims
+from recipe.cxr_grpo.cpu import shims, vision
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def processor():
             Counting.calls += 1
             return super().preprocess(images, *args, **kwargs)
 
-    Counting.preprocess = pictures.memoized(Counting.preprocess, most=2)
+    Counting.preprocess = vision.memoized(Counting.preprocess, most=2)
     return Counting(patch_size=16, temporal_patch_size=2, merge_size=2)
 
 
@@ -87,7 +87,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path):
         calls.append(element)
         return Image.open(element["image"].removeprefix("file://")).convert("RGB")
 
-    fetch = pictures.memoized(fetch)
+    fetch = vision.memoized(fetch)
     path = tmp_path / "film.png"
     picture(1).save(path)
     element = {"type": "image", "image": f"file://{path}", "max_pixels": 4096}
@@ -115,7 +115,7 @@ def test_threads_that_ask_for_the_same_at_once_wait_for_the_first(fails):
             raise ValueError("no picture")
         return [what]
 
-    remembered = pictures.memoized(prepare)
+    remembered = vision.memoized(prepare)
 
     def ask(_):
         if asked.wait(10) == 0:

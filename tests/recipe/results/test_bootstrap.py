@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recipe.cxr_grpo.results.bootstrap import estimate, paired
+from recipe.cxr_grpo.results.validation import estimate, paired
 
 
 def test_mean_and_interval_of_independent_samples_match_the_normal_approximation():

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo.running import checks, environment, training
+from recipe.cxr_grpo.running import checks, training
 from reward_fns.errors import UsageError
 
 
@@ -42,12 +42,12 @@ def test_two_runs_on_a_machine_would_get_each_other_s_weights(monkeypatch):
 
 
 def test_a_cluster_that_a_run_joins_is_told_its_environment_and_no_size():
-    env = environment.run_environment() | {"VERL_FILE_LOGGER_PATH": "/runs/a b.jsonl"}
-    own = environment.ray_overrides(checks.compose("quickstart_grpo", []), env)
+    env = checks.run_environment() | {"VERL_FILE_LOGGER_PATH": "/runs/a b.jsonl"}
+    own = checks.ray_overrides(checks.compose("quickstart_grpo", []), env)
     assert own == ["+ray_kwargs.ray_init._temp_dir={RAY_TMP}"]
     join = ["ray_kwargs.ray_init.address=auto"]
     joined = checks.compose(
-        "quickstart_grpo", join + environment.ray_overrides(checks.compose("quickstart_grpo", join), env)
+        "quickstart_grpo", join + checks.ray_overrides(checks.compose("quickstart_grpo", join), env)
     )
     ray_init = joined.ray_kwargs.ray_init
     assert ray_init.num_cpus is None and ray_init.num_gpus is None and "_temp_dir" not in ray_init
@@ -104,10 +104,10 @@ def test_a_full_disk_is_refused(inputs, tmp_path, monkeypatch):
 def test_a_platform_that_can_not_be_loaded_is_said_aloud():
     code = """
 import sys
-from recipe.cxr_grpo.running import environment
+from recipe.cxr_grpo.running import checks
 sys.modules["recipe.cxr_grpo.cpu.platform"] = None
 try:
-    environment.check_platform()
+    checks.check_platform()
 except Exception as error:
     print(type(error).__name__, error)
 """

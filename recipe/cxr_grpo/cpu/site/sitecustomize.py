@@ -1,7 +1,4 @@
-"""Run by Python at the start of a CPU run's child processes if torchvision needs a shim (see ``shims.py``).
-
-vLLM's own child processes import torchvision before they load any plug-in, so no entry point comes early enough.
-"""
+"""Run at the start of a CPU run's children if torchvision needs a shim: vLLM's import it before any plug-in."""
 
 import importlib.machinery
 import importlib.util
@@ -10,7 +7,7 @@ import sys
 
 
 class _BeforeTorchvision:
-    """A finder that applies the shim when torchvision is first looked for, removes itself, and finds nothing."""
+    """A finder that applies the shim when torchvision is first looked for, and finds nothing."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):

@@ -1,8 +1,7 @@
 import pytest
 
 from data_prep.problems import RefusedData
-from recipe.cxr_grpo.running.status import exit_status
-from recipe.cxr_grpo.running.training import RunFailed
+from recipe.cxr_grpo.running.training import RunFailed, exit_status
 from reward_fns.errors import UsageError
 
 
