@@ -17,11 +17,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Rollout(NamedTuple):
-    """What verl knows about one rollout; see `reward_fns.compute_score`.
-
-    Attributes:
-        from_verl: the keywords of `reward_fns.registry.FROM_VERL`, where there are any.
-    """
+    """What verl knows about one rollout; see `reward_fns.compute_score`."""
 
     data_source: str
     solution_str: str
@@ -32,24 +28,16 @@ class Rollout(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParsedRollout:
-    """A rollout with its texts and boxes parsed.
-
-    Attributes:
-        prediction, reference: texts or tuples of boxes, as the task has it.
-        answer: the model's answer as text, empty if there is none.
-        context: values of the context keywords that a reward may take.
-        failed: whether the model failed, so that every reward has its floor.
-        diagnostics: values for `reward_fns.registry.DIAGNOSTICS`.
-    """
+    """A rollout with its texts and boxes parsed."""
 
     id: str
     task: str
-    prediction: Any
+    prediction: Any  # like the reference, a text or a tuple of boxes, as the task has it
     reference: Any
-    answer: str
-    context: Mapping[str, Any]
-    failed: bool
-    diagnostics: tuple[float, ...]
+    answer: str  # empty if there is none
+    context: Mapping[str, Any]  # values of `registry.CONTEXT`
+    failed: bool  # whether the model did, so that every reward has its floor
+    diagnostics: tuple[float, ...]  # values of `registry.DIAGNOSTICS`
 
     def sides(self, reward: Reward) -> tuple[Any, Any]:
         """Prediction and reference for this reward: texts for one of task "any", whatever the rollout's task."""
@@ -59,12 +47,7 @@ class ParsedRollout:
 
 
 def parse_rollout(rollout: Rollout, spec: RewardSpec) -> ParsedRollout | DataError:
-    """What rewards are called with, or every defect of the row.
-
-    Args:
-        rollout: see `reward_fns.compute_score`.
-        spec: says which tasks there are, where an answer begins and how boxes are read.
-    """
+    """What rewards are called with, or every defect of the row."""
     row_id = str(rollout.extra_info.get("id", ""))
     try:
         return _parse(rollout, row_id, spec)

@@ -30,8 +30,8 @@ async def compute_score(
 
     A failure of the model earns every reward's floor (the worse end of its range, unless the reward names another) and
     sets `model_failed`: no answer, no "</think>" in thinking mode, an attempt at a box that cannot be read, or, for
-    grounding, neither a box nor a statement that there is nothing (see `reward_fns.answers.is_unreadable`). It is
-    never mixed up with a failure of a scorer, which is raised, so that no gradient comes from it.
+    grounding, neither a box nor a statement that there is nothing (see `reward_fns.answers.is_unreadable`). A failure
+    of a scorer is raised instead, so that no gradient comes from it.
 
     Args:
         data_source: `<set>/<task>`.
@@ -60,9 +60,8 @@ async def compute_score(
     Raises:
         UsageError: the spec is wrong.
         DataError: the row is wrong; the message names it and every defect.
-        ScorerUnavailable: after its retries, a reward whose weight is not 0 still raised an exception, took too long or
-            returned anything but a number in its range; or it has been given up in this process. See
-            `reward_fns.settings.FailureRules`.
+        ScorerUnavailable: a reward whose weight is not 0 still failed after its retries, or has been given up in this
+            process; see `reward_fns.settings.FailureRules`.
 
     >>> import asyncio
     >>> truth = {"boxes": [[0.38, 0.47, 0.76, 0.62]]}

@@ -1,6 +1,7 @@
 """Reward specs: which rewards a task has, with which weights and options."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +28,7 @@ class Component:
 class RewardSpec:
     """The rewards of every task, and how a run finds answers, treats failing scorers and computes neural rewards.
 
-    Attributes:
-        think_end: see `reward_fns.answers.extract_answer`.
-        boxes, nothing: see `reward_fns.answers`.
+    `reward_fns.answers` says what think_end, boxes and nothing mean.
     """
 
     tasks: Mapping[str, tuple[Component, ...]]
@@ -46,9 +45,7 @@ class RewardSpec:
         return list(dict.fromkeys(every))
 
     def floor(self, task: str) -> float:
-        """The score of a failed model: what a row whose scoring failed counts in validation.
-
-        0 would be better than the truth where rewards are negative.
+        """The score of a failed model, which a row whose scoring failed counts in validation (0 could be too good).
 
         >>> resolve(preset="paper_report").floor("report")
         -3.0
@@ -69,16 +66,16 @@ _resolved: dict[str, RewardSpec] = {}
 
 
 def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | None = None) -> RewardSpec:
-    """The reward spec that a run names, checked; each is read once per process.
+    """The reward spec that a run names, checked; each is read once per process. Give exactly one of the two.
 
     Args:
         spec: path of a YAML file, or its content as a mapping (also OmegaConf's): from each task to a list of
             `{name, weight, options, path}`, of which only `name` is required (weight 1; `path` is a Python file that
             registers the reward, relative to the YAML file or else to the working folder), and optionally
             `answer: {think_end: last | first, boxes: tolerant | released, nothing: stated | any}`, see
-            `extract_answer` and `reward_fns.answers`, `failures: {retries: 2, ...}`, see `FailureRules`, and
+            `reward_fns.answers`, `failures: {retries: 2, ...}`, see `FailureRules`, and
             `engine: {where: inline | ray | http, ...}`, see `EngineOptions`.
-        preset: name of a spec that comes with the package. Give exactly one of the two.
+        preset: name of a spec that comes with the package.
 
     Raises:
         UsageError: anything in it is unknown, misplaced or malformed; the message gives the nearest valid name.
@@ -91,15 +88,14 @@ def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | No
             "give exactly one of spec and preset, e.g. +reward.custom_reward_function.reward_kwargs.preset=quickstart"
         )
     key = repr((spec, preset))
-    if key not in _resolved:
-        if preset is not None:
-            if preset not in preset_names():
-                raise UsageError(unknown("preset", preset, preset_names()))
-            spec = _PRESETS / f"{preset}.yaml"
-        if isinstance(spec, str | Path):
-            _resolved[key] = _parse(_read(Path(spec)), f"reward spec {spec}", Path(spec).parent)
-        else:
-            _resolved[key] = _parse(spec, "reward spec", Path())
+    if preset is not None:
+        if preset not in preset_names():
+            raise UsageError(unknown("preset", preset, preset_names()))
+        spec = _PRESETS / f"{preset}.yaml"
+    if key not in _resolved and isinstance(spec, str | Path):
+        _resolved[key] = _parse(_read(Path(spec)), f"reward spec {spec}", Path(spec).parent)
+    elif key not in _resolved:
+        _resolved[key] = _parse(spec, "reward spec", Path())
     return _resolved[key]
 
 
@@ -109,10 +105,10 @@ def of_rewards(names: Iterable[str]) -> RewardSpec:
     >>> list(of_rewards(["box_iou", "gleu"]).tasks)
     ['grounding', 'report']
     """
-    tasks: dict[str, list[dict[str, str]]] = {}
+    tasks = defaultdict(list)
     for name in names:
         for task in get(name).tasks:
-            tasks.setdefault(task, []).append({"name": name})
+            tasks[task].append({"name": name})
     return _parse(tasks, "list of rewards", Path())
 
 
@@ -132,8 +128,6 @@ def _read(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class _Answer:
-    """The entry `answer` of a spec."""
-
     think_end: ThinkEnd = "last"
     boxes: Reader = "tolerant"
     nothing: Nothing = "stated"
@@ -144,8 +138,6 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Item:
-    """A reward in the list of a task."""
-
     name: str = ""
     weight: float = 1.0
     options: dict[str, Any] | None = None
@@ -161,9 +153,10 @@ def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
     entries = _plain(raw)
     if not isinstance(entries, dict):
         raise UsageError(f"{where}: need a mapping, got {raw!r}")
+    valid = (*TASKS, "answer", "failures", "engine")
     for key in entries:
-        if key not in (*TASKS, "answer", "failures", "engine"):
-            raise UsageError(f"{where}: {unknown('task or key', key, [*TASKS, 'answer', 'failures', 'engine'])}")
+        if key not in valid:
+            raise UsageError(f"{where}: {unknown('task or key', key, valid)}")
     answer = from_mapping(_Answer, entries.pop("answer", {}), f"{where}, answer")
     failures = from_mapping(FailureRules, entries.pop("failures", {}), f"{where}, failures")
     engine = from_mapping(EngineOptions, entries.pop("engine", {}), f"{where}, engine", REMOVED)
@@ -197,7 +190,7 @@ def _component(raw: Any, task: str, where: str, folder: Path) -> Component:
 
 
 def _plain(raw: Any) -> Any:
-    """The same as dicts and lists, whatever mapping or sequence it is (OmegaConf's, say)."""
+    """Any mappings and sequences (OmegaConf's, say) as dicts and lists."""
     if isinstance(raw, Mapping):
         return {key: _plain(value) for key, value in raw.items()}
     return [_plain(item) for item in raw] if isinstance(raw, Sequence) and not isinstance(raw, str | bytes) else raw
