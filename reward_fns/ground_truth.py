@@ -74,7 +74,10 @@ def parse_ground_truth(stored: Any, task: str) -> tuple[GroundTruth | None, list
     if task == "report":
         return GroundTruth(task, truth["report"], (), size, truth), []
     labels = truth.get("labels") or [""] * len(truth["boxes"])
-    boxes = tuple(Box(*map(float, box), label=str(label)) for box, label in zip(truth["boxes"], labels, strict=True))
+    boxes = tuple(
+        Box(float(x1), float(y1), float(x2), float(y2), str(label))
+        for (x1, y1, x2, y2), label in zip(truth["boxes"], labels, strict=True)
+    )
     return GroundTruth(task, "", boxes, size, truth), []
 
 
