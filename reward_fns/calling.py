@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import failed, given_up, in_a_row, succeeded
+from reward_fns.failures import Counts, counts, failed, given_up, succeeded
 from reward_fns.registry import Reward
 from reward_fns.rollout import ParsedRollout
 from reward_fns.settings import EngineOptions, using
@@ -64,7 +64,8 @@ async def _again(component: Component, rollout: ParsedRollout, outcome: Outcome,
     name, retry, rules = component.reward.name, 0, spec.failures
     while isinstance(outcome, ScorerUnavailable) and retry < rules.retries and given_up(name) is None:
         # A reward of weight 0 is never given up: a dead one must not cost the pauses of every sample either.
-        if isinstance(outcome.__cause__, UsageError) or (not component.weight and in_a_row(name) >= rules.stop_after):
+        dead = not component.weight and counts().get(name, Counts()).in_a_row >= rules.stop_after
+        if dead or isinstance(outcome.__cause__, UsageError):
             break
         await asyncio.sleep(rules.pause(retry))
         (outcome,) = await _attempt(component, [rollout], spec)

@@ -49,11 +49,6 @@ def given_up(reward: str) -> str | None:
     )
 
 
-def in_a_row(reward: str) -> int:
-    """How many samples of this reward have failed since its last success."""
-    return _counts.get(reward, Counts()).in_a_row
-
-
 def succeeded(reward: str, retries: int = 0) -> None:
     """Count a sample that was scored, after this many retries."""
     with _lock:

@@ -58,12 +58,10 @@ def parse_ground_truth(stored: Any, task: str) -> tuple[GroundTruth | None, list
         truth = _object(stored)
     except ValueError as error:
         return None, [Defect("bad ground truth", f"ground_truth {error}")]
-    frame, report = truth.get("frame"), truth.get("report")
+    frame, report, defects = truth.get("frame"), truth.get("report"), []
     if task == "grounding":
         defects = [*_grounding_defects(truth)]
-    elif isinstance(report, str) and report.strip():
-        defects = []
-    else:
+    elif not isinstance(report, str) or not report.strip():
         defects = [Defect("bad ground truth", f"ground_truth needs a non-empty report, got {report!r}")]
     is_size = _is_list(frame) and len(frame) == 2 and all(type(side) is int and side > 0 for side in frame)
     if frame is not None and not is_size:
@@ -133,8 +131,7 @@ def _grounding_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
 
 def _as_lists(value: Any) -> Any:
     """A value read from parquet, with numpy's arrays and numbers turned into Python's."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value
     return [_as_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 

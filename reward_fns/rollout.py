@@ -12,9 +12,6 @@ from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 from reward_fns.registry import ANY, FROM_VERL, TASKS, Reward
 from reward_fns.spec import RewardSpec
 
-DEFAULT_BOX_FORMAT = "radvlm"
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 
 class Rollout(NamedTuple):
     """What verl knows about one rollout; see `reward_fns.compute_score`."""
@@ -23,7 +20,7 @@ class Rollout(NamedTuple):
     solution_str: str
     ground_truth: str | Mapping[str, Any]
     extra_info: Mapping[str, Any]
-    from_verl: Mapping[str, Any] = _NOTHING
+    from_verl: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +69,12 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
     answer = extract_answer(rollout.solution_str, thinking=thinking, think_end=spec.think_end)
     boxes = ParsedBoxes((), (), unreadable=False)
     if task == "grounding":
-        convention = get_convention(info.get("box_format") or DEFAULT_BOX_FORMAT)
+        convention = get_convention(info.get("box_format") or "radvlm")
         frame = _frame(convention, truth, info)
         boxes = convention.parse(answer or "", frame, reader=spec.boxes, nothing=spec.nothing)
     failed = answer is None or boxes.unreadable
     well_formed = not failed and bool(boxes.boxes or not boxes.invalid)
-    diagnostics = (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid))
+    diagnostics = map(float, (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid)))
     context = {
         "extra_info": info,
         "invalid_boxes": boxes.invalid,
@@ -86,8 +83,7 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
         **{key: rollout.from_verl.get(key) for key in FROM_VERL},
     }
     prediction = answer if task == "report" else boxes.boxes
-    numbers = tuple(map(float, diagnostics))
-    return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, numbers)
+    return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, (*diagnostics,))
 
 
 def _thinking(info: Mapping[str, Any]) -> bool:

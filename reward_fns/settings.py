@@ -90,11 +90,13 @@ def hints_of(owner: Callable[..., Any]) -> Mapping[str, Any]:
         return {}
 
 
-def check_fields(record: Any) -> None:
-    """Check every field of a dataclass against its type hint."""
-    hints = hints_of(type(record))  # type: ignore[arg-type]
-    for field in fields(record):
-        check_value(field.name, getattr(record, field.name), hints[field.name])
+class Checked:
+    """A dataclass whose fields are checked against their type hints when it is made; wrong ones raise UsageError."""
+
+    def __post_init__(self) -> None:
+        hints = hints_of(type(self))  # type: ignore[arg-type]
+        for field in fields(self):  # type: ignore[arg-type]
+            check_value(field.name, getattr(self, field.name), hints[field.name])
 
 
 def from_mapping(kind: type[Settings], raw: Any, where: str, removed: Mapping[str, str] = _NONE) -> Settings:
@@ -131,10 +133,6 @@ def read_pairs(flag: str, texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-Where = Literal["inline", "ray", "http"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-_OF_RAY = ("replicas", "max_replicas", "gpus", "cpus")
 # Former keys of `EngineOptions`.
 REMOVED = {
     "cache_dir": "cache_dir was removed: results are kept in memory only (cache_mb); delete this key and the folder"
@@ -143,7 +141,7 @@ _jitter = random.Random()  # its own, so that retries don't shift anyone's seede
 
 
 @dataclass(frozen=True)
-class FailureRules:
+class FailureRules(Checked):
     """How a failing scorer is treated; the entry `failures` of a reward spec.
 
     Attributes:
@@ -170,16 +168,13 @@ class FailureRules:
     stop_after: Annotated[int, Between(1, 1_000_000)] = 20
     concurrency: Annotated[int, Between(1, 100_000)] = 32
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def pause(self, retry: int) -> float:
         """Seconds to wait before a retry, of which the first is number 0."""
         return float(self.backoff) * 2.0**retry * _jitter.uniform(0.75, 1.25)
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class EngineOptions(Checked):
     """How and where neural rewards are computed; the entry `engine` of a reward spec.
 
     Attributes:
@@ -205,14 +200,14 @@ class EngineOptions:
     reward_fns.errors.UsageError: where: http needs the address of a deployment, as http://host:8000, got ''
     """
 
-    where: Where = "inline"
+    where: Literal["inline", "ray", "http"] = "inline"
     address: str = ""
     replicas: Annotated[int, Between(1, 10_000)] = 1
     max_replicas: Annotated[int, Between(0, 10_000)] = 0
     gpus: Annotated[float, Between(0, 64)] = 0.0
     cpus: Annotated[float, Between(0, 1024)] = 1.0
     device: str = "auto"
-    dtype: Dtype = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
     threads: Annotated[int, Between(0, 1024)] = 0
     wait_ms: Annotated[float, Between(0, 1000)] = 5.0
@@ -221,7 +216,7 @@ class EngineOptions:
     cache_mb: Annotated[int, Between(0, 1 << 20)] = 1024
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         changed = {key.name for key in fields(self) if getattr(self, key.name) != key.default}
         if self.where == "http":
             parts = urlsplit(self.address)
@@ -232,7 +227,7 @@ class EngineOptions:
             raise UsageError(f"address goes with where: http; where is {self.where}")
         misplaced, hint = {
             "http": (changed - {"where", "address"}, "set this where the deployment is started"),
-            "inline": (changed.intersection(_OF_RAY), "needs where: ray"),
+            "inline": (changed & {"replicas", "max_replicas", "gpus", "cpus"}, "needs where: ray"),
         }.get(self.where, ((), ""))
         if misplaced:
             raise UsageError(f"{', '.join(sorted(misplaced))}: {hint}")

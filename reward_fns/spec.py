@@ -1,7 +1,7 @@
 """Reward specs: which rewards a task has, with which weights and options."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from reward_fns.answers import Nothing, Reader, ThinkEnd
 from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import TASKS, Reward, get, load_file
-from reward_fns.settings import REMOVED, EngineOptions, FailureRules, check_fields, from_mapping
+from reward_fns.settings import REMOVED, Checked, EngineOptions, FailureRules, from_mapping
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -41,8 +41,7 @@ class RewardSpec:
     @property
     def reward_names(self) -> list[str]:
         """Names of all rewards, task by task, each once: the same keys for every sample."""
-        every = (component.reward.name for components in self.tasks.values() for component in components)
-        return list(dict.fromkeys(every))
+        return list(dict.fromkeys(part.reward.name for parts in self.tasks.values() for part in parts))
 
     def floor(self, task: str) -> float:
         """The score of a failed model, which a row whose scoring failed counts in validation (0 could be too good).
@@ -127,17 +126,14 @@ def _read(path: Path) -> Any:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Answer(Checked):
     think_end: ThinkEnd = "last"
     boxes: Reader = "tolerant"
     nothing: Nothing = "stated"
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
-class _Item:
+class _Item(Checked):
     name: str = ""
     weight: float = 1.0
     options: dict[str, Any] | None = None
@@ -146,7 +142,7 @@ class _Item:
     def __post_init__(self) -> None:
         if not self.name:
             raise UsageError(f"every reward needs a name, got {self}")
-        check_fields(self)
+        super().__post_init__()
 
 
 def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
@@ -167,10 +163,9 @@ def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
         if not isinstance(items, list) or not items:
             raise UsageError(f"{where}, {task}: need a non-empty list of rewards, got {items!r}")
         tasks[task] = tuple(_component(item, task, f"{where}, {task}", folder) for item in items)
-        names = [component.reward.name for component in tasks[task]]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise UsageError(f"{where}, {task}: reward {twice[0]!r} is there twice")
+        (name, count), *_ = Counter(component.reward.name for component in tasks[task]).most_common(1)
+        if count > 1:
+            raise UsageError(f"{where}, {task}: reward {name!r} is there twice")
     return RewardSpec(tasks, answer.think_end, failures, engine, answer.boxes, answer.nothing)
 
 

@@ -79,8 +79,7 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
         # One retry, alone: a batch that fails does not hide which of its samples is to blame.
         failures=FailureRules(retries=1, backoff=0.0, stop_after=1_000_000),
     )
-    gold = [sample for task in reward.tasks for sample in _samples(task, shift=0)]
-    swapped = [sample for task in reward.tasks for sample in _samples(task, shift=1)]
+    gold, swapped = ([sample for task in reward.tasks for sample in _samples(task, shift)] for shift in (0, 1))
     definition = f"{reward.where}; options {', '.join(reward.options) or 'none'}"
     hint = "" if reward.summary else "; no docstring: say what it rewards, its range and its weak spots"
     yield Finding("signature", "warn" if hint else "pass", definition + hint)
@@ -94,11 +93,10 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
     odd = [sample._replace(solution_str=text) for sample in (gold[0], gold[-1]) for text in _ODD]
     yield _ran(reward, "odd texts", score_batch(odd, spec), [sample.solution_str for sample in odd])
     values = _values(results, reward)
-    if len(values) < len(results):
-        return  # the findings above say why
-    yield from _ordered(reward, values[: len(gold)], values[len(gold) :])
-    yield _steady(reward, spec, gold + swapped)
-    yield _speed(reward, seconds)
+    if len(values) == len(results):  # else the findings above say why
+        yield from _ordered(reward, values[: len(gold)], values[len(gold) :])
+        yield _steady(reward, spec, gold + swapped)
+        yield _speed(reward, seconds)
 
 
 def _samples(task: str, shift: int) -> list[Rollout]:
@@ -107,10 +105,9 @@ def _samples(task: str, shift: int) -> list[Rollout]:
         pairs: list[tuple[str, Any]] = [(text, {"report": text}) for text in _REPORTS]
     else:
         pairs = [(", ".join(map(str, quads)), {"boxes": quads}) for quads in _BOXES]
-    answers = [answer for answer, _ in pairs[shift:] + pairs[:shift]]
     return [
-        Rollout(f"check/{task}", answer, truth, {"id": f"{task} {number}"})
-        for number, (answer, (_, truth)) in enumerate(zip(answers, pairs, strict=True))
+        Rollout(f"check/{task}", pairs[(number + shift) % len(pairs)][0], truth, {"id": f"{task} {number}"})
+        for number, (_, truth) in enumerate(pairs)
     ]
 
 
@@ -135,10 +132,11 @@ def _ordered(reward: Reward, truth: Sequence[float], wrong: Sequence[float]) -> 
     """Whether true answers earn the best there is, and more than those of other samples."""
     end = reward.range[1] if reward.higher_is_better else reward.range[0]
     worst = max(truth, key=lambda value: abs(value - end))
-    if math.isclose(worst, end, abs_tol=1e-6):
-        yield Finding("gold against gold", "pass", f"the true answer earns {end:g}, the best there is")
-    else:
-        yield Finding("gold against gold", "warn", f"a true answer earns {worst:g}, the best of the range is {end:g}")
+    best = math.isclose(worst, end, abs_tol=1e-6)
+    detail = f"the true answer earns {end:g}, the best there is"
+    if not best:
+        detail = f"a true answer earns {worst:g}, the best of the range is {end:g}"
+    yield Finding("gold against gold", "pass" if best else "warn", detail)
     better = mean(truth) > mean(wrong) if reward.higher_is_better else mean(truth) < mean(wrong)
     means = f"{mean(truth):.4g} with the right reference, {mean(wrong):.4g} with another's"
     note = "" if better else ": it doesn't tell them apart; is higher_is_better right?"

@@ -41,14 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int], help: str, example: str, about: str = "") -> Any:
-        name = run.__name__.strip("_")
-        added = commands.add_parser(
-            name,
-            help=help,
-            description=about,
-            epilog=f"example:{example}".replace(" NAME", f" python -m reward_fns {name}"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        name, raw = run.__name__.strip("_"), argparse.RawDescriptionHelpFormatter
+        epilog = f"example:{example}".replace(" NAME", f" python -m reward_fns {name}")
+        added = commands.add_parser(name, help=help, description=about, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
         return added
 
@@ -170,10 +165,8 @@ def _precision(options: argparse.Namespace) -> int:
         rows = read_rows(source, str(options.file), "radvlm")
         while chunk := list(islice(rows, CHUNK)):
             wrong += [f"line {row.line}: {row.content}" for row in chunk if isinstance(row.content, str)]
-            changes.add([
-                row.content for row in chunk
-                if not isinstance(row.content, str) and row.content.extra_info["task"] in changes.spec.tasks
-            ])  # fmt: skip
+            rollouts = (row.content for row in chunk if not isinstance(row.content, str))
+            changes.add([rollout for rollout in rollouts if rollout.extra_info["task"] in changes.spec.tasks])
     print("\n".join(changes.lines()))
     for failure in (wrong + changes.failures)[:SHOWN_FAILURES]:
         print(failure, file=sys.stderr)
@@ -193,8 +186,7 @@ def _download(options: argparse.Namespace) -> int:
     from reward_fns.models.download import download
     from reward_fns.spec import of_rewards, preset_names, resolve
 
-    if options.all:
-        specs = [of_rewards(registry.names()), *(resolve(preset=name) for name in preset_names())]
-    else:
-        specs = [_spec(options)]
-    return 1 if download(specs) else 0
+    if not options.all:
+        return 1 if download([_spec(options)]) else 0
+    presets = (resolve(preset=name) for name in preset_names())
+    return 1 if download([of_rewards(registry.names()), *presets]) else 0

@@ -135,8 +135,6 @@ def radcliq_bounded(
 
 def bounded(value: float, transform: Literal["sigmoid", "linear"]) -> float:
     """-RadCliQ turned into 0 to 1; -3, the value of a failure, always gives 0. See `radcliq_bounded`."""
-    if value <= _WORST:
-        return 0.0
     if transform == "sigmoid":
-        return 1 / (1 + math.exp(-value))
-    return min((value - _WORST) / (_PERFECT - _WORST), 1.0)
+        return 1 / (1 + math.exp(-value)) if value > _WORST else 0.0
+    return min(max((value - _WORST) / (_PERFECT - _WORST), 0.0), 1.0)
