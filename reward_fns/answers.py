@@ -33,7 +33,6 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _NUMBERS = re.compile(_NUMBER)
-_NESTING = 8  # objects around a box in which its label is looked for
 
 # The form that the code released with arXiv 2512.10691 reads; digits of other scripts are numbers for it too.
 _RELEASED_NUMBER = r"\s*(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*"
@@ -100,14 +99,9 @@ class _Object:
     edges: dict[str, float] = field(default_factory=dict)
     has_box: bool = False
 
-    def nearest_label(self) -> str:
-        """Its label, or that of the nearest object around it."""
-        owner: _Object | None = self
-        for _ in range(_NESTING):
-            if owner is None or owner.label:
-                break
-            owner = owner.parent
-        return owner.label if owner else ""
+    def nearest_label(self, nesting: int = 8) -> str:
+        """Its label, or that of the nearest object around it, up to that nesting."""
+        return self.label or (self.parent.nearest_label(nesting - 1) if self.parent and nesting else "")
 
 
 def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -> list[tuple[Corners, str]]:
@@ -139,12 +133,10 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
             if len(corners) != 4:
                 continue
             owner.has_box = True
-            if owner.parent is None and names:
-                name = _name(text, end, match.start(), name)
-                end = match.end()
-                boxes.append((corners, name))
-            else:
-                boxes.append((corners, owner))
+            outside = names and owner.parent is None
+            if outside:
+                name, end = _name(text, end, match.start(), name), match.end()
+            boxes.append((corners, name if outside else owner))
         elif kind == "label" and owner.parent is not None:
             owner.label = owner.label or _unquoted(match["label"])
         elif kind == "at":

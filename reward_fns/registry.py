@@ -29,9 +29,8 @@ CONTEXT = ("invalid_boxes", "extra_info", "output", "thinking", *FROM_VERL)
 
 DIAGNOSTICS = ("format_ok", "model_failed", "answer_chars", "n_boxes", "n_invalid_boxes")
 # Names that the result, verl's aggregation or verl's dump use for something else.
-_RESERVED = {"score", "acc", "acc_success_only", "reward", "pred", "input", "output", "gts", "step", "uid"}.union(
-    DIAGNOSTICS
-)
+_OTHERS = {"score", "acc", "acc_success_only", "reward", "pred", "input", "output", "gts", "step", "uid"}
+_RESERVED = _OTHERS | set(DIAGNOSTICS)
 
 _FILE_PREFIX = "cxr_grpo_rewards_"  # of the modules that users' files become
 

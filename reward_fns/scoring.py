@@ -36,9 +36,8 @@ async def compute_score(
     Args:
         data_source: `<set>/<task>`.
         solution_str: what the model wrote.
-        ground_truth: JSON or mapping; `{"report": text}`, or `{"boxes": [[x1, y1, x2, y2], ...], "labels": [...]}` in
-            shares of the image, labels optional. Further keys are allowed; box format qwen25vl needs `frame`,
-            [width, height] in pixels of the image as the model's processor resizes it.
+        ground_truth: see `reward_fns.ground_truth.parse_ground_truth`. Further keys are allowed; box format qwen25vl
+            needs `frame`, [width, height] in pixels of the image as the model's processor resizes it.
         extra_info: used are `task` (else the end of `data_source`), `id`, `thinking` (true or false), `box_format`
             (default radvlm), and `width` and `height` in pixels for box format pixel.
         spec, preset: the rewards; exactly one, see `reward_fns.spec.resolve`.

@@ -87,15 +87,15 @@ def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | No
             "give exactly one of spec and preset, e.g. +reward.custom_reward_function.reward_kwargs.preset=quickstart"
         )
     key = repr((spec, preset))
+    if key in _resolved:
+        return _resolved[key]
+    if preset is not None and preset not in preset_names():
+        raise UsageError(unknown("preset", preset, preset_names()))
     if preset is not None:
-        if preset not in preset_names():
-            raise UsageError(unknown("preset", preset, preset_names()))
         spec = _PRESETS / f"{preset}.yaml"
-    if key not in _resolved and isinstance(spec, str | Path):
-        _resolved[key] = _parse(_read(Path(spec)), f"reward spec {spec}", Path(spec).parent)
-    elif key not in _resolved:
-        _resolved[key] = _parse(spec, "reward spec", Path())
-    return _resolved[key]
+    if isinstance(spec, str | Path):
+        return _resolved.setdefault(key, _parse(_read(Path(spec)), f"reward spec {spec}", Path(spec).parent))
+    return _resolved.setdefault(key, _parse(spec, "reward spec", Path()))
 
 
 def of_rewards(names: Iterable[str]) -> RewardSpec:

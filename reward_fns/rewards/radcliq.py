@@ -18,8 +18,7 @@ _COEFFICIENT = (-0.37708368261038905, -0.37030009974480316, -0.25261621789593225
 _INTERCEPT = 2.466552561323256e-10
 
 _BERT: bertscore.Model = "distilroberta-base"
-_WORST, _BEST = -3.0, 1.45
-_PERFECT = 1.4407
+_WORST, _PERFECT = -3.0, 1.4407
 
 
 def radcliq_v1(radgraph_f1: float, bert_f1: float, semb: float) -> float:
@@ -43,7 +42,7 @@ def needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:
     yield bertscore.source(_BERT, options["bert"])
 
 
-@reward("radcliq", task="report", range=(-12.61, _BEST), batched=True, floor=_WORST, needs=needs)
+@reward("radcliq", task="report", range=(-12.61, 1.45), batched=True, floor=_WORST, needs=needs)
 def radcliq(
     predictions: Sequence[str],
     references: Sequence[str],
