@@ -1,8 +1,4 @@
-"""Read a model's output: where the answer is, and the boxes in it.
-
-Read are four numbers in any form that leaves no doubt; what they count is the business of the named convention
-(`reward_fns.conventions`).
-"""
+"""Read a model's output: where the answer is, and the boxes in it, as numbers of a `reward_fns.conventions` one."""
 
 import json
 import re
@@ -37,7 +33,6 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _NUMBERS = re.compile(_NUMBER)
-_NESTING = 8  # objects around a box in which its label is looked for
 
 # The form that the code released with arXiv 2512.10691 reads; digits of other scripts are numbers for it too.
 _RELEASED_NUMBER = r"\s*(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*"
@@ -74,7 +69,7 @@ _REFUSAL = re.compile(
 
 
 def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -> str | None:
-    """The answer in a model's output, or None if it gave none.
+    """The answer in a model's output without surrounding white space, or None, a failure of the model, if it is empty.
 
     Args:
         text: the output.
@@ -82,9 +77,6 @@ def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -
             tag there is no answer. Otherwise all of the text is the answer.
         think_end: which "</think>" counts if there are several: the "last", as the released code of arXiv 2512.10691
             does for reports, or the "first", as it does for boxes, where upper case ("</THINK>") counts too.
-
-    Returns:
-        the answer without surrounding white space; None, a failure of the model, if that is empty.
 
     >>> extract_answer("<think>a mass?</think> No mass.", thinking=True)
     'No mass.'
@@ -102,25 +94,18 @@ def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -
 
 @dataclass
 class _Object:
-    """A JSON object that is being read."""
-
     parent: "_Object | None" = None
     label: str = ""
     edges: dict[str, float] = field(default_factory=dict)
     has_box: bool = False
 
-    def nearest_label(self) -> str:
-        """Its label, or that of the nearest object around it."""
-        owner: _Object | None = self
-        for _ in range(_NESTING):
-            if owner is None or owner.label:
-                break
-            owner = owner.parent
-        return owner.label if owner else ""
+    def nearest_label(self, nesting: int = 8) -> str:
+        """Its label, or that of the nearest object around it, up to that nesting."""
+        return self.label or (self.parent.nearest_label(nesting - 1) if self.parent and nesting else "")
 
 
 def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -> list[tuple[Corners, str]]:
-    """The boxes in a text, each with four numbers as written and its label, in text order.
+    """The boxes in any text, each with four numbers as written and its label, in text order; in linear time.
 
     Read are `[a, b, c, d]` and `(a, b, c, d)`, with or without commas, a trailing comma, quotes around the numbers or
     a backslash before the brackets; two points, `(a, b), (c, d)` or `[[a, b], [c, d]]`; and objects with x1, y1, x2
@@ -129,7 +114,6 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
     breaks off.
 
     Args:
-        text: an answer; any text, in linear time.
         reader: "released" reads `[a, b, c, d]` with plain numbers only, and no labels.
         names: outside JSON, take as label what stands before a colon before the box, from the last semicolon or the
             line's beginning on; it holds for the boxes that "," or "and" joins to it. Inside JSON it is the "label" of
@@ -149,12 +133,10 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
             if len(corners) != 4:
                 continue
             owner.has_box = True
-            if owner.parent is None and names:
-                name = _name(text, end, match.start(), name)
-                end = match.end()
-                boxes.append((corners, name))
-            else:
-                boxes.append((corners, owner))
+            outside = names and owner.parent is None
+            if outside:
+                name, end = _name(text, end, match.start(), name), match.end()
+            boxes.append((corners, name if outside else owner))
         elif kind == "label" and owner.parent is not None:
             owner.label = owner.label or _unquoted(match["label"])
         elif kind == "at":
@@ -171,10 +153,10 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
 def is_unreadable(text: str, nothing: Nothing = "any") -> bool:
     """Whether a text without a box that can be read fails as an answer.
 
-    It does if it tries to give a box: a bracket with a number or nothing behind it, four numbers in a row that are
-    no dates or times, coordinates by name, location tokens of other models. With nothing="stated" it also does unless
-    it says in English that there is nothing ("no", "none", "without", "normal", "not seen", an empty list ...), so
-    that neither a refusal nor talk about something else counts as a find of nothing.
+    It does if it tries to give a box: a bracket with a number or nothing behind it, four numbers in a row that are no
+    dates or times, coordinates by name, location tokens of other models. With nothing="stated" it also does unless it
+    says in English that there is nothing ("no", "without", "normal", "not seen", an empty list ...): neither a refusal
+    nor talk about something else counts as that.
 
     >>> is_unreadable("located at ["), is_unreadable("No nodule, 01/02/2023 10:30.", "stated")
     (True, False)

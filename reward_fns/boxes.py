@@ -1,4 +1,4 @@
-"""The box record, IoU and generalised IoU, and one-to-one matching."""
+"""The box record, IoU, generalised IoU and one-to-one matching."""
 
 import math
 from collections.abc import Sequence
@@ -53,14 +53,11 @@ class Box:
 
 
 def iou_matrix(predictions: Floats, references: Floats) -> Floats:
-    """Intersection over union of every prediction with every reference.
+    """(n, m) intersection over union, 0 to 1 and always finite; 0 where both boxes have area 0.
 
     Args:
-        predictions: (n, 4) finite corners x1, y1, x2, y2, in any unit; an inverted box has area 0.
-        references: (m, 4), likewise.
-
-    Returns:
-        (n, m), each from 0 to 1 and always finite; 0 where both boxes have area 0.
+        predictions, references: (n, 4) and (m, 4) finite corners x1, y1, x2, y2, in any unit; an inverted box has
+            area 0.
 
     The example of figure 1 of arXiv 2512.10691:
 
@@ -71,14 +68,9 @@ def iou_matrix(predictions: Floats, references: Floats) -> Floats:
 
 
 def giou_matrix(predictions: Floats, references: Floats) -> Floats:
-    """Generalised IoU: IoU minus the share of the enclosing box that neither box covers (arXiv 1902.09630).
+    """(n, m) IoU minus the share of the enclosing box that neither box covers, -1 to 1 (arXiv 1902.09630).
 
-    Args:
-        predictions: (n, 4) finite corners x1, y1, x2, y2, in any unit; an inverted box has area 0.
-        references: (m, 4), likewise.
-
-    Returns:
-        (n, m), each from -1 to 1 and always finite.
+    Boxes are as for `iou_matrix`.
 
     >>> giou_matrix(np.array([[0.0, 0.0, 0.5, 1.0]]), np.array([[0.5, 0.0, 1.0, 1.0], [0.75, 0.0, 1.0, 1.0]]))
     array([[ 0.  , -0.25]])
@@ -111,13 +103,9 @@ def _ratio(part: Floats, total: Floats) -> Floats:
 
 
 def assign(similarity: Floats) -> Floats:
-    """Similarities of the one-to-one pairs with the largest sum (Hungarian method), pairs of similarity 0 left out.
+    """Similarities of the one-to-one pairs with the largest sum (Hungarian method), without those of similarity 0.
 
-    Args:
-        similarity: (n, m), each at least 0.
-
-    Returns:
-        at most min(n, m) values, in no particular order.
+    Of (n, m) similarities of at least 0 these are at most min(n, m), in no particular order.
 
     Greedy choice would take 0.9 and then 0.0 here:
 
@@ -135,8 +123,7 @@ class Comparison:
     """Two sets of boxes after the options that all box rewards share.
 
     Attributes:
-        predictions: (n, 4) predicted boxes that may match.
-        references: (m, 4) reference boxes.
+        predictions, references: (n, 4) predicted boxes that may match, and (m, 4) reference boxes.
         n_predictions: how many boxes the prediction counts as; at least n.
         comparable: (n, m) which pairs may match, or None for all.
     """
@@ -148,7 +135,7 @@ class Comparison:
 
     @property
     def n_references(self) -> int:
-        """How many boxes the reference has."""
+        """Number of reference boxes."""
         return len(self.references)
 
     @property
@@ -180,8 +167,7 @@ def compare(
     """Apply the options that all box rewards share.
 
     Args:
-        prediction: the valid boxes of an answer.
-        reference: the boxes of the ground truth.
+        prediction, reference: the valid boxes of an answer, and the true ones.
         invalid_boxes: malformed boxes of the answer: out of range, degenerate or not finite.
         invalid: "count" them as predictions that match nothing, so that there is no free spam; "ignore" them; or
             take the finite ones "as_written", as the code released with arXiv 2512.10691 does.

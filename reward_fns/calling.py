@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import failed, given_up, in_a_row, succeeded
+from reward_fns.failures import Counts, counts, failed, given_up, succeeded
 from reward_fns.registry import Reward
 from reward_fns.rollout import ParsedRollout
 from reward_fns.settings import EngineOptions, using
@@ -27,36 +27,21 @@ _asks: list[Ask] = []
 
 
 def ask_deployment_with(ask: Ask) -> None:
-    """Register how a scorer deployment is asked; `reward_fns.engine` does so, since this module imports no engine."""
+    """Register how `reward_fns.engine`, which this module must not import, asks a scorer deployment."""
     _asks[:] = [ask]
 
 
 def _by_deployment(reward: Reward, options: EngineOptions) -> bool:
-    """Whether a deployment computes this reward: a batched built-in or installed one that needs models and texts only.
-
-    A deployment does not know a user's file and accepts none.
-    """
+    """Whether a deployment, which accepts no user's file, computes this reward: batched, from models and texts only."""
     local = reward.needs is None or not reward.batched or reward.context or reward.from_file
     return options.where != "inline" and not local
 
 
 async def outcomes(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpec) -> list[Outcome]:
-    """Score rollouts with one reward; those that fail are tried again.
+    """Per rollout, in order, one reward's number in its range, or its last failure.
 
-    A batched reward is called with up to 32 at a time. Rollouts that failed are tried again alone, so that one that a
-    scorer can't digest doesn't take the others along.
-
-    Args:
-        component: the reward and its options.
-        parsed: rollouts of a task that it applies to.
-        spec: for its rules for failures, and where its neural rewards are computed.
-
-    Returns:
-        per rollout, in order, a number in the reward's range or the last failure.
-
-    Raises:
-        UsageError: a reward whose weight is not 0 is used wrongly: it says so, or it is batched and returned too few
-            or too many values.
+    Rollouts that failed are tried again alone, so that one that a scorer can't digest doesn't take the others along.
+    Raises UsageError if a reward whose weight is not 0 is used wrongly.
     """
     reward = component.reward
     size = _BATCH if reward.batched else 1
@@ -65,11 +50,11 @@ async def outcomes(component: Component, parsed: Sequence[ParsedRollout], spec: 
     in_turn = not waits(reward) or (reward.blocking and reward.batched and not _by_deployment(reward, spec.engine))
     first = [await call for call in calls] if in_turn else await asyncio.gather(*calls)
     results = [outcome for group in first for outcome in group]
-    missing = {i: outcome for i, outcome in enumerate(results) if isinstance(outcome, ScorerUnavailable)}
+    missing = [i for i, outcome in enumerate(results) if isinstance(outcome, ScorerUnavailable)]
     for _ in range(len(results) - len(missing)):
         succeeded(reward.name)
-    again = [_again(component, parsed[i], failure, spec) for i, failure in missing.items()]
-    for i, outcome in zip(missing, await asyncio.gather(*again), strict=True):
+    again = await asyncio.gather(*(_again(component, parsed[i], results[i], spec) for i in missing))
+    for i, outcome in zip(missing, again, strict=True):
         results[i] = outcome
     return results
 
@@ -79,7 +64,8 @@ async def _again(component: Component, rollout: ParsedRollout, outcome: Outcome,
     name, retry, rules = component.reward.name, 0, spec.failures
     while isinstance(outcome, ScorerUnavailable) and retry < rules.retries and given_up(name) is None:
         # A reward of weight 0 is never given up: a dead one must not cost the pauses of every sample either.
-        if isinstance(outcome.__cause__, UsageError) or (not component.weight and in_a_row(name) >= rules.stop_after):
+        dead = not component.weight and counts().get(name, Counts()).in_a_row >= rules.stop_after
+        if dead or isinstance(outcome.__cause__, UsageError):
             break
         await asyncio.sleep(rules.pause(retry))
         (outcome,) = await _attempt(component, [rollout], spec)
@@ -108,7 +94,10 @@ async def _attempt(component: Component, parsed: Sequence[ParsedRollout], spec: 
     except Exception as error:
         if isinstance(error, UsageError) and component.weight:
             raise
-        return [_unavailable(reward, rollout.id, error) for rollout in parsed]
+        failures = [ScorerUnavailable(reward.name, rollout.id, repr(error)) for rollout in parsed]
+        for failure in failures:
+            failure.__cause__ = error
+        return list(failures)
     return [_number(reward, rollout.id, value) for rollout, value in zip(parsed, raw, strict=True)]
 
 
@@ -117,12 +106,11 @@ def _call(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpe
     predictions, references = zip(*(rollout.sides(reward) for rollout in parsed), strict=True)
     if _by_deployment(reward, engine):
         return lambda: _asks[0](reward, component.options, predictions, references, engine, timeout)
-    context = {key: [rollout.context[key] for rollout in parsed] for key in reward.context}
     if reward.batched:
+        context = {key: [rollout.context[key] for rollout in parsed] for key in reward.context}
         call = partial(reward, list(predictions), list(references), component.options, context)
     else:
-        alone = {key: value for key, (value,) in context.items()}
-        call = partial(reward, predictions[0], references[0], component.options, alone)
+        call = partial(reward, predictions[0], references[0], component.options, parsed[0].context)
     if reward.needs is None:
         return call
 
@@ -152,10 +140,9 @@ async def _limited(work: Awaitable[Any], timeout: float) -> Any:
 
 
 async def _in_thread(call: Callable[[], Any], name: str) -> Any:
-    """Run a blocking call in a thread of its own.
+    """Run a blocking call in a thread of its own, which is left behind if it hangs.
 
-    A thread can't be ended from outside: one that hangs is left behind. It is a daemon, unlike the threads of
-    `asyncio.to_thread`, which the event loop and the interpreter wait for when they close.
+    It is a daemon, unlike the threads of `asyncio.to_thread`, for which event loop and interpreter wait at their end.
     """
     future: concurrent.futures.Future[tuple[Any, Exception | None]] = concurrent.futures.Future()
     future.set_running_or_notify_cancel()  # from here on nobody can cancel it under the thread's hands
@@ -186,7 +173,7 @@ def _slot(reward: Reward, limit: int) -> contextlib.AbstractAsyncContextManager[
 
 
 def waits(reward: Reward) -> bool:
-    """Whether other rollouts can be scored while this reward works on one: it has a thread, or is async."""
+    """Whether other rollouts can be scored meanwhile: the reward has a thread, or is async."""
     return reward.blocking or inspect.iscoroutinefunction(reward.function)
 
 
@@ -199,9 +186,3 @@ def _number(reward: Reward, sample_id: str, raw: Any) -> Outcome:
     if math.isnan(value) or not low - _ROUNDING <= value <= high + _ROUNDING:
         return ScorerUnavailable(reward.name, sample_id, f"returned {value}, outside its range {low} to {high}")
     return min(max(value, low), high)
-
-
-def _unavailable(reward: Reward, sample_id: str, error: Exception) -> ScorerUnavailable:
-    failure = ScorerUnavailable(reward.name, sample_id, repr(error))
-    failure.__cause__ = error
-    return failure

@@ -20,6 +20,9 @@ MAX_BOXES = 100
 TOLERANCE = 1e-6
 """How far outside the image, as a share of its size, a corner is still moved to the edge: float noise, no more."""
 
+MIN_PIXELS, MAX_PIXELS = 3136, 12845056
+"""Published bounds of the images that Qwen2.5-VL sees."""
+
 Frame = tuple[int, int]
 
 _NOT_IN_NAME = re.compile(r"[\[\]:;\s]+")
@@ -27,14 +30,13 @@ _NOT_IN_NAME = re.compile(r"[\[\]:;\s]+")
 
 @dataclass(frozen=True, slots=True)
 class ParsedBoxes:
-    """Boxes read from a text, in shares of the image's width and height.
+    """Boxes read from a text, in shares of the image's width and height, in text order.
 
     Attributes:
-        boxes: the valid ones, in text order.
+        boxes: the valid ones.
         invalid: the others as they were written: not finite, out of range, x2 <= x1 or y2 <= y1, or beyond the first
             `MAX_BOXES`.
-        unreadable: no box can be read, though the text tries to give one or, with nothing="stated", doesn't say that
-            there is nothing to find.
+        unreadable: no box can be read, and `reward_fns.answers.is_unreadable` holds.
     """
 
     boxes: tuple[Box, ...]
@@ -49,8 +51,7 @@ class Convention:
     Attributes:
         name: as in `extra_info["box_format"]`.
         hint: one sentence for a prompt that describes the expected answer.
-        unit: what coordinates count: shares of the image, thousandths of it, its pixels, or pixels of the image as
-            Qwen2.5-VL's processor resizes it.
+        unit: of a coordinate; a "resized pixel" is one of the image as Qwen2.5-VL's processor resizes it.
         decimals: of a coordinate.
         as_json: a JSON list of {"bbox_2d", "label"} rather than text.
     """
@@ -66,16 +67,15 @@ class Convention:
 
         Args:
             width, height: of the original image, in pixels.
-            min_pixels, max_pixels: bounds of the model's image processor; only `qwen25vl` depends on them, and None
-                means its published defaults.
+            min_pixels, max_pixels: bounds of the image processor, for `qwen25vl`; None for its published defaults.
 
         >>> get_convention("pixel").frame(640, 480), get_convention("qwen25vl").frame(640, 480)
         ((640, 480), (644, 476))
         """
         if self.unit != "resized pixel":
             return width, height
-        bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        return smart_resize(width, height, **{key: value for key, value in bounds.items() if value is not None})
+        low = MIN_PIXELS if min_pixels is None else min_pixels
+        return smart_resize(width, height, min_pixels=low, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
 
     def describe(self, *, named: bool = False) -> str:
         """The hint; with named, also how to write the name of each finding (see `render`)."""
@@ -86,13 +86,9 @@ class Convention:
     def render(self, boxes: Sequence[Box], frame: Frame, *, named: bool = False) -> str:
         """The text that gives these boxes.
 
-        A box that rounding would leave without width or height is widened by one unit of the last decimal.
-
-        Args:
-            boxes: what to write.
-            frame: see `frame`; only conventions in pixels depend on it.
-            named: in text conventions, group the boxes by label and write it before them; JSON always has the labels.
-                Square brackets, colons and semicolons in a label become spaces, because names end there.
+        A box that rounding would leave without width or height is widened by one unit of the last decimal. With named,
+        text conventions group the boxes by label and write it before them (JSON always has labels); square brackets,
+        colons and semicolons in it become spaces, because names end there. For conventions in pixels see `frame`.
 
         >>> boxes = [Box(0.123, 0.3, 0.45, 0.8, "nodule"), Box(0.5, 0.5, 0.501, 1.0, "line")]
         >>> get_convention("radvlm").render(boxes, (640, 480))
@@ -103,11 +99,8 @@ class Convention:
         'nodule: [0.12, 0.3, 0.45, 0.8] and [0.12, 0.3, 0.45, 0.8]; line: [0.5, 0.5, 0.51, 1.0]'
         """
         width, height = self._scale(frame)
-        rows = []
-        for box in boxes:
-            x1, x2 = self._span(box.x1, box.x2, width)
-            y1, y2 = self._span(box.y1, box.y2, height)
-            rows.append([x1, y1, x2, y2])
+        spans = [(self._span(box.x1, box.x2, width), self._span(box.y1, box.y2, height)) for box in boxes]
+        rows = [[x1, y1, x2, y2] for (x1, x2), (y1, y2) in spans]
         if self.as_json:
             objects = [{"bbox_2d": row, "label": box.label} for row, box in zip(rows, boxes, strict=True)]
             return json.dumps(objects, ensure_ascii=False)
@@ -131,12 +124,7 @@ class Convention:
         return start, end
 
     def parse(self, text: str, frame: Frame, *, reader: Reader = "tolerant", nothing: Nothing = "any") -> ParsedBoxes:
-        """The boxes that a text gives, in the forms of `reward_fns.answers.read_quads`.
-
-        Args:
-            text: an answer; any text, in linear time.
-            frame: see `frame`; only conventions in pixels depend on it.
-            reader, nothing: see `read_quads` and `is_unreadable`.
+        """The boxes that any text gives; see `read_quads` and `is_unreadable` of `reward_fns.answers`.
 
         >>> get_convention("radvlm").parse("Seen at [0.1, 0.2, 0.3, 0.4] and [0.9, 0.1, 0.2, 0.3].", (640, 480))
         ... # doctest: +NORMALIZE_WHITESPACE
@@ -172,20 +160,13 @@ def _valid(quad: Quad, label: str) -> Box | None:
 
 
 def smart_resize(
-    width: int, height: int, factor: int = 28, min_pixels: int = 3136, max_pixels: int = 12845056
+    width: int, height: int, factor: int = 28, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
 ) -> Frame:
     """Size to which Qwen2.5-VL's image processor brings an image (arXiv 2502.13923; the defaults are its own).
 
-    Both sides become multiples of `factor`, with the area within the bounds and the aspect ratio kept as far as
-    rounding allows.
-
-    Args:
-        width, height: of the image in pixels, at least 1.
-        factor: patch size times merge size, in pixels.
-        min_pixels, max_pixels: bounds of the area.
-
-    Raises:
-        ValueError: a side is below 1, or one is more than 200 times the other, which the processor refuses too.
+    Both sides become multiples of `factor` (patch size times merge size), with the area in pixels within the bounds
+    and the aspect ratio kept as far as rounding allows. Raises ValueError if a side is below 1 or more than 200 times
+    the other, which the processor refuses too.
 
     >>> smart_resize(640, 480), smart_resize(2500, 3056, max_pixels=451584)
     ((644, 476), (588, 728))
@@ -202,51 +183,24 @@ def smart_resize(
     return new_width, new_height
 
 
-CONVENTIONS = {
-    convention.name: convention
-    for convention in (
-        Convention(
-            "radvlm",
-            "Give each place as [x1, y1, x2, y2]: left, top, right and bottom edge as fractions of the image's width "
-            "and height, from 0 to 1 with two decimals.",
-            unit="share",
-            decimals=2,
-            as_json=False,
-        ),
-        Convention(
-            "qwen3vl",
-            'Answer with a JSON list of {"bbox_2d": [x1, y1, x2, y2], "label": "..."}, where left, top, right and '
-            "bottom edge are whole numbers from 0 to 1000 relative to the image's width and height.",
-            unit="thousandth",
-            decimals=0,
-            as_json=True,
-        ),
-        Convention(
-            "qwen25vl",
-            'Answer with a JSON list of {"bbox_2d": [x1, y1, x2, y2], "label": "..."}, where left, top, right and '
-            "bottom edge are pixels of the image as you see it.",
-            unit="resized pixel",
-            decimals=0,
-            as_json=True,
-        ),
-        Convention(
-            "pixel",
-            "Give each place as [x1, y1, x2, y2]: left, top, right and bottom edge in pixels of the original image.",
-            unit="pixel",
-            decimals=0,
-            as_json=False,
-        ),
-    )
-}
+_EDGES = "left, top, right and bottom edge"
+_TEXT = f"Give each place as [x1, y1, x2, y2]: {_EDGES}"
+_JSON = f'Answer with a JSON list of {{"bbox_2d": [x1, y1, x2, y2], "label": "..."}}, where {_EDGES} are'
+_RADVLM = f"{_TEXT} as fractions of the image's width and height, from 0 to 1 with two decimals."
+_QWEN3VL = f"{_JSON} whole numbers from 0 to 1000 relative to the image's width and height."
+_QWEN25VL = f"{_JSON} pixels of the image as you see it."
+_ALL = (
+    Convention("radvlm", _RADVLM, "share", decimals=2, as_json=False),
+    Convention("qwen3vl", _QWEN3VL, "thousandth", decimals=0, as_json=True),
+    Convention("qwen25vl", _QWEN25VL, "resized pixel", decimals=0, as_json=True),
+    Convention("pixel", f"{_TEXT} in pixels of the original image.", "pixel", decimals=0, as_json=False),
+)
+CONVENTIONS = {convention.name: convention for convention in _ALL}
 """All conventions by name."""
 
 
 def get_convention(name: str) -> Convention:
-    """The convention of that name.
-
-    Raises:
-        UsageError: there is none; the message gives the nearest name.
-    """
+    """The convention of that name; UsageError with the nearest name if there is none."""
     if name not in CONVENTIONS:
         raise UsageError(unknown("box format", name, CONVENTIONS))
     return CONVENTIONS[name]

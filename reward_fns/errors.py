@@ -15,10 +15,7 @@ class DataError(Exception):
 class ScorerUnavailable(Exception):
     """A scorer failed, so the sample has no reward; no gradient may come from it.
 
-    Args:
-        reward: name of the reward that failed.
-        sample_id: id of the sample it failed on.
-        cause: what happened, in words (a string, so that the exception travels between processes).
+    The cause is a string, so that the exception travels between processes.
 
     >>> print(ScorerUnavailable("gleu", "p7", "returned nan"))
     reward 'gleu' failed on sample 'p7': returned nan

@@ -11,23 +11,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Counts:
-    """How a reward has fared in this process.
+    """How a reward has fared in this process."""
 
-    Attributes:
-        samples: scored or failed for good.
-        retries: tries beyond the first.
-        failures: samples that failed for good.
-        in_a_row: of these, those since the last success.
-        first_cause: why the first of those in a row failed.
-        stopped: whether the reward was given up.
-    """
-
-    samples: int = 0
+    samples: int = 0  # scored, or failed for good
     retries: int = 0
-    failures: int = 0
-    in_a_row: int = 0
-    first_cause: str = ""
-    stopped: bool = False
+    failures: int = 0  # samples that failed for good
+    in_a_row: int = 0  # of these, those since the last success
+    first_cause: str = ""  # of those in a row
+    stopped: bool = False  # given up
 
 
 _counts: dict[str, Counts] = {}
@@ -58,11 +49,6 @@ def given_up(reward: str) -> str | None:
     )
 
 
-def in_a_row(reward: str) -> int:
-    """How many samples of this reward have failed since its last success."""
-    return _counts.get(reward, Counts()).in_a_row
-
-
 def succeeded(reward: str, retries: int = 0) -> None:
     """Count a sample that was scored, after this many retries."""
     with _lock:
@@ -74,7 +60,7 @@ def succeeded(reward: str, retries: int = 0) -> None:
 def failed(failure: ScorerUnavailable, retries: int, stop_after: int | None) -> None:
     """Count a sample that failed for good; at stop_after of them in a row the reward is given up.
 
-    With stop_after=None, for a reward of weight 0, it never is: each time failures reach a power of 2 they are logged.
+    With None, for a reward of weight 0, it never is: failures are logged whenever they reach a power of 2.
     """
     with _lock:
         now = _counts.get(failure.reward, Counts())

@@ -1,7 +1,7 @@
 """The ground truth of a row, parsed in one place for scoring, validation and reports."""
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
@@ -10,7 +10,7 @@ from reward_fns.boxes import Box
 
 
 class Defect(NamedTuple):
-    """What is wrong with a row: a short fixed kind for counting, and the exact complaint."""
+    """What is wrong with a row: a fixed kind for counting, and the exact complaint."""
 
     kind: str
     detail: str
@@ -21,7 +21,6 @@ class GroundTruth:
     """A sound ground truth.
 
     Attributes:
-        task: "report" or "grounding".
         report: the reference text; "" for grounding.
         boxes: the reference boxes with their labels, in shares of the image; empty for reports.
         frame: width and height of the resized image in pixels, where the row stores them (box format qwen25vl).
@@ -41,15 +40,12 @@ class GroundTruth:
 
 
 def parse_ground_truth(stored: Any, task: str) -> tuple[GroundTruth | None, list[Defect]]:
-    """The ground truth of a row, or every defect of it.
+    """The ground truth of a row and an empty list, or None and every defect of it.
 
     Args:
         stored: a JSON object as text, or the same as a mapping: `{"report": text}` or
             `{"boxes": [[x1, y1, x2, y2], ...], "labels": [...]}` in shares of the image, labels optional.
         task: "report" or "grounding".
-
-    Returns:
-        the ground truth and an empty list, or None and at least one defect.
 
     >>> parse_ground_truth('{"boxes": [[0.1, 0.2, 0.3, 0.4]]}', "grounding")[0].boxes[0].quad
     (0.1, 0.2, 0.3, 0.4)
@@ -62,20 +58,25 @@ def parse_ground_truth(stored: Any, task: str) -> tuple[GroundTruth | None, list
         truth = _object(stored)
     except ValueError as error:
         return None, [Defect("bad ground truth", f"ground_truth {error}")]
-    defects = [*_report_defects(truth)] if task == "report" else [*_grounding_defects(truth)]
-    frame = truth.get("frame")
-    if frame is not None and not _is_size(frame):
+    frame, report, defects = truth.get("frame"), truth.get("report"), []
+    if task == "grounding":
+        defects = [*_grounding_defects(truth)]
+    elif not isinstance(report, str) or not report.strip():
+        defects = [Defect("bad ground truth", f"ground_truth needs a non-empty report, got {report!r}")]
+    is_size = _is_list(frame) and len(frame) == 2 and all(type(side) is int and side > 0 for side in frame)
+    if frame is not None and not is_size:
         defects.append(Defect("bad ground truth", f"frame must be width and height in pixels, got {frame!r}"))
     if defects:
         return None, defects
+    size = None if frame is None else (frame[0], frame[1])
     if task == "report":
-        return GroundTruth(task, truth["report"], (), _size(frame), truth), []
+        return GroundTruth(task, truth["report"], (), size, truth), []
     labels = truth.get("labels") or [""] * len(truth["boxes"])
     boxes = tuple(
         Box(float(x1), float(y1), float(x2), float(y2), str(label))
         for (x1, y1, x2, y2), label in zip(truth["boxes"], labels, strict=True)
     )
-    return GroundTruth(task, "", boxes, _size(frame), truth), []
+    return GroundTruth(task, "", boxes, size, truth), []
 
 
 def box_defects(box: Any) -> Iterator[Defect]:
@@ -85,21 +86,19 @@ def box_defects(box: Any) -> Iterator[Defect]:
         return
     x1, y1, x2, y2 = box
     if min(box) < 0 or max(box) > 1:
-        detail = f"{list(box)} leaves the image: corners are shares of its width and height, from 0 to 1"
-        yield Defect("box outside", detail)
+        why = "leaves the image: corners are shares of its width and height, from 0 to 1"
+        yield Defect("box outside", f"{list(box)} {why}")
     elif x1 >= x2 or y1 >= y2:
-        detail = f"{list(box)} needs x1 < x2 and y1 < y2: upper left corner first, then lower right"
-        yield Defect("swapped corners", detail)
+        why = "needs x1 < x2 and y1 < y2: upper left corner first, then lower right"
+        yield Defect("swapped corners", f"{list(box)} {why}")
 
 
 def is_quad(box: Any) -> bool:
     """Whether this is a list of four finite numbers."""
-    if not _is_list(box) or len(box) != 4 or not all(_is_number(value) for value in box):
+    if not _is_list(box) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
         return False
-    try:
-        return all(math.isfinite(value) for value in box)
-    except OverflowError:  # an integer beyond any float
-        return False
+    # The comparison is false for nan and for integers beyond any float.
+    return all(abs(side) <= sys.float_info.max and not isinstance(side, bool) for side in box)
 
 
 def _object(stored: Any) -> Mapping[str, Any]:
@@ -118,12 +117,6 @@ def _object(stored: Any) -> Mapping[str, Any]:
     return truth
 
 
-def _report_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
-    report = truth.get("report")
-    if not isinstance(report, str) or not report.strip():
-        yield Defect("bad ground truth", f"ground_truth needs a non-empty report, got {report!r}")
-
-
 def _grounding_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
     boxes, labels = truth.get("boxes"), truth.get("labels")
     if not _is_list(boxes):
@@ -138,22 +131,9 @@ def _grounding_defects(truth: Mapping[str, Any]) -> Iterator[Defect]:
 
 def _as_lists(value: Any) -> Any:
     """A value read from parquet, with numpy's arrays and numbers turned into Python's."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value
     return [_as_lists(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _is_size(frame: Any) -> bool:
-    return _is_list(frame) and len(frame) == 2 and all(type(side) is int and side > 0 for side in frame)
-
-
-def _size(frame: Any) -> tuple[int, int] | None:
-    return None if frame is None else (frame[0], frame[1])

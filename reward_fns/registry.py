@@ -44,7 +44,6 @@ class Reward:
     Attributes:
         blocking: whether it runs in a thread, under a time limit.
         options: its options and their defaults.
-        floor: what an answer earns when the model failed.
         context: those of `CONTEXT` that it takes.
         bound: the option that its parametrised name sets, as threshold in `box_f1@0.5`.
     """
@@ -87,23 +86,17 @@ class Reward:
 
     def __call__(self, prediction: Any, reference: Any, options: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
         """Call the function with its options and with those of the context keywords that it takes."""
-        offered = {key: context[key] for key in self.context}
-        return self.function(prediction, reference, **self.bound, **options, **offered)
+        taken = {key: context[key] for key in self.context}
+        return self.function(prediction, reference, **self.bound, **options, **taken)
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options, checked against the function's signature and annotations.
-
-        Raises:
-            UsageError: says which is wrong, with the nearest valid one.
-        """
+        """The options, checked against the function's signature and annotations. Raises UsageError."""
         hints = hints_of(self.function)
         for name in options:
             if name not in self.options:
                 raise UsageError(unknown(f"option of reward {self.name}:", name, self.options))
-        return {
-            name: check_value(f"{name} of reward {self.name}", value, hints.get(name, Any))
-            for name, value in options.items()
-        }
+        where = f"of reward {self.name}"
+        return {key: check_value(f"{key} {where}", value, hints.get(key, Any)) for key, value in options.items()}
 
 
 def reward(
@@ -123,12 +116,12 @@ def reward(
 
     The function, `def` or `async def`, takes the prediction and the reference and returns a number. Both are texts
     for task "report", tuples of `Box` for "grounding"; for "any" they are the answer's text and the true report, ""
-    where the sample has none. Its further parameters are options, each with a default, that a reward spec can set,
-    but for these, which are filled in where the signature has them: `extra_info` (of the sample), `invalid_boxes` (the
+    where the sample has none. Its further parameters are options, each with a default, that a reward spec can set and
+    that are checked against their annotations before anything runs (what pydantic knows, and `Annotated[float,
+    Between(0, 1)]`). These are no options but filled in: `extra_info` (of the sample), `invalid_boxes` (the
     prediction's malformed boxes, as written), `output` (all that the model wrote), `thinking` (whether it was to
     think first), and `reward_router_address` and `reward_model_tokenizer` (of a judge inside verl, else None); a
-    function with **kwargs gets them all. Options are checked against their annotations before anything runs
-    (`Literal`, `Optional`, lists and others that pydantic knows, and `Annotated[float, Between(0, 1)]`).
+    function with **kwargs gets them all.
 
     A plain function is called in verl's event loop, where nothing can end it: one that takes more than milliseconds or
     waits for anything must be batched, blocking or async.
@@ -136,19 +129,17 @@ def reward(
     Args:
         name: key of the reward in specs, logs and results: lower case, digits and underscores.
         task: "report", "grounding" or "any".
-        range: lowest and highest value, both finite; anything else is treated as a failure of the scorer. A failure
-            of the model earns the worse end, or the floor.
-        higher_is_better: which end is the worse.
-        batched: the function takes and returns lists of up to 32 entries, one per sample (context keywords become
-            lists too). Longer lists come from `score_batch` and the command line only: verl scores each rollout by
-            itself, so a training run never batches, and many calls with one entry run at the same time. Unless async
-            it runs in a thread, as a blocking one.
+        range: lowest and highest value, both finite; anything else is a failure of the scorer.
+        higher_is_better: which end of the range is the worse.
+        batched: the function takes and returns lists of up to 32 entries, one per sample (context keywords too).
+            verl scores each rollout by itself, so a training run never batches: many calls with one entry run at the
+            same time. Unless async it runs in a thread, as a blocking one.
         blocking: run the function in a thread and give it up at the time limit; several threads may be in it.
         version: raise it when values change.
         parameter: option that can be set in the name, after an "@".
-        needs: from all options of the reward to the files it needs, each a `HubFile` or `HubFolder` of
-            `reward_fns.models.weights`; a generator may read what it has yielded before, to find the next. A batched
-            reward of an installed package that has this is computed where the entry `engine` of the spec says.
+        needs: from all options to the files it needs, each a `HubFile` or `HubFolder` of `reward_fns.models.weights`;
+            a generator may read what it has yielded before, to find the next. A batched reward of an installed
+            package that has this is computed where the entry `engine` of the spec says.
         floor: what a failure of the model earns, if not the worse end of the range.
 
     Raises:
@@ -183,41 +174,39 @@ _registered: dict[str, Reward] = {}
 
 def _keywords(name: str, function: Callable[..., Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     parameters = list(inspect.signature(function).parameters.values())
+    kinds = [p.kind for p in parameters]
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(positional) < 2 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    if len(positional) < 2 and inspect.Parameter.VAR_POSITIONAL not in kinds:
         raise UsageError(f"reward {name!r}: the function must take a prediction and a reference")
     keywords = [p for p in parameters if p not in positional[:2] and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    context = CONTEXT if takes_all else tuple(p.name for p in keywords if p.name in CONTEXT)
     options = {p.name: p.default for p in keywords if p.name not in CONTEXT}
-    bad = [option for option, default in options.items() if default is inspect.Parameter.empty]
-    if bad:
-        raise UsageError(f"reward {name!r}: option {bad[0]!r} needs a default")
-    return options, context
+    for option, default in options.items():
+        if default is inspect.Parameter.empty:
+            raise UsageError(f"reward {name!r}: option {option!r} needs a default")
+    takes_all = inspect.Parameter.VAR_KEYWORD in kinds
+    return options, CONTEXT if takes_all else tuple(p.name for p in keywords if p.name in CONTEXT)
 
 
 def _check(entry: Reward) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", entry.name) or entry.name in _RESERVED:
-        raise UsageError(
-            f"{entry.where}: {entry.name!r} can't be the name of a reward: need lower case, digits and underscores, "
-            f"and none of {', '.join(sorted(_RESERVED))}"
-        )
-    if entry.task not in (*TASKS, ANY):
-        raise UsageError(f"{entry.where}: {unknown('task', entry.task, (*TASKS, ANY))}")
-    low, high = entry.range
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(f"{entry.where}: the range of {entry.name!r} must be finite and in order, got {entry.range}")
-    if not low <= entry.floor <= high:
-        raise UsageError(
-            f"{entry.where}: the floor of {entry.name!r}, {entry.floor}, is outside its range {entry.range}"
-        )
-    if entry.parameter is not None and entry.parameter not in entry.options:
-        raise UsageError(f"{entry.where}: {unknown('option', entry.parameter, entry.options)}")
+    name, (low, high), problem = entry.name, entry.range, ""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _RESERVED:
+        reserved = ", ".join(sorted(_RESERVED))
+        problem = f"{name!r} can't be the name of a reward: need lower case, digits and underscores, none of {reserved}"
+    elif entry.task not in (*TASKS, ANY):
+        problem = unknown("task", entry.task, (*TASKS, ANY))
+    elif not (math.isfinite(low) and math.isfinite(high) and low < high):
+        problem = f"the range of {name!r} must be finite and in order, got {entry.range}"
+    elif not low <= entry.floor <= high:
+        problem = f"the floor of {name!r}, {entry.floor}, is outside its range {entry.range}"
+    elif entry.parameter is not None and entry.parameter not in entry.options:
+        problem = unknown("option", entry.parameter, entry.options)
+    if problem:
+        raise UsageError(f"{entry.where}: {problem}")
 
 
 @functools.cache
 def _discover() -> None:
-    """Import the built-ins, one module of `reward_fns.rewards` each, and what installed packages announce."""
+    """Import the built-ins and what installed packages announce."""
     package = importlib.import_module("reward_fns.rewards")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
@@ -233,19 +222,10 @@ def _discover() -> None:
 
 @functools.cache
 def load_file(path: Path) -> None:
-    """Import a user's Python file, which registers its rewards; once per process. It may import files beside it.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        UsageError: there is no such file, or running it fails.
-    """
-    if not path.is_file():
-        raise UsageError(f"no reward file {path}")
+    """Import a user's Python file, which registers its rewards and may import files beside it. Raises UsageError."""
     module_spec = importlib.util.spec_from_file_location(f"{_FILE_PREFIX}{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise UsageError(f"{path} is not a Python file")
+    if not path.is_file() or module_spec is None or module_spec.loader is None:
+        raise UsageError(f"no reward file {path}" if not path.is_file() else f"{path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
     folder = str(path.parent)
@@ -273,10 +253,7 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Reward:
-    """The reward of that name; after an "@", its name may carry the value of the option meant for that.
-
-    Raises:
-        UsageError: there is none (the message gives the nearest), or the value is wrong.
+    """The reward of that name; after an "@" may stand a value for its `parameter`. Raises UsageError.
 
     >>> get("box_f1@0.5").bound
     {'threshold': 0.5}

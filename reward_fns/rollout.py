@@ -12,44 +12,29 @@ from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 from reward_fns.registry import ANY, FROM_VERL, TASKS, Reward
 from reward_fns.spec import RewardSpec
 
-DEFAULT_BOX_FORMAT = "radvlm"
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 
 class Rollout(NamedTuple):
-    """What verl knows about one rollout; see `reward_fns.compute_score`.
-
-    Attributes:
-        from_verl: the keywords of `reward_fns.registry.FROM_VERL`, where there are any.
-    """
+    """What verl knows about one rollout; see `reward_fns.compute_score`."""
 
     data_source: str
     solution_str: str
     ground_truth: str | Mapping[str, Any]
     extra_info: Mapping[str, Any]
-    from_verl: Mapping[str, Any] = _NOTHING
+    from_verl: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRollout:
-    """A rollout with its texts and boxes parsed.
-
-    Attributes:
-        prediction, reference: texts or tuples of boxes, as the task has it.
-        answer: the model's answer as text, empty if there is none.
-        context: values of the context keywords that a reward may take.
-        failed: whether the model failed, so that every reward has its floor.
-        diagnostics: values for `reward_fns.registry.DIAGNOSTICS`.
-    """
+    """A rollout with its texts and boxes parsed."""
 
     id: str
     task: str
-    prediction: Any
+    prediction: Any  # like the reference, a text or a tuple of boxes, as the task has it
     reference: Any
-    answer: str
-    context: Mapping[str, Any]
-    failed: bool
-    diagnostics: tuple[float, ...]
+    answer: str  # empty if there is none
+    context: Mapping[str, Any]  # values of `registry.CONTEXT`
+    failed: bool  # whether the model did, so that every reward has its floor
+    diagnostics: tuple[float, ...]  # values of `registry.DIAGNOSTICS`
 
     def sides(self, reward: Reward) -> tuple[Any, Any]:
         """Prediction and reference for this reward: texts for one of task "any", whatever the rollout's task."""
@@ -59,12 +44,7 @@ class ParsedRollout:
 
 
 def parse_rollout(rollout: Rollout, spec: RewardSpec) -> ParsedRollout | DataError:
-    """What rewards are called with, or every defect of the row.
-
-    Args:
-        rollout: see `reward_fns.compute_score`.
-        spec: says which tasks there are, where an answer begins and how boxes are read.
-    """
+    """What rewards are called with, or every defect of the row."""
     row_id = str(rollout.extra_info.get("id", ""))
     try:
         return _parse(rollout, row_id, spec)
@@ -89,12 +69,12 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
     answer = extract_answer(rollout.solution_str, thinking=thinking, think_end=spec.think_end)
     boxes = ParsedBoxes((), (), unreadable=False)
     if task == "grounding":
-        convention = get_convention(info.get("box_format") or DEFAULT_BOX_FORMAT)
+        convention = get_convention(info.get("box_format") or "radvlm")
         frame = _frame(convention, truth, info)
         boxes = convention.parse(answer or "", frame, reader=spec.boxes, nothing=spec.nothing)
     failed = answer is None or boxes.unreadable
     well_formed = not failed and bool(boxes.boxes or not boxes.invalid)
-    diagnostics = (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid))
+    diagnostics = map(float, (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid)))
     context = {
         "extra_info": info,
         "invalid_boxes": boxes.invalid,
@@ -103,8 +83,7 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
         **{key: rollout.from_verl.get(key) for key in FROM_VERL},
     }
     prediction = answer if task == "report" else boxes.boxes
-    numbers = tuple(map(float, diagnostics))
-    return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, numbers)
+    return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, (*diagnostics,))
 
 
 def _thinking(info: Mapping[str, Any]) -> bool:

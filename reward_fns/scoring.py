@@ -26,19 +26,18 @@ async def compute_score(
     preset: str | None = None,
     **from_verl: Any,
 ) -> dict[str, float]:
-    """Score one rollout, as verl's custom reward function.
+    """The scores of one rollout, as verl's custom reward function.
 
     A failure of the model earns every reward's floor (the worse end of its range, unless the reward names another) and
     sets `model_failed`: no answer, no "</think>" in thinking mode, an attempt at a box that cannot be read, or, for
-    grounding, neither a box nor a statement that there is nothing (see `reward_fns.answers.is_unreadable`). It is
-    never mixed up with a failure of a scorer, which is raised, so that no gradient comes from it.
+    grounding, neither a box nor a statement that there is nothing (see `reward_fns.answers.is_unreadable`). A failure
+    of a scorer is raised instead, so that no gradient comes from it.
 
     Args:
         data_source: `<set>/<task>`.
         solution_str: what the model wrote.
-        ground_truth: JSON or mapping; `{"report": text}`, or `{"boxes": [[x1, y1, x2, y2], ...], "labels": [...]}` in
-            shares of the image, labels optional. Further keys are allowed; box format qwen25vl needs `frame`,
-            [width, height] in pixels of the image as the model's processor resizes it.
+        ground_truth: see `reward_fns.ground_truth.parse_ground_truth`. Further keys are allowed; box format qwen25vl
+            needs `frame`, [width, height] in pixels of the image as the model's processor resizes it.
         extra_info: used are `task` (else the end of `data_source`), `id`, `thinking` (true or false), `box_format`
             (default radvlm), and `width` and `height` in pixels for box format pixel.
         spec, preset: the rewards; exactly one, see `reward_fns.spec.resolve`.
@@ -48,21 +47,19 @@ async def compute_score(
         floats only, with the same keys for every sample of every task of the spec:
 
         - `score`: weighted sum of the task's rewards.
-        - `acc`: the same again. In validation, verl leaves rows whose scoring failed out of every metric but the one
-          of this name, in which each counts 0; the recipe's trainers count `RewardSpec.floor` instead.
+        - `acc`: the same again. In validation, verl leaves rows whose scoring failed out of every metric but this one,
+          in which each counts 0; the recipe's trainers count `RewardSpec.floor` instead.
         - one key per reward; NaN for those of other tasks, and for a reward of weight 0 whose scorer failed.
-        - `format_ok`: 1 if there is an answer and, for grounding, a valid box in it or the statement that there is
-          nothing.
+        - `format_ok`: 1 if there is an answer and, for grounding, a valid box or the statement that there is nothing.
         - `model_failed`: 1 if the model failed, as above.
-        - `answer_chars`: length of the answer in characters.
+        - `answer_chars`: length of the answer.
         - `n_boxes`, `n_invalid_boxes`: valid and other boxes of the answer; 0 for reports.
 
     Raises:
         UsageError: the spec is wrong.
         DataError: the row is wrong; the message names it and every defect.
-        ScorerUnavailable: after its retries, a reward whose weight is not 0 still raised an exception, took too long or
-            returned anything but a number in its range; or it has been given up in this process. See
-            `reward_fns.settings.FailureRules`.
+        ScorerUnavailable: a reward whose weight is not 0 still failed after its retries, or has been given up in this
+            process; see `reward_fns.settings.FailureRules`.
 
     >>> import asyncio
     >>> truth = {"boxes": [[0.38, 0.47, 0.76, 0.62]]}
@@ -72,9 +69,8 @@ async def compute_score(
     {'score': 0.747, 'acc': 0.747, 'box_soft_f1': 0.747, 'format_ok': 1.0, 'model_failed': 0.0, 'answer_chars': 24.0,
      'n_boxes': 1.0, 'n_invalid_boxes': 0.0}
     """
-    sample = Rollout(
-        data_source, solution_str, ground_truth, extra_info or {}, {key: from_verl.get(key) for key in FROM_VERL}
-    )
+    judge = {key: from_verl.get(key) for key in FROM_VERL}
+    sample = Rollout(data_source, solution_str, ground_truth, extra_info or {}, judge)
     (result,) = await score_samples([sample], resolve(spec=spec, preset=preset))
     if isinstance(result, Exception):
         raise result
@@ -92,20 +88,12 @@ def score_batch(samples: Sequence[Rollout], spec: RewardSpec) -> list[Result]:
 
 
 async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Result]:
-    """Score many rollouts, of any tasks; a batched reward is called with many that it applies to at once.
+    """Per rollout, in order, what `compute_score` returns or would raise; a batched reward gets many at once.
 
-    Args:
-        samples: see `compute_score`.
-        spec: the rewards.
-
-    Returns:
-        per sample, in order, what `compute_score` returns or would raise.
-
-    Raises:
-        UsageError: a reward said that it is used wrongly.
+    Raises UsageError if a reward said that it is used wrongly.
     """
     parsed = [parse_rollout(sample, spec) for sample in samples]
-    failures: list[ScorerUnavailable | None] = [None] * len(parsed)
+    failures: dict[int, ScorerUnavailable] = {}
     values: list[dict[str, float]] = [dict.fromkeys(spec.reward_names, math.nan) for _ in samples]
     for task, components in spec.tasks.items():
         of_task = [(i, r) for i, r in enumerate(parsed) if isinstance(r, ParsedRollout) and r.task == task]
@@ -114,7 +102,7 @@ async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Re
             for i, rollout in of_task:
                 if rollout.failed:
                     values[i][component.reward.name] = component.reward.floor
-                elif failures[i] is None:
+                elif i not in failures:
                     todo.append((i, rollout))
             scores = await outcomes(component, [rollout for _, rollout in todo], spec)
             for (i, _), score in zip(todo, scores, strict=True):
@@ -123,10 +111,8 @@ async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Re
                 elif component.weight:  # else it only watches: NaN in this row, counted and logged
                     failures[i] = score
     return [
-        rollout
-        if isinstance(rollout, DataError)
-        else failure or _result(rollout.task, rewards, rollout.diagnostics, spec)
-        for rollout, rewards, failure in zip(parsed, values, failures, strict=True)
+        rollout if isinstance(rollout, DataError) else failures.get(i) or _result(rollout, values[i], spec)
+        for i, rollout in enumerate(parsed)
     ]
 
 
@@ -135,7 +121,7 @@ def result_keys(spec: RewardSpec) -> list[str]:
     return ["score", "acc", *spec.reward_names, *DIAGNOSTICS]
 
 
-def _result(task: str, rewards: dict[str, float], diagnostics: Sequence[float], spec: RewardSpec) -> dict[str, float]:
+def _result(rollout: ParsedRollout, rewards: dict[str, float], spec: RewardSpec) -> dict[str, float]:
     # A reward of weight 0 may be NaN.
-    score = math.fsum(part.weight * rewards[part.reward.name] for part in spec.tasks[task] if part.weight)
-    return dict(zip(result_keys(spec), (score, score, *rewards.values(), *diagnostics), strict=True))
+    score = math.fsum(part.weight * rewards[part.reward.name] for part in spec.tasks[rollout.task] if part.weight)
+    return dict(zip(result_keys(spec), (score, score, *rewards.values(), *rollout.diagnostics), strict=True))

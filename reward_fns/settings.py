@@ -1,16 +1,14 @@
-"""Settings of a reward spec (`engine`, `failures`), and how they and the options of rewards are checked.
-
-Every value is checked against its type hint before anything runs.
-"""
+"""Settings of a reward spec (`engine`, `failures`), and the checks of them and of options against type hints."""
 
 import contextlib
 import functools
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
@@ -23,6 +21,7 @@ Settings = TypeVar("Settings")
 
 # Strict: "3" or true is not a number, and a typing error in a spec is not guessed around.
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+_NONE: Mapping[str, str] = MappingProxyType({})
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
 
 
@@ -39,18 +38,10 @@ class Between(GroupedMetadata):
 
 
 def check_value(name: str, value: Any, hint: Any) -> Any:
-    """The value, with lists turned into what the hint asks for (a tuple, say).
+    """The value, with lists turned into what the hint asks for (a tuple, say); UsageError if it does not fit.
 
-    Args:
-        name: what the message calls it.
-        value: as YAML or Python gives it.
-        hint: any annotation that pydantic knows; others are not checked.
+    Hints that pydantic does not know are not checked.
 
-    Raises:
-        UsageError: the value does not fit the hint.
-
-    >>> check_value("limit", 3, Annotated[int, Between(1, 9)])
-    3
     >>> check_value("limit", 0, Annotated[int, Between(1, 9)])
     Traceback (most recent call last):
     reward_fns.errors.UsageError: limit must be a whole number from 1 to 9, got 0
@@ -92,40 +83,30 @@ def _complaint(name: str, value: Any, hint: Any, error: ValidationError) -> str:
 
 @functools.cache
 def hints_of(owner: Callable[..., Any]) -> Mapping[str, Any]:
-    """Type hints of a class or function, bounds included; empty if they cannot be resolved."""
+    """Type hints, bounds included; empty if only a type checker can resolve them."""
     try:
         return get_type_hints(owner, include_extras=True)
-    except (NameError, TypeError):  # annotations that only a type checker can resolve
+    except (NameError, TypeError):
         return {}
 
 
-def check_fields(record: Any) -> None:
-    """Check every field of a dataclass against its type hint. Raises UsageError."""
-    hints = hints_of(type(record))  # type: ignore[arg-type]
-    for field in fields(record):
-        check_value(field.name, getattr(record, field.name), hints[field.name])
+class Checked:
+    """A dataclass whose fields are checked against their type hints when it is made; wrong ones raise UsageError."""
+
+    def __post_init__(self) -> None:
+        hints = hints_of(type(self))  # type: ignore[arg-type]
+        for field in fields(self):  # type: ignore[arg-type]
+            check_value(field.name, getattr(self, field.name), hints[field.name])
 
 
-def from_mapping(kind: type[Settings], raw: Any, where: str, removed: Mapping[str, str] | None = None) -> Settings:
-    """The dataclass with these values; its own checks run.
-
-    Args:
-        kind: a dataclass whose `__post_init__` calls `check_fields`.
-        raw: its values by name.
-        where: what messages begin with.
-        removed: former keys, each with what to do instead.
-
-    Raises:
-        UsageError: `raw` is not a mapping, or a key (the nearest valid one is named) or value is wrong.
-    """
+def from_mapping(kind: type[Settings], raw: Any, where: str, removed: Mapping[str, str] = _NONE) -> Settings:
+    """A dataclass that checks itself, from its values by name; `removed` are former keys with what to do instead."""
     if not isinstance(raw, Mapping):
         raise UsageError(f"{where}: need a mapping, got {raw!r}")
     valid = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for key in raw:
-        if key in (removed or {}):
-            raise UsageError(f"{where}: {(removed or {})[key]}")
         if key not in valid:
-            raise UsageError(f"{where}: {unknown('key', key, valid)}")
+            raise UsageError(f"{where}: {removed.get(key) or unknown('key', key, valid)}")
     try:
         return kind(**raw)
     except UsageError as error:
@@ -133,10 +114,7 @@ def from_mapping(kind: type[Settings], raw: Any, where: str, removed: Mapping[st
 
 
 def read_pairs(flag: str, texts: Sequence[str]) -> dict[str, Any]:
-    """Values given on a command line as name=value, each value as in YAML.
-
-    Raises:
-        UsageError: no "=", or not a value in YAML; the message begins with the flag.
+    """Values given to a flag of a command line as name=value, each value as in YAML. Raises UsageError.
 
     >>> read_pairs("--engine", ["dtype=bfloat16", "cache_mb=64"])
     {'dtype': 'bfloat16', 'cache_mb': 64}
@@ -155,19 +133,15 @@ def read_pairs(flag: str, texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-Where = Literal["inline", "ray", "http"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-_OF_RAY = ("replicas", "max_replicas", "gpus", "cpus")
+# Former keys of `EngineOptions`.
 REMOVED = {
     "cache_dir": "cache_dir was removed: results are kept in memory only (cache_mb); delete this key and the folder"
 }
-"""Former keys of `EngineOptions`, each with what to do instead."""
 _jitter = random.Random()  # its own, so that retries don't shift anyone's seeded random numbers
 
 
 @dataclass(frozen=True)
-class FailureRules:
+class FailureRules(Checked):
     """How a failing scorer is treated; the entry `failures` of a reward spec.
 
     Attributes:
@@ -175,19 +149,14 @@ class FailureRules:
             returned anything but a number in its range.
         backoff: seconds before the first retry, doubled with each further one, give or take a quarter.
         timeout: seconds that one call of a batched, blocking or async reward may take, loading weights included. An
-            async one is then cancelled; a thread can't be ended and is left behind, so a scorer should have a time-out
-            of its own as well.
-        stop_after: samples failed in a row, after their retries, after which a reward is given up for good in this
-            process: every further call fails at once, and verl, with no group left to train on, stops by itself. A
-            reward of weight 0 is never given up; from there on it is tried once per sample, without retries.
+            async one is then cancelled; a thread can't be ended and is left behind, so a scorer should have its own
+            time-out as well.
+        stop_after: samples failed in a row, after their retries, after which this process gives a reward up: every
+            further call fails at once, and verl, with no group left to train on, stops by itself. A reward of weight 0
+            is never given up; from there on it is tried once per sample, without retries.
         concurrency: calls of one batched, blocking or async reward that a process has under way at once; the wait
             for a slot doesn't count as time of the call.
 
-    Raises:
-        UsageError: a value is out of range.
-
-    >>> FailureRules(timeout=5.0).retries
-    2
     >>> FailureRules(stop_after=0)
     Traceback (most recent call last):
     reward_fns.errors.UsageError: stop_after must be a whole number from 1 to 1000000, got 0
@@ -199,16 +168,13 @@ class FailureRules:
     stop_after: Annotated[int, Between(1, 1_000_000)] = 20
     concurrency: Annotated[int, Between(1, 100_000)] = 32
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def pause(self, retry: int) -> float:
         """Seconds to wait before a retry, of which the first is number 0."""
         return float(self.backoff) * 2.0**retry * _jitter.uniform(0.75, 1.25)
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class EngineOptions(Checked):
     """How and where neural rewards are computed; the entry `engine` of a reward spec.
 
     Attributes:
@@ -220,33 +186,28 @@ class EngineOptions:
         gpus, cpus: for ray, what Ray sets aside for each replica; a share of a GPU is possible.
         device: "auto" is cuda if the process has one, else cpu; or a device by name, as "cuda:1" or "mps".
         dtype: of the transformers; anything but float32 changes some values, see `python -m reward_fns precision`.
-        compile: compile the transformers with torch.compile; needs a C++ compiler and takes minutes at first.
+        compile: use torch.compile on the transformers; needs a C++ compiler and takes minutes at first.
         threads: of PyTorch on the CPU; 0 for its own choice, or what `cpus` says in a replica.
         wait_ms: how long the first text of a batch waits for others.
-        batch_tokens: most tokens of a batch, padding included; 0 for 2048 on a CPU and 16384 elsewhere. A batch for
-            which memory doesn't suffice is halved, so that this needs no tuning.
+        batch_tokens: most tokens of a batch, padding included; 0 for 2048 on a CPU and 16384 elsewhere. A batch too
+            large for the memory is halved, so that this needs no tuning.
         queue: texts that may wait for a model; later ones wait for a slot, within the time limit.
-        cache_mb: memory in which each model may keep its results, so that reports that come again, above all the
+        cache_mb: memory in which each model keeps its results, so that reports that come again, above all the
             references, are read once.
 
-    Raises:
-        UsageError: a value is out of range, or has no meaning together with `where`.
-
-    >>> EngineOptions(where="http", address="http://node7:8000").dtype
-    'float32'
     >>> EngineOptions(where="http")
     Traceback (most recent call last):
     reward_fns.errors.UsageError: where: http needs the address of a deployment, as http://host:8000, got ''
     """
 
-    where: Where = "inline"
+    where: Literal["inline", "ray", "http"] = "inline"
     address: str = ""
     replicas: Annotated[int, Between(1, 10_000)] = 1
     max_replicas: Annotated[int, Between(0, 10_000)] = 0
     gpus: Annotated[float, Between(0, 64)] = 0.0
     cpus: Annotated[float, Between(0, 1024)] = 1.0
     device: str = "auto"
-    dtype: Dtype = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
     threads: Annotated[int, Between(0, 1024)] = 0
     wait_ms: Annotated[float, Between(0, 1000)] = 5.0
@@ -255,50 +216,35 @@ class EngineOptions:
     cache_mb: Annotated[int, Between(0, 1 << 20)] = 1024
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         changed = {key.name for key in fields(self) if getattr(self, key.name) != key.default}
         if self.where == "http":
             parts = urlsplit(self.address)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise UsageError(
-                    f"where: http needs the address of a deployment, as http://host:8000, got {self.address!r}"
-                )
-            self._refuse(changed - {"where", "address"}, "set this where the deployment is started")
+                example = "http://host:8000"
+                raise UsageError(f"where: http needs the address of a deployment, as {example}, got {self.address!r}")
         elif self.address:
             raise UsageError(f"address goes with where: http; where is {self.where}")
-        if self.where == "inline":
-            self._refuse(changed.intersection(_OF_RAY), "needs where: ray")
+        misplaced, hint = {
+            "http": (changed - {"where", "address"}, "set this where the deployment is started"),
+            "inline": (changed & {"replicas", "max_replicas", "gpus", "cpus"}, "needs where: ray"),
+        }.get(self.where, ((), ""))
+        if misplaced:
+            raise UsageError(f"{', '.join(sorted(misplaced))}: {hint}")
         if self.max_replicas and self.max_replicas < self.replicas:
             raise UsageError(f"max_replicas must be 0 or at least replicas, {self.replicas}, got {self.max_replicas}")
 
-    @staticmethod
-    def _refuse(names: Iterable[str], why: str) -> None:
-        if named := ", ".join(sorted(names)):
-            raise UsageError(f"{named}: {why}")
-
 
 def parse(given: Sequence[str]) -> EngineOptions:
-    """Options as on a command line, each as name=value, with values as in YAML.
-
-    Raises:
-        UsageError: one is unknown or wrong.
-
-    >>> parse(["dtype=bfloat16", "cache_mb=64"]).cache_mb
-    64
-    """
+    """Options as `--engine` has them on a command line, see `read_pairs`."""
     return from_mapping(EngineOptions, read_pairs("--engine", given), "--engine", REMOVED)
 
 
 class CallSettings(NamedTuple):
-    """What the engine honors while a reward is called.
-
-    Attributes:
-        options: of the engine.
-        deadline: on the clock of `time.monotonic`; afterwards nobody waits for the answer.
-    """
+    """What the engine honors while a reward is called."""
 
     options: EngineOptions
-    deadline: float
+    deadline: float  # on the clock of `time.monotonic`; afterwards nobody waits for the answer
 
 
 _DEFAULT = CallSettings(EngineOptions(), float("inf"))
@@ -307,7 +253,7 @@ _current: ContextVar[CallSettings] = ContextVar("reward_fns_call_settings", defa
 
 @contextlib.contextmanager
 def using(options: EngineOptions, timeout: float = float("inf")) -> Iterator[None]:
-    """Apply these engine options and this time limit, in seconds, to the rewards that this thread calls inside."""
+    """Apply these engine options and this time limit in seconds to what this thread calls inside."""
     token = _current.set(CallSettings(options, time.monotonic() + timeout))
     try:
         yield

@@ -1,6 +1,7 @@
 """Reward specs: which rewards a task has, with which weights and options."""
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from reward_fns.answers import Nothing, Reader, ThinkEnd
 from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import TASKS, Reward, get, load_file
-from reward_fns.settings import REMOVED, EngineOptions, FailureRules, check_fields, from_mapping
+from reward_fns.settings import REMOVED, Checked, EngineOptions, FailureRules, from_mapping
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -27,9 +28,7 @@ class Component:
 class RewardSpec:
     """The rewards of every task, and how a run finds answers, treats failing scorers and computes neural rewards.
 
-    Attributes:
-        think_end: see `reward_fns.answers.extract_answer`.
-        boxes, nothing: see `reward_fns.answers`.
+    `reward_fns.answers` says what think_end, boxes and nothing mean.
     """
 
     tasks: Mapping[str, tuple[Component, ...]]
@@ -42,13 +41,10 @@ class RewardSpec:
     @property
     def reward_names(self) -> list[str]:
         """Names of all rewards, task by task, each once: the same keys for every sample."""
-        every = (component.reward.name for components in self.tasks.values() for component in components)
-        return list(dict.fromkeys(every))
+        return list(dict.fromkeys(part.reward.name for parts in self.tasks.values() for part in parts))
 
     def floor(self, task: str) -> float:
-        """The score of a failed model: what a row whose scoring failed counts in validation.
-
-        0 would be better than the truth where rewards are negative.
+        """The score of a failed model, which a row whose scoring failed counts in validation (0 could be too good).
 
         >>> resolve(preset="paper_report").floor("report")
         -3.0
@@ -69,16 +65,16 @@ _resolved: dict[str, RewardSpec] = {}
 
 
 def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | None = None) -> RewardSpec:
-    """The reward spec that a run names, checked; each is read once per process.
+    """The reward spec that a run names, checked; each is read once per process. Give exactly one of the two.
 
     Args:
         spec: path of a YAML file, or its content as a mapping (also OmegaConf's): from each task to a list of
             `{name, weight, options, path}`, of which only `name` is required (weight 1; `path` is a Python file that
             registers the reward, relative to the YAML file or else to the working folder), and optionally
             `answer: {think_end: last | first, boxes: tolerant | released, nothing: stated | any}`, see
-            `extract_answer` and `reward_fns.answers`, `failures: {retries: 2, ...}`, see `FailureRules`, and
+            `reward_fns.answers`, `failures: {retries: 2, ...}`, see `FailureRules`, and
             `engine: {where: inline | ray | http, ...}`, see `EngineOptions`.
-        preset: name of a spec that comes with the package. Give exactly one of the two.
+        preset: name of a spec that comes with the package.
 
     Raises:
         UsageError: anything in it is unknown, misplaced or malformed; the message gives the nearest valid name.
@@ -91,16 +87,15 @@ def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | No
             "give exactly one of spec and preset, e.g. +reward.custom_reward_function.reward_kwargs.preset=quickstart"
         )
     key = repr((spec, preset))
-    if key not in _resolved:
-        if preset is not None:
-            if preset not in preset_names():
-                raise UsageError(unknown("preset", preset, preset_names()))
-            spec = _PRESETS / f"{preset}.yaml"
-        if isinstance(spec, str | Path):
-            _resolved[key] = _parse(_read(Path(spec)), f"reward spec {spec}", Path(spec).parent)
-        else:
-            _resolved[key] = _parse(spec, "reward spec", Path())
-    return _resolved[key]
+    if key in _resolved:
+        return _resolved[key]
+    if preset is not None and preset not in preset_names():
+        raise UsageError(unknown("preset", preset, preset_names()))
+    if preset is not None:
+        spec = _PRESETS / f"{preset}.yaml"
+    if isinstance(spec, str | Path):
+        return _resolved.setdefault(key, _parse(_read(Path(spec)), f"reward spec {spec}", Path(spec).parent))
+    return _resolved.setdefault(key, _parse(spec, "reward spec", Path()))
 
 
 def of_rewards(names: Iterable[str]) -> RewardSpec:
@@ -109,10 +104,10 @@ def of_rewards(names: Iterable[str]) -> RewardSpec:
     >>> list(of_rewards(["box_iou", "gleu"]).tasks)
     ['grounding', 'report']
     """
-    tasks: dict[str, list[dict[str, str]]] = {}
+    tasks = defaultdict(list)
     for name in names:
         for task in get(name).tasks:
-            tasks.setdefault(task, []).append({"name": name})
+            tasks[task].append({"name": name})
     return _parse(tasks, "list of rewards", Path())
 
 
@@ -131,21 +126,14 @@ def _read(path: Path) -> Any:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """The entry `answer` of a spec."""
-
+class _Answer(Checked):
     think_end: ThinkEnd = "last"
     boxes: Reader = "tolerant"
     nothing: Nothing = "stated"
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
-class _Item:
-    """A reward in the list of a task."""
-
+class _Item(Checked):
     name: str = ""
     weight: float = 1.0
     options: dict[str, Any] | None = None
@@ -154,16 +142,17 @@ class _Item:
     def __post_init__(self) -> None:
         if not self.name:
             raise UsageError(f"every reward needs a name, got {self}")
-        check_fields(self)
+        super().__post_init__()
 
 
 def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
     entries = _plain(raw)
     if not isinstance(entries, dict):
         raise UsageError(f"{where}: need a mapping, got {raw!r}")
+    valid = (*TASKS, "answer", "failures", "engine")
     for key in entries:
-        if key not in (*TASKS, "answer", "failures", "engine"):
-            raise UsageError(f"{where}: {unknown('task or key', key, [*TASKS, 'answer', 'failures', 'engine'])}")
+        if key not in valid:
+            raise UsageError(f"{where}: {unknown('task or key', key, valid)}")
     answer = from_mapping(_Answer, entries.pop("answer", {}), f"{where}, answer")
     failures = from_mapping(FailureRules, entries.pop("failures", {}), f"{where}, failures")
     engine = from_mapping(EngineOptions, entries.pop("engine", {}), f"{where}, engine", REMOVED)
@@ -174,10 +163,9 @@ def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
         if not isinstance(items, list) or not items:
             raise UsageError(f"{where}, {task}: need a non-empty list of rewards, got {items!r}")
         tasks[task] = tuple(_component(item, task, f"{where}, {task}", folder) for item in items)
-        names = [component.reward.name for component in tasks[task]]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise UsageError(f"{where}, {task}: reward {twice[0]!r} is there twice")
+        (name, count), *_ = Counter(component.reward.name for component in tasks[task]).most_common(1)
+        if count > 1:
+            raise UsageError(f"{where}, {task}: reward {name!r} is there twice")
     return RewardSpec(tasks, answer.think_end, failures, engine, answer.boxes, answer.nothing)
 
 
@@ -197,7 +185,7 @@ def _component(raw: Any, task: str, where: str, folder: Path) -> Component:
 
 
 def _plain(raw: Any) -> Any:
-    """The same as dicts and lists, whatever mapping or sequence it is (OmegaConf's, say)."""
+    """Any mappings and sequences (OmegaConf's, say) as dicts and lists."""
     if isinstance(raw, Mapping):
         return {key: _plain(value) for key, value in raw.items()}
     return [_plain(item) for item in raw] if isinstance(raw, Sequence) and not isinstance(raw, str | bytes) else raw

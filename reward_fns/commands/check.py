@@ -3,10 +3,9 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from reward_fns.calling import waits
 from reward_fns.errors import UsageError
@@ -18,7 +17,6 @@ from reward_fns.settings import FailureRules
 from reward_fns.spec import Component, RewardSpec
 
 Status = Literal["pass", "warn", "fail"]
-_SLOW_INLINE, _SLOW = 0.02, 2.0  # seconds a sample
 
 # Invented; no patient is behind them.
 _REPORTS = (
@@ -46,9 +44,8 @@ _ODD = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check."""
+class Finding(NamedTuple):
+    """The result of one check: "fail" if it would break a run, "warn" if it may be intended."""
 
     what: str
     status: Status
@@ -56,11 +53,7 @@ class Finding:
 
 
 def rewards_of(file: Path | None, name: str | None) -> list[Reward]:
-    """The rewards to check: all that a file registers, or the one of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The rewards to check: all that a file registers, or the one of that name. Raises UsageError if there is none."""
     if file is None and name is None:
         raise UsageError("give a file, as in python -m reward_fns check my_reward.py, or --name")
     if file is not None:
@@ -77,16 +70,6 @@ def rewards_of(file: Path | None, name: str | None) -> list[Reward]:
 def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
     """Try a reward on invented samples, through the same code that a run uses.
 
-    Args:
-        reward: what to try.
-        options: its options.
-
-    Yields:
-        one finding per check; "fail" if it would break a run, "warn" if it may be intended.
-
-    Raises:
-        UsageError: the options are wrong, or the reward says that it is used wrongly.
-
     >>> [finding.status for finding in check(get("gleu"), {})]
     ['pass', 'pass', 'pass', 'pass', 'pass', 'pass', 'pass', 'pass']
     """
@@ -96,9 +79,10 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
         # One retry, alone: a batch that fails does not hide which of its samples is to blame.
         failures=FailureRules(retries=1, backoff=0.0, stop_after=1_000_000),
     )
-    gold = [sample for task in reward.tasks for sample in _samples(task, shift=0)]
-    swapped = [sample for task in reward.tasks for sample in _samples(task, shift=1)]
-    yield _definition(reward)
+    gold, swapped = ([sample for task in reward.tasks for sample in _samples(task, shift)] for shift in (0, 1))
+    definition = f"{reward.where}; options {', '.join(reward.options) or 'none'}"
+    hint = "" if reward.summary else "; no docstring: say what it rewards, its range and its weak spots"
+    yield Finding("signature", "warn" if hint else "pass", definition + hint)
     forget()
     score_batch(gold[:1], spec)  # loads its models, which does not count as slow
     start = time.perf_counter()
@@ -109,12 +93,10 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
     odd = [sample._replace(solution_str=text) for sample in (gold[0], gold[-1]) for text in _ODD]
     yield _ran(reward, "odd texts", score_batch(odd, spec), [sample.solution_str for sample in odd])
     values = _values(results, reward)
-    if len(values) < len(results):
-        return  # the findings above say why
-    yield _best(reward, values[: len(gold)])
-    yield _ordered(reward, values[: len(gold)], values[len(gold) :])
-    yield _steady(reward, spec, gold + swapped)
-    yield _speed(reward, seconds)
+    if len(values) == len(results):  # else the findings above say why
+        yield from _ordered(reward, values[: len(gold)], values[len(gold) :])
+        yield _steady(reward, spec, gold + swapped)
+        yield _speed(reward, seconds)
 
 
 def _samples(task: str, shift: int) -> list[Rollout]:
@@ -123,10 +105,9 @@ def _samples(task: str, shift: int) -> list[Rollout]:
         pairs: list[tuple[str, Any]] = [(text, {"report": text}) for text in _REPORTS]
     else:
         pairs = [(", ".join(map(str, quads)), {"boxes": quads}) for quads in _BOXES]
-    answers = [answer for answer, _ in pairs[shift:] + pairs[:shift]]
     return [
-        Rollout(f"check/{task}", answer, truth, {"id": f"{task} {number}"})
-        for number, (answer, (_, truth)) in enumerate(zip(answers, pairs, strict=True))
+        Rollout(f"check/{task}", pairs[(number + shift) % len(pairs)][0], truth, {"id": f"{task} {number}"})
+        for number, (_, truth) in enumerate(pairs)
     ]
 
 
@@ -134,64 +115,57 @@ def _values(results: Sequence[Result], reward: Reward) -> list[float]:
     return [result[reward.name] for result in results if isinstance(result, dict)]
 
 
-def _definition(reward: Reward) -> Finding:
-    what = f"{reward.where}; options {', '.join(reward.options) or 'none'}"
-    if not reward.summary:
-        return Finding("signature", "warn", f"{what}; no docstring: say what it rewards, its range and its weak spots")
-    return Finding("signature", "pass", what)
-
-
 def _ran(reward: Reward, what: str, results: Sequence[Result], texts: Sequence[str] = ()) -> Finding:
     failures = [(i, result) for i, result in enumerate(results) if isinstance(result, Exception)]
     retries = counts().get(reward.name, Counts()).retries
     forget()
-    if not failures and retries:
+    if failures:
+        first, error = failures[0]
+        text = f", on {texts[first][:40]!r}" if texts else ""
+        return Finding(what, "fail", f"{len(failures)} of {len(results)} failed; the first: {error}{text}")
+    if retries:
         return Finding(what, "warn", f"{len(results)} scored, of which {retries} failed at the first try")
-    if not failures:
-        return Finding(what, "pass", f"{len(results)} scored, all finite and in range")
-    first, error = failures[0]
-    text = f", on {texts[first][:40]!r}" if texts else ""
-    return Finding(what, "fail", f"{len(failures)} of {len(results)} failed; the first: {error}{text}")
+    return Finding(what, "pass", f"{len(results)} scored, all finite and in range")
 
 
-def _best(reward: Reward, truth: Sequence[float]) -> Finding:
+def _ordered(reward: Reward, truth: Sequence[float], wrong: Sequence[float]) -> Iterator[Finding]:
+    """Whether true answers earn the best there is, and more than those of other samples."""
     end = reward.range[1] if reward.higher_is_better else reward.range[0]
     worst = max(truth, key=lambda value: abs(value - end))
-    if math.isclose(worst, end, abs_tol=1e-6):
-        return Finding("gold against gold", "pass", f"the true answer earns {end:g}, the best there is")
-    return Finding("gold against gold", "warn", f"a true answer earns {worst:g}, the best of the range is {end:g}")
-
-
-def _ordered(reward: Reward, truth: Sequence[float], wrong: Sequence[float]) -> Finding:
+    best = math.isclose(worst, end, abs_tol=1e-6)
+    detail = f"the true answer earns {end:g}, the best there is"
+    if not best:
+        detail = f"a true answer earns {worst:g}, the best of the range is {end:g}"
+    yield Finding("gold against gold", "pass" if best else "warn", detail)
     better = mean(truth) > mean(wrong) if reward.higher_is_better else mean(truth) < mean(wrong)
     means = f"{mean(truth):.4g} with the right reference, {mean(wrong):.4g} with another's"
     note = "" if better else ": it doesn't tell them apart; is higher_is_better right?"
-    return Finding("shuffled references", "pass" if better else "warn", means + note)
+    yield Finding("shuffled references", "pass" if better else "warn", means + note)
 
 
 def _steady(reward: Reward, spec: RewardSpec, samples: Sequence[Rollout]) -> Finding:
-    """Together, again, and alone."""
+    """Whether samples get the same values together, again, and alone."""
+    what = "alone as in a batch"
     together, again = (score_batch(samples, spec) for _ in range(2))
     alone = [score_batch([sample], spec)[0] for sample in samples]
     runs = [_values(results, reward) for results in (together, again, alone)]
     if {len(run) for run in runs} != {len(samples)}:
-        return Finding("alone as in a batch", "fail", "the same samples are sometimes scored, and sometimes fail")
+        return Finding(what, "fail", "the same samples are sometimes scored, and sometimes fail")
     far = [max(abs(a - b) for a, b in zip(runs[0], run, strict=True)) for run in runs[1:]]
     if far[0] > 1e-9:
-        return Finding("alone as in a batch", "warn", f"the same samples scored again differ by up to {far[0]:.3g}")
+        return Finding(what, "warn", f"the same samples scored again differ by up to {far[0]:.3g}")
     if far[1] > 1e-5:
-        return Finding("alone as in a batch", "fail", f"values differ by up to {far[1]:.3g}: they depend on the batch")
-    return Finding("alone as in a batch", "pass", "the same values together, again and alone")
+        return Finding(what, "fail", f"values differ by up to {far[1]:.3g}: they depend on the batch")
+    return Finding(what, "pass", "the same values together, again and alone")
 
 
 def _speed(reward: Reward, seconds: float) -> Finding:
-    took, step = f"{seconds * 1000:.3g} ms a sample", f"{seconds * 4096 / 60:.0f} minutes"
-    if seconds > _SLOW_INLINE and not waits(reward):
+    hint = ""
+    if seconds > 0.02 and not waits(reward):
         hint = ": it holds up everything else; make it async, or register it with blocking=True or batched=True"
-        return Finding("speed", "warn", took + hint)
-    if seconds > _SLOW:
-        return Finding("speed", "warn", f"{took}: the 4096 rollouts of a step of the paper take one process {step}")
-    return Finding("speed", "pass", took)
+    elif seconds > 2:
+        hint = f": the 4096 rollouts of a step of the paper take one process {seconds * 4096 / 60:.0f} minutes"
+    return Finding("speed", "warn" if hint else "pass", f"{seconds * 1000:.3g} ms a sample{hint}")
 
 
 def report(reward: Reward, findings: Iterator[Finding]) -> bool:

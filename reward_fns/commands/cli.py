@@ -12,28 +12,19 @@ from reward_fns.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; see `python -m reward_fns --help`.
-
-    Args:
-        argv: arguments, the process's own by default.
-
-    Returns:
-        exit status: 0 on full success, 1 if rows could not be scored or a check failed, 2 on wrong use.
-    """
+    """Run a command; return 0 on full success, 1 if rows could not be scored or a check failed, 2 on wrong use."""
     options = _parser().parse_args(argv)
     try:
         status = int(options.run(options))
         with writing_to("standard output"):
             sys.stdout.flush()
         return status
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         drop_output()
         return 1
-    except OSError as error:
-        drop_output()
+    except (UsageError, OSError) as error:
+        if isinstance(error, OSError):
+            drop_output()
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -49,22 +40,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str, about: str = "") -> Any:
-        raw = argparse.RawDescriptionHelpFormatter
-        added = commands.add_parser(name, help=help, epilog=epilog, description=about, formatter_class=raw)
+    def command(run: Callable[[argparse.Namespace], int], help: str, example: str, about: str = "") -> Any:
+        name, raw = run.__name__.strip("_"), argparse.RawDescriptionHelpFormatter
+        epilog = f"example:{example}".replace(" NAME", f" python -m reward_fns {name}")
+        added = commands.add_parser(name, help=help, description=about, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
         return added
 
-    listing = command("list", _list, "show all rewards, or all presets", "example: python -m reward_fns list --presets")
+    listing = command(_list, "show all rewards, or all presets", " NAME --presets")
     listing.add_argument("--presets", action="store_true", help="show the reward specs that come with the package")
     score = command(
-        "score",
         _score,
         "score a JSON-lines file of answers",
-        "example:\n"
-        """  echo '{"task": "grounding", "prediction": "[0.35, 0.51, 0.75, 0.64]", "ground_truth":"""
+        """\n  echo '{"task": "grounding", "prediction": "[0.35, 0.51, 0.75, 0.64]", "ground_truth":"""
         """ {"boxes": [[0.38, 0.47, 0.76, 0.62]]}}' > in.jsonl\n"""
-        "  python -m reward_fns score --rewards box_soft_f1,box_f1@0.5 --file in.jsonl --out out.jsonl",
+        "  NAME --rewards box_soft_f1,box_f1@0.5 --file in.jsonl --out out.jsonl",
         "Score a JSON-lines file. A row is an object with task (report or grounding), prediction and ground_truth\n"
         '({"report": ...} or {"boxes": [[x1, y1, x2, y2], ...], "labels": [...]}, corners 0 to 1; or that\n'
         "as a JSON string), and optionally thinking, box_format, width, height and id; box format qwen25vl needs\n"
@@ -73,40 +63,35 @@ def _parser() -> argparse.ArgumentParser:
         "status 1, as does a reward of weight 0 that fails.",
     )
     _add_rewards(score)
-    score.add_argument("--file", type=Path, required=True, metavar="JSONL", help="what to score")
     score.add_argument("--out", type=Path, metavar="JSONL", help="where to write; standard output by default")
     score.add_argument(
         "--box-format", default="radvlm", metavar="NAME", help="box convention of rows that name none (%(default)s)"
     )
     precision = command(
-        "precision",
         _precision,
         "measure what a faster precision changes",
-        "example: python -m reward_fns precision --preset paper_report --file a.jsonl --engine dtype=bfloat16",
+        " NAME --preset paper_report --file a.jsonl --engine dtype=bfloat16",
         "Score a JSON-lines file, as for score, in float32 and in another way, and print how many rewards, labels\n"
         "and entities change. Read this before a run trusts it.",
     )
     _add_rewards(precision)
-    precision.add_argument("--file", type=Path, required=True, metavar="JSONL", help="what to score")
     precision.add_argument(
         "--engine", nargs="+", required=True, metavar="K=V", help="options of the engine, as dtype=bfloat16"
     )
     download = command(
-        "download",
         _download,
         "fetch the weights that rewards need",
-        "example: python -m reward_fns download --rewards radgraph_f1",
+        " NAME --rewards radgraph_f1",
         "Fetch the weights that rewards need into the Hugging Face cache (HF_HUB_CACHE, HF_HOME), and print each\n"
         "file's SHA-256, size in bytes and name. For machines without internet, run this on one that shares the\n"
         "cache.",
     )
-    which = _add_rewards(download)
+    which = _add_rewards(download, file=False)
     which.add_argument("--all", action="store_true", help="for every reward with its defaults, and every preset")
     check = command(
-        "check",
         _check,
         "try a reward on good, wrong and odd answers",
-        "example: python -m reward_fns check my_reward.py --options limit=40",
+        " NAME my_reward.py --options limit=40",
         "Try a reward before a run depends on it: signature, range, odd and very long texts, batches, speed, true\n"
         "answers and shuffled ones. Exit status 1 if something would break a run; warnings are for you to judge.",
     )
@@ -116,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_rewards(parser: argparse.ArgumentParser) -> Any:
+def _add_rewards(parser: argparse.ArgumentParser, file: bool = True) -> Any:
+    if file:
+        parser.add_argument("--file", type=Path, required=True, metavar="JSONL", help="what to score")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--rewards", metavar="A[,B]", help="names from `list`, each with weight 1")
     which.add_argument("--spec", metavar="FILE", help="reward spec in YAML")
@@ -178,10 +165,8 @@ def _precision(options: argparse.Namespace) -> int:
         rows = read_rows(source, str(options.file), "radvlm")
         while chunk := list(islice(rows, CHUNK)):
             wrong += [f"line {row.line}: {row.content}" for row in chunk if isinstance(row.content, str)]
-            changes.add([
-                row.content for row in chunk
-                if not isinstance(row.content, str) and row.content.extra_info["task"] in changes.spec.tasks
-            ])  # fmt: skip
+            rollouts = (row.content for row in chunk if not isinstance(row.content, str))
+            changes.add([rollout for rollout in rollouts if rollout.extra_info["task"] in changes.spec.tasks])
     print("\n".join(changes.lines()))
     for failure in (wrong + changes.failures)[:SHOWN_FAILURES]:
         print(failure, file=sys.stderr)
@@ -201,8 +186,7 @@ def _download(options: argparse.Namespace) -> int:
     from reward_fns.models.download import download
     from reward_fns.spec import of_rewards, preset_names, resolve
 
-    if options.all:
-        specs = [of_rewards(registry.names()), *(resolve(preset=name) for name in preset_names())]
-    else:
-        specs = [_spec(options)]
-    return 1 if download(specs) else 0
+    if not options.all:
+        return 1 if download([_spec(options)]) else 0
+    presets = (resolve(preset=name) for name in preset_names())
+    return 1 if download([of_rewards(registry.names()), *presets]) else 0

@@ -23,58 +23,25 @@ SHOWN_FAILURES = 20
 
 
 class Row(NamedTuple):
-    """A line of the file; its size is in bytes."""
+    """A line of the file."""
 
     line: int
     id: Any
     content: Any  # a Rollout, or what is wrong with the line
-    size: int
-
-
-class _Summary:
-    """Means per task and key, the rows that failed, and how often a reward of weight 0 did."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self.failures: list[str] = []
-        self.watchers: Counter[str] = Counter()
-
-    def write(self, file: TextIO) -> None:
-        for task, keys in sorted(self.values.items()):
-            print(f"{task}: {len(keys['score'])} rows, means:", file=file)
-            for key, values in keys.items():
-                if values:
-                    print(f"    {key:20} {math.fsum(values) / len(values):10.4f}", file=file)
-        for name, count in self.watchers.items():
-            print(f"{count} rows have no {name}: its scorer failed (its weight is 0)", file=file)
-        if self.failures:
-            print(f"{len(self.failures)} rows could not be scored:", file=file)
-            for failure in self.failures[:SHOWN_FAILURES]:
-                print(f"    {failure}", file=file)
-            if len(self.failures) > SHOWN_FAILURES:
-                print(f"    ... and {len(self.failures) - SHOWN_FAILURES} more", file=file)
+    size: int  # in bytes
 
 
 def score_file(file: Path, out: Path | None, spec: RewardSpec, box_format: str) -> int:
-    """Score a JSON-lines file and print means and failures to standard error.
+    """Score a JSON-lines file (see `score --help`) and print means and failures to standard error.
 
-    Args:
-        file: rows as `python -m reward_fns score --help` describes them.
-        out: where the results go, one row each in the same order; None for standard output.
-        spec: the rewards.
-        box_format: convention of rows that name none.
-
-    Returns:
-        0, or 1 if a row could not be scored or a reward of weight 0 failed.
-
-    Raises:
-        UsageError: an unknown box format, or a file that cannot be read or written.
+    Returns the exit status: 1 if a row could not be scored or a reward of weight 0 failed, else 0.
     """
     from tqdm import tqdm
 
     get_convention(box_format)
-    nothing = dict.fromkeys(result_keys(spec))
-    summary = _Summary()
+    means: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    failures: list[str] = []
+    watchers: Counter[str] = Counter()
     name = "standard output" if out is None else f"--out {out}"
     with reading(file) as source, _opened(out, name) as target:
         size = os.fstat(source.fileno()).st_size
@@ -85,23 +52,32 @@ def score_file(file: Path, out: Path | None, spec: RewardSpec, box_format: str) 
             for row in chunk:
                 result = row.content if isinstance(row.content, str) else next(results)
                 record: dict[str, Any] = {} if row.id is None else {"id": row.id}
+                record |= dict.fromkeys(result_keys(spec))
                 if isinstance(result, dict):
-                    record |= {key: None if math.isnan(value) else value for key, value in result.items()}
                     task = row.content.extra_info["task"]
-                    for key, value in result.items():
-                        summary.values[task][key] += [] if math.isnan(value) else [value]
-                    summary.watchers.update(
-                        part.reward.name for part in spec.tasks[task] if math.isnan(result[part.reward.name])
-                    )
+                    numbers = {key: value for key, value in result.items() if not math.isnan(value)}
+                    record |= numbers
+                    for key, value in numbers.items():
+                        means[task][key].append(value)
+                    watchers.update(part.reward.name for part in spec.tasks[task] if part.reward.name not in numbers)
                 else:
-                    record |= nothing | {"error": str(result)}
-                    summary.failures.append(f"line {row.line}: {result}")
+                    record["error"] = str(result)
+                    failures.append(f"line {row.line}: {result}")
                 with writing_to(name):
                     target.write(json.dumps(record) + "\n")
                 bar.update(row.size)
         bar.close()
-    summary.write(sys.stderr)
-    return 1 if summary.failures or summary.watchers else 0
+    for task, keys in sorted(means.items()):
+        print(f"{task}: {len(keys['score'])} rows, means:", file=sys.stderr)
+        for key, values in keys.items():
+            print(f"    {key:20} {math.fsum(values) / len(values):10.4f}", file=sys.stderr)
+    for name, count in watchers.items():
+        print(f"{count} rows have no {name}: its scorer failed (its weight is 0)", file=sys.stderr)
+    if failures:
+        more = len(failures) - SHOWN_FAILURES
+        shown = [*failures[:SHOWN_FAILURES], *([f"... and {more} more"] if more > 0 else [])]
+        print(f"{len(failures)} rows could not be scored:", *shown, sep="\n    ", file=sys.stderr)
+    return 1 if failures or watchers else 0
 
 
 def read_rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[Row]:
@@ -110,7 +86,6 @@ def read_rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[
         if not line.strip():
             continue
         row_id: Any = None
-        content: Any = None
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
@@ -120,9 +95,9 @@ def read_rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[
             if missing:
                 raise ValueError(f"has no {missing[0]}")
             info = {key: row.get(key) for key in ("task", "thinking", "width", "height")}
-            info |= {"box_format": row.get("box_format") or box_format}
-            info |= {"id": f"line {number}" if row_id is None else row_id}
-            content = Rollout(source, row["prediction"], row["ground_truth"], info)
+            info["box_format"] = row.get("box_format") or box_format
+            info["id"] = f"line {number}" if row_id is None else row_id
+            content: Any = Rollout(source, row["prediction"], row["ground_truth"], info)
         except (ValueError, RecursionError) as error:  # not JSON or not UTF-8 is a ValueError
             content = f"not a row to score: {error}"
         yield Row(number, row_id, content, len(line))

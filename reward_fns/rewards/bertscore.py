@@ -5,16 +5,14 @@ from typing import Any
 
 from reward_fns.models import bertscore as scorer
 from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
-from reward_fns.models.weights import HubFolder
 from reward_fns.registry import reward
 
 
-def needs(options: Mapping[str, Any]) -> tuple[HubFolder]:
-    """The weight files of this reward."""
+def _needs(options: Mapping[str, Any]) -> Any:
     return (scorer.source(options["model"], options["repo"], options["revision"]),)
 
 
-@reward("bertscore", task="report", range=(-5.56, 1.0), batched=True, floor=0.0, needs=needs)
+@reward("bertscore", task="report", range=(-5.56, 1.0), batched=True, floor=0.0, needs=_needs)
 def bertscore(
     predictions: Sequence[str],
     references: Sequence[str],
@@ -28,28 +26,22 @@ def bertscore(
 ) -> list[float]:
     """F1 of BERTScore: how well the words of two texts match as a language model sees them.
 
-    See `reward_fns.models.bertscore` for the formula. The defaults are those of the ablation in arXiv 2512.10691;
-    "distilroberta-base" is the model inside RadCliQ.
+    `reward_fns.models.bertscore` has the formula (arXiv 1904.09675, with bert-score 0.3.13's layers and baselines;
+    parity is tested). The defaults are those of the ablation in arXiv 2512.10691, table 3.
 
     Args:
-        predictions: the generated reports.
-        references: the true reports.
-        model: read at its layer 5 of 6.
+        model: read at its layer 5 of 6; "distilroberta-base" is the one inside RadCliQ.
         rescale: make 0 what unrelated English sentences score.
         lower_text: lower-case both texts first; distilbert-base-uncased does so by itself.
         max_chars: cut both texts there first; 0 for no limit.
         min_chars: if either text is then shorter, the value is 0, as for a failure of the model.
-        repo: hub repository, or local folder, to read the model from instead of the published one.
-        revision: of that repository.
+        repo, revision: hub repository, or local folder, to read the model from instead of the published one.
 
     Returns:
         up to 1; below 0 for texts less alike than unrelated ones, down to -2.0 (distilbert-base-uncased) or -5.55
-        (distilroberta-base) for a text without any token; 0 to 1 without `rescale`. Cost: a pass of five
-        layers per distinct text, in batches. Gaming: negation is nearly free ("no effusion" for "effusion"), normal
-        boilerplate pays, and word order hardly counts.
-
-    Source: arXiv 1904.09675, with bert-score 0.3.13's layers and baselines (parity is tested); arXiv 2512.10691,
-    table 3.
+        (distilroberta-base) for a text without any token; 0 to 1 without `rescale`. Cost: five layers per distinct
+        text, in batches. Gaming: negation is nearly free ("no effusion" for "effusion"), normal boilerplate pays, and
+        word order hardly counts.
 
     >>> rescaled = scorer.rescaled(scorer.BertScore(0.91, 0.89, 0.9), "distilbert-base-uncased")
     >>> round(rescaled.f1, 4)

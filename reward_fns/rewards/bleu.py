@@ -1,18 +1,10 @@
-"""BLEU of a report, a text reward without any model."""
+"""BLEU of a report."""
 
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from reward_fns.registry import reward
 
 Smoothing = Literal["exp", "floor", "add-k", "none"]
-
-
-@cache
-def _bleu(smoothing: Smoothing) -> Any:
-    from sacrebleu.metrics.bleu import BLEU
-
-    return BLEU(smooth_method=smoothing, effective_order=True)
 
 
 @reward("bleu", task="report", range=(0.0, 1.0))
@@ -22,18 +14,20 @@ def bleu(prediction: str, reference: str, smoothing: Smoothing = "exp") -> float
     Words as in mteval-v13a, with upper and lower case kept. Orders of which the prediction has no n-gram are left out.
 
     Args:
-        prediction: the generated report.
-        reference: the true report.
         smoothing: how an order without a match counts, as in sacrebleu: "exp" halves it from order to order, "floor"
             counts 0.1 matches, "add-k" adds 1 to matches and n-grams of the orders above 1, "none" makes it 0.
 
     Returns:
-        0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth, and a long text is hardly punished
-        for its additions; `gleu` was designed to be the better reward of the two.
+        0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth, and additions cost little; `gleu`
+        was designed to be the better reward.
 
     Source: Papineni 2002 (aclanthology.org/P02-1040); sentence_bleu of sacrebleu (aclanthology.org/W18-6319) / 100.
 
     >>> round(bleu("The heart is enlarged.", "The heart is not enlarged."), 4)
     0.4094
     """
-    return float(_bleu(smoothing).sentence_score(prediction, [reference]).score) / 100
+    from sacrebleu.metrics.bleu import BLEU
+
+    return (
+        float(BLEU(smooth_method=smoothing, effective_order=True).sentence_score(prediction, [reference]).score) / 100
+    )

@@ -22,21 +22,18 @@ def box_f1(
 ) -> float:
     """F1 that counts a pair of boxes as found if their IoU reaches a threshold; `box_f1@0.5` sets it in the name.
 
-    2 TP / (n_pred + n_ref), with TP the largest number of one-to-one pairs that overlap with IoU >= threshold. An
-    empty side gives 0.
+    2 TP / (n_pred + n_ref), with TP the most one-to-one pairs of IoU >= threshold. An empty side gives 0.
 
     Args:
-        prediction: boxes of the answer.
-        reference: boxes of the ground truth.
         threshold: IoU from which a pair counts, 0 to 1; at 0 any overlap does.
         both_empty: value if neither side has a box, 0 to 1.
         beta: how many times recall weighs as much as precision (F-beta): below 1, surplus boxes cost more.
         invalid, duplicates, labels, invalid_boxes: see `reward_fns.boxes.compare`.
 
     Returns:
-        0 to 1, in microseconds. Gaming: hedging pays. Where one box is right with an even chance of two places, both
-        boxes earn 0.67 and either one 0.5 on average; with beta=0.5 both earn 0.56. A group of rollouts often gets the
-        same value, from which GRPO learns nothing.
+        0 to 1, in microseconds. Gaming: hedging pays. Where two places are equally likely, both boxes earn 0.67 and
+        either one 0.5 on average; with beta=0.5 both earn 0.56. A group of rollouts often gets one value, from which
+        GRPO learns nothing.
 
     Source: the usual F1 of detection; not the per-sample AP@0.5 of arXiv 2512.10691's tables.
 

@@ -1,4 +1,4 @@
-"""Generalised IoU of matched boxes: a reward that rises already before boxes overlap."""
+"""Generalised IoU of matched boxes."""
 
 from typing import Annotated
 
@@ -18,20 +18,17 @@ def box_giou(
 ) -> float:
     """Mean of (1 + GIoU) / 2 over one-to-one pairs of boxes, in which a box without a partner counts 0.
 
-    The sum over the matching that makes it largest, divided by the larger number of boxes of the two sides. Unlike
-    with IoU every box gets a partner while there are any, so that a box beside its target earns more the nearer it
-    is; a surplus or missing box counts as GIoU -1, the worst there is. An empty side gives 0.
+    The largest sum over a matching, divided by the larger number of boxes of the two sides. A box beside its target
+    earns more the nearer it is; a surplus or missing box counts as GIoU -1, the worst. An empty side gives 0.
 
     Args:
-        prediction: boxes of the answer.
-        reference: boxes of the ground truth.
         both_empty: value if neither side has a box, 0 to 1.
         invalid, duplicates, labels, invalid_boxes: see `reward_fns.boxes.compare`.
 
     Returns:
-        0 to 1, in microseconds. Gaming: any box near the middle of the image earns something, and where one of two
-        places is right with even chance, one box around both (IoU 0.4) earns 0.7 and either one 0.62 on average. Use
-        it to help a model that misses altogether, beside an IoU reward.
+        0 to 1, in microseconds. Gaming: any box near the middle of the image earns something, and where two places
+        are equally likely, one box around both (IoU 0.4) earns 0.7 and either one 0.62 on average. Use it beside an
+        IoU reward, to help a model that misses altogether.
 
     Source: GIoU from arXiv 1902.09630; the mean over sets is our own.
 

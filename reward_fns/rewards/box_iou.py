@@ -18,18 +18,15 @@ def box_iou(
 ) -> float:
     """Mean IoU over one-to-one pairs of boxes, in which a box without a partner counts 0.
 
-    The sum of IoU over the matching that makes it largest, divided by the larger number of boxes of the two sides, so
-    that both misses and surplus boxes cost. An empty side gives 0.
+    The largest sum over a matching, divided by the larger number of boxes of the two sides. An empty side gives 0.
 
     Args:
-        prediction: boxes of the answer.
-        reference: boxes of the ground truth.
         both_empty: value if neither side has a box, 0 to 1.
         invalid, duplicates, labels, invalid_boxes: see `reward_fns.boxes.compare`.
 
     Returns:
-        0 to 1, in microseconds. Gaming: where one of two places is right with even chance (IoU 0.78 if right), both
-        boxes earn 0.39, as either one does on average; one box around both (IoU 0.4) earns a little more, 0.4.
+        0 to 1, in microseconds. Gaming: where two places are equally likely (IoU 0.78 if right), both boxes earn 0.39,
+        as either one does on average; one box around both (IoU 0.4) earns 0.4.
 
     Source: own; for one box a side it is the mIoU of phrase grounding (MS-CXR, arXiv 2204.09817).
 

@@ -1,4 +1,4 @@
-"""Soft F1 of boxes: the grounding reward of arXiv 2512.10691."""
+"""Soft F1 of boxes."""
 
 from typing import Annotated, Literal
 
@@ -18,28 +18,23 @@ def box_soft_f1(
     labels: Labels = "ignore",
     invalid_boxes: tuple[Quad, ...] = (),
 ) -> float:
-    """F1 in which a matched pair of boxes counts as much as its IoU.
+    """F1 in which a matched pair of boxes counts as much as its IoU (arXiv 2512.10691, section 3).
 
-    With S the sum of IoU over the one-to-one matching that makes it largest, and n_pred and n_ref boxes a side:
-    "symmetric" is 2 S / (n_pred + n_ref). "released" has recall S / n_ref and precision S / (S + FP), where FP are the
-    predictions that overlap no partner. An empty side gives 0.
+    With S the largest sum of IoU over a one-to-one matching: "symmetric" is 2 S / (n_pred + n_ref), as in figure 1;
+    "released", as in the paper's code, has recall S / n_ref and precision S / (S + FP), where FP are the predictions
+    that overlap no partner. An empty side gives 0.
 
     Args:
-        prediction: boxes of the answer.
-        reference: boxes of the ground truth.
-        variant: "symmetric", which agrees with the figure of the paper, or "released", the formula of its code.
-            They differ: in the released one a single overlapping box has precision 1, however badly it fits.
+        variant: in the "released" one a single overlapping box has precision 1, however badly it fits.
         both_empty: value if neither side has a box, 0 to 1; the released code gives 0.
         beta: how many times recall weighs as much as precision (F-beta): below 1, surplus boxes cost more.
         invalid, duplicates, labels, invalid_boxes: see `reward_fns.boxes.compare`.
 
     Returns:
-        0 to 1, in microseconds. Gaming: hedging pays, as under every F1. Where one box is right with an even chance of
-        two places (IoU 0.78 if right), both boxes earn 0.52 and either one 0.39 on average; with beta=0.5 both earn
-        0.43, and a second box pays only from odds of 44 % on instead of 33 %. "released" forgives bad fit, so large
-        boxes pay: one box around both places (IoU 0.4) earns 0.57 there, 0.4 under "symmetric".
-
-    Source: arXiv 2512.10691, section 3, figure 1 and released code.
+        0 to 1, in microseconds. Gaming: hedging pays. Where two places are equally likely (IoU 0.78 if right), both
+        boxes earn 0.52 and either one 0.39 on average; with beta=0.5 both earn 0.43, and a second box pays only from
+        odds of 44 % on instead of 33 %. One box around both places (IoU 0.4) earns 0.57 under "released", 0.4 under
+        "symmetric".
 
     >>> boxes = (Box(0.35, 0.51, 0.75, 0.64),), (Box(0.38, 0.47, 0.76, 0.62),)
     >>> round(box_soft_f1(*boxes), 3), round(box_soft_f1(*boxes, variant="released"), 3)
@@ -50,8 +45,7 @@ def box_soft_f1(
         return both_empty
     matched = assign(sides.ious())
     total = float(matched.sum())
-    charged: float = sides.n_predictions
-    if variant == "released":  # S + FP; with it, precision is S / charged in both variants
-        charged = total + (sides.n_predictions - len(matched))
+    # Precision is S / charged in both variants; "released" charges S + FP.
+    charged = sides.n_predictions if variant == "symmetric" else total + sides.n_predictions - len(matched)
     weight = beta * beta
     return (1.0 + weight) * total / (charged + weight * sides.n_references)

@@ -4,26 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from reward_fns.models.chexbert import BASE, CHECKPOINT, OBSERVATIONS, POSITIVE, UNCERTAIN, Backend, classify, sources
-from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import Between, reward
 
 Labels = Literal["all", "top5"]
 Uncertain = Literal["positive", "class"]
 Definition = Literal["f1", "accuracy", "exact"]
-
 _TOP5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
-_INDICES: dict[Labels, list[int]] = {
-    "all": list(range(len(OBSERVATIONS))),
-    "top5": [OBSERVATIONS.index(observation) for observation in _TOP5],
-}
+_INDICES = {"all": range(len(OBSERVATIONS)), "top5": [OBSERVATIONS.index(name) for name in _TOP5]}
 
 
-def needs(options: Mapping[str, Any]) -> tuple[HubFile, HubFolder]:
-    """The weight files of this reward."""
+def _needs(options: Mapping[str, Any]) -> Any:
     return sources(options["repo"], options["revision"], options["base"])
 
 
-@reward("chexbert_f1", task="report", range=(0.0, 1.0), batched=True, needs=needs)
+@reward("chexbert_f1", task="report", range=(0.0, 1.0), batched=True, needs=_needs)
 def chexbert_f1(
     predictions: Sequence[str],
     references: Sequence[str],
@@ -43,18 +37,15 @@ def chexbert_f1(
     reports and are not means of this.
 
     Args:
-        predictions: the generated reports.
-        references: the true reports.
         labels, uncertain, definition, both_empty: see `agreement`.
-        repo: hub repository, or local folder, of chexbert.pth.
-        revision: of that repository.
-        base: hub repository, or local folder, of the configuration and tokenizer of bert-base-uncased.
+        repo, revision: hub repository, or local folder, of chexbert.pth.
+        base: the same for the configuration and tokenizer of bert-base-uncased.
         backend: "reference" has the f1chexbert package do it, in an environment where it runs.
 
     Returns:
-        0 to 1. Cost: a pass of a BERT-base per distinct text, in batches. Gaming: severity,
-        location and everything outside the 14 observations are free, and so is the wording; values are few, so that a
-        group of rollouts often gets the same one. A report that only lists frequent findings scores well.
+        0 to 1. Cost: a pass of a BERT-base per distinct text, in batches. Gaming: severity, location, wording and all
+        outside the 14 observations are free; a report that only lists frequent findings scores well; and a group of
+        rollouts often gets one value.
 
     Source: arXiv 2004.09167 (CheXbert); labels as in the package f1chexbert 0.0.2 (parity is tested), whose mode "rrg"
     is `uncertain="positive"`. As a reward in arXiv 2509.22812 (EditGRPO: micro F1 of 14).
@@ -67,12 +58,8 @@ def chexbert_f1(
     checkpoint, folder = sources(repo, revision, base)
     findings = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
     sides = findings[: len(predictions)], findings[len(predictions) :]
-    return [
-        agreement(
-            a.classes, b.classes, labels=labels, uncertain=uncertain, definition=definition, both_empty=both_empty
-        )
-        for a, b in zip(*sides, strict=True)
-    ]
+    how: Any = {"labels": labels, "uncertain": uncertain, "definition": definition, "both_empty": both_empty}
+    return [agreement(a.classes, b.classes, **how) for a, b in zip(*sides, strict=True)]
 
 
 def agreement(
@@ -84,7 +71,7 @@ def agreement(
     definition: Definition = "f1",
     both_empty: float = 1.0,
 ) -> float:
-    """How far two reports agree, by the classes of CheXbert's 14 observations.
+    """How far two reports agree, 0 to 1, by the classes of CheXbert's 14 observations.
 
     Args:
         prediction, reference: per observation 0 blank, 1 positive, 2 negative or 3 uncertain.
@@ -96,16 +83,15 @@ def agreement(
             1 if all agree and else 0 (what f1chexbert and RadEval return per report, for the top 5).
         both_empty: "f1" if nothing is marked in either report; scikit-learn, and so f1chexbert, has 0 there.
 
-    Returns:
-        0 to 1.
-
     >>> perhaps, surely = [0, 3] + [0] * 12, [0, 1] + [0] * 12
     >>> agreement(perhaps, surely), agreement(perhaps, surely, uncertain="class")
     (1.0, 0.0)
     >>> round(agreement(perhaps, [0] * 14, definition="accuracy"), 4)
     0.9286
     """
-    ours, theirs = ([_mark(classes[i], uncertain) for i in _INDICES[labels]] for classes in (prediction, reference))
+    # What each class counts as; blank and negative are 0.
+    marks = {POSITIVE: POSITIVE, UNCERTAIN: POSITIVE if uncertain == "positive" else UNCERTAIN}
+    ours, theirs = ([marks.get(classes[i], 0) for i in _INDICES[labels]] for classes in (prediction, reference))
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))
     if definition == "accuracy":
         return same / len(ours)
@@ -114,10 +100,3 @@ def agreement(
     marked = sum(map(bool, ours)) + sum(map(bool, theirs))
     hits = sum(bool(a) and a == b for a, b in zip(ours, theirs, strict=True))
     return 2 * hits / marked if marked else both_empty
-
-
-def _mark(label: int, uncertain: Uncertain) -> int:
-    """The class that a label counts as; 0 if the observation is not marked."""
-    if label == UNCERTAIN and uncertain == "positive":
-        return POSITIVE
-    return label if label in (POSITIVE, UNCERTAIN) else 0

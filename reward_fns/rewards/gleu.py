@@ -1,4 +1,4 @@
-"""GLEU of a report, a text reward without any model."""
+"""GLEU of a report."""
 
 from functools import cache
 from typing import Any
@@ -20,13 +20,9 @@ def gleu(prediction: str, reference: str) -> float:
     The shared n-grams (each as often as it is in both) divided by the n-grams of the longer text: the smaller of
     precision and recall. Words as in mteval-v13a, with upper and lower case kept.
 
-    Args:
-        prediction: the generated report.
-        reference: the true report.
-
     Returns:
-        0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth: "no" may be missing at little
-        cost, and frequent normal sentences pay.
+        0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth: a missing "no" costs little, and
+        frequent normal sentences pay.
 
     Source: arXiv 1609.08144, section 5.2; equal to `google_bleu` of Hugging Face's evaluate for one pair, the reward
     of the ablation "GLEU" in arXiv 2512.10691, table 3.

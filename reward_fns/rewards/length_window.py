@@ -15,20 +15,14 @@ def length_window(
 ) -> float:
     """1 while the report has about as many words as the true one, less the further it is off.
 
-    With r the words of the prediction over those of the reference: r / low below the window, 1 from low to high, and
-    high / r above it.
+    With r its words over those of the true one: r / low below the window, 1 from low to high, high / r above it.
 
     Args:
-        prediction: the generated report.
-        reference: the true report.
         low, high: ends of the window, low <= high.
 
     Returns:
-        0 to 1, in microseconds. Gaming: any words of the right number earn all of it; it is only useful
-        beside a reward for content, with a small weight or 0 to watch.
-
-    Raises:
-        UsageError: the window is empty.
+        0 to 1, in microseconds. Gaming: any words of the right number earn all of it; use it only beside a reward for
+        content, with a small weight or 0 to watch.
 
     Source: own. Rewards that count entities shrink reports: in arXiv 2512.10691, table 3, training on RadGraph F1
     alone takes them from 207 characters to 93.

@@ -17,22 +17,16 @@ def overlong(
     """0 up to limit - buffer characters of output, from there falling linearly to -1 at the limit, and -1 beyond.
 
     Args:
-        prediction: the answer; not looked at.
-        reference: not looked at.
         limit: characters from which the penalty is full. Set it a little below what the response length in tokens
             allows (English has about 4 characters a token): an output that was cut off should have reached it.
         buffer: characters over which the penalty sets in, at most the limit.
-        output: all that the model wrote, thoughts included.
 
     Returns:
         -1 to 0, in less than a microsecond; also -1, its floor, if there is no answer, as when thoughts were cut off.
-        Gaming: silence about content, so any short output earns 0; the weight is what a full-length output costs.
+        Gaming: any short output earns 0; the weight is what a full-length output costs.
 
-    Raises:
-        UsageError: the buffer is larger than the limit.
-
-    Source: arXiv 2503.14476, section 3.4, equation 13, with characters in place of tokens, which verl does not
-    pass to a reward function. (verl's own reward manager `dapo` counts tokens.)
+    Source: arXiv 2503.14476, section 3.4, equation 13, with characters in place of tokens, which verl does not pass to
+    a reward function. (verl's own reward manager `dapo` counts tokens.)
 
     >>> [overlong("", "", limit=400, buffer=100, output="x" * n) for n in (300, 350, 400, 9000)]
     [0.0, -0.5, -1.0, -1.0]

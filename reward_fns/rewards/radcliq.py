@@ -1,4 +1,4 @@
-"""RadCliQ-v1 of a report, the reward of arXiv 2512.10691, and a form of it that stays between 0 and 1."""
+"""RadCliQ-v1 of a report, and a form of it that stays between 0 and 1."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +18,14 @@ _COEFFICIENT = (-0.37708368261038905, -0.37030009974480316, -0.25261621789593225
 _INTERCEPT = 2.466552561323256e-10
 
 _BERT: bertscore.Model = "distilroberta-base"
-_WORST, _BEST = -3.0, 1.45
-_PERFECT = 1.4407
+_WORST, _PERFECT = -3.0, 1.4407
 
 
 def radcliq_v1(radgraph_f1: float, bert_f1: float, semb: float) -> float:
     """RadCliQ-v1 from its parts: about how many errors a radiologist would find, standardised; lower is better.
 
-    Args:
-        radgraph_f1: `combined_f1`, 0 to 1.
-        bert_f1: rescaled BERTScore F1 of distilroberta-base.
-        semb: cosine of the CheXbert embeddings, -1 to 1.
+    The parts are `combined_f1` of RadGraph, rescaled BERTScore F1 of distilroberta-base, and cosine of the CheXbert
+    embeddings.
 
     >>> round(radcliq_v1(1, 1, 1), 4), round(radcliq_v1(0, 0, 0), 4)
     (-1.4407, 2.4501)
@@ -45,7 +42,7 @@ def needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:
     yield bertscore.source(_BERT, options["bert"])
 
 
-@reward("radcliq", task="report", range=(-12.61, _BEST), batched=True, floor=_WORST, needs=needs)
+@reward("radcliq", task="report", range=(-12.61, 1.45), batched=True, floor=_WORST, needs=needs)
 def radcliq(
     predictions: Sequence[str],
     references: Sequence[str],
@@ -65,25 +62,21 @@ def radcliq(
     1.24522 RadGraph + 1.65085 BERTScore + 0.99477 cosine - 2.45014; see `radcliq_v1` and `combined_f1` for the parts.
 
     Args:
-        predictions: the generated reports.
-        references: the true reports.
         clip: raise what is below -3 to -3. BERTScore can be negative, and a garbled report then scores less than none,
             as in arXiv 2512.10691.
         lower_text, max_chars: cut both texts and lower-case them first, as that paper does; 0 for no limit.
         min_chars: if either text is then shorter, the value is -3, as for a failure of the model.
         radgraph_model: "radgraph-xl", as that paper, or "radgraph", as RadCliQ's authors; values differ.
-        repo: hub repository, or local folder, of RadGraph's archive and CheXbert's checkpoint.
-        revision: of that repository.
-        encoder: hub repository, or local folder, of RadGraph's configuration and tokenizer; "" for what its archive
-            names.
-        base: the same for CheXbert.
-        bert: hub repository, or local folder, of distilroberta-base; "" for the published one.
+        repo, revision: hub repository, or local folder, of RadGraph's archive and CheXbert's checkpoint.
+        encoder: the same for RadGraph's configuration and tokenizer; "" for what its archive names.
+        base: the same for CheXbert's.
+        bert: the same for distilroberta-base; "" for the published one.
 
     Returns:
         -3 (-12.61 if not clipped) to 1.4407, the value of two equal reports with a relation between findings in them
-        (0.8181 without any). Cost: the sum of its parts, three passes per distinct text, in batches. Gaming: all three
-        parts together are hard to please with nonsense, yet short reports of frequent findings do well: with it the
-        reports of table 3 got a sixth shorter. Watch answer_chars.
+        (0.8181 without any). Cost: the sum of its parts, three passes per distinct text, in batches. Gaming: nonsense
+        hardly pays, yet short reports of frequent findings do well: with it the reports of table 3 got a sixth
+        shorter. Watch answer_chars.
 
     Source: doi 10.1016/j.patter.2023.100802 (RadCliQ-v1, constants as published); arXiv 2512.10691, section 3.
 
@@ -93,20 +86,16 @@ def radcliq(
 
     def score(ours: list[str], theirs: list[str]) -> list[float]:
         n, texts = len(ours), [*ours, *theirs]
-        graphs = radgraph.annotate(
-            texts, model=radgraph_model, revision=revision, max_chars=0, repo=repo, encoder=encoder
-        )
+        weights: Any = {"model": radgraph_model, "revision": revision, "repo": repo, "encoder": encoder}
+        graphs = radgraph.annotate(texts, **weights, max_chars=0)
         checkpoint, folder = chexbert.sources(repo, revision, base)
         findings = chexbert.classify(texts, checkpoint=checkpoint, base=folder)
         berts = bertscore.bertscore(ours, theirs, model=_BERT, folder=bertscore.source(_BERT, bert))
-        return [
-            -radcliq_v1(
-                combined_f1(graphs[i], graphs[n + i]),
-                pair.f1,
-                chexbert.cosine(findings[i].embedding, findings[n + i].embedding),
-            )
-            for i, pair in enumerate(berts)
-        ]
+        values = []
+        for i, pair in enumerate(berts):
+            semb = chexbert.cosine(findings[i].embedding, findings[n + i].embedding)
+            values.append(-radcliq_v1(combined_f1(graphs[i], graphs[n + i]), pair.f1, semb))
+        return values
 
     ours, theirs = (shortened(side, lower_text, max_chars) for side in (predictions, references))
     values = score_long_pairs(score, ours, theirs, min_chars, floor=_WORST)
@@ -128,8 +117,6 @@ def radcliq_bounded(
     """RadCliQ-v1 turned into 0 to 1, higher is better, to be mixed with other rewards.
 
     Args:
-        predictions: the generated reports.
-        references: the true reports.
         transform: "sigmoid", 1 / (1 + exp(RadCliQ)), in which two equal reports get 0.81; arXiv 2604.00493 (CheXOne)
             has twice that, for which give it weight 2. "linear" moves -3 to 0 and 1.4407, a perfect pair, to 1.
         radgraph_model, repo, revision, encoder, base, bert: see `radcliq`, whose defaults for the texts hold.
@@ -137,20 +124,16 @@ def radcliq_bounded(
     Returns:
         0 to 1, 0 for a text of at most 5 characters; cost and gaming as for `radcliq`.
 
-    Source: doi 10.1016/j.patter.2023.100802 (RadCliQ-v1); arXiv 2604.00493 (transform).
-
     >>> round(bounded(1.4407, "sigmoid"), 4), bounded(1.4407, "linear"), bounded(-3.0, "linear")
     (0.8086, 1.0, 0.0)
     """
-    models = {"radgraph_model": radgraph_model, "repo": repo, "revision": revision, "encoder": encoder}
-    values = radcliq(predictions, references, base=base, bert=bert, **models)  # type: ignore[arg-type]
+    models: Any = {"radgraph_model": radgraph_model, "repo": repo, "revision": revision, "encoder": encoder}
+    values = radcliq(predictions, references, base=base, bert=bert, **models)
     return [bounded(value, transform) for value in values]
 
 
 def bounded(value: float, transform: Literal["sigmoid", "linear"]) -> float:
     """-RadCliQ turned into 0 to 1; -3, the value of a failure, always gives 0. See `radcliq_bounded`."""
-    if value <= _WORST:
-        return 0.0
     if transform == "sigmoid":
-        return 1 / (1 + math.exp(-value))
-    return min((value - _WORST) / (_PERFECT - _WORST), 1.0)
+        return 1 / (1 + math.exp(-value)) if value > _WORST else 0.0
+    return min(max((value - _WORST) / (_PERFECT - _WORST), 0.0), 1.0)

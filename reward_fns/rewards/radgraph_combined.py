@@ -1,21 +1,19 @@
-"""RadGraph F1 as RadCliQ has it, entities and relations apart."""
+"""RadGraph F1 as RadCliQ has it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward_fns.models import radgraph
 from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
 from reward_fns.models.texts import MaxChars, shortened
-from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
 
 
-def needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:
-    """The weight files of this reward."""
+def _needs(options: Mapping[str, Any]) -> Any:
     return radgraph.sources(*(options[name] for name in ("model", "revision", "repo", "encoder")))
 
 
-@reward("radgraph_combined", task="report", range=(0.0, 1.0), batched=True, needs=needs)
+@reward("radgraph_combined", task="report", range=(0.0, 1.0), batched=True, needs=_needs)
 def radgraph_combined(
     predictions: Sequence[str],
     references: Sequence[str],
@@ -29,8 +27,6 @@ def radgraph_combined(
     """Mean of RadGraph's F1 of entities and F1 of relations, the RadGraph part of RadCliQ; see `combined_f1`.
 
     Args:
-        predictions: the generated reports.
-        references: the true reports.
         model: "radgraph", as RadCliQ's authors, or "radgraph-xl".
         lower_text, max_chars: cut both texts and lower-case them first; 0 for no limit.
         repo, revision, encoder: see `radgraph_f1`.

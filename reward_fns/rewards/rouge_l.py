@@ -1,26 +1,20 @@
-"""ROUGE-L of a report, a text reward without any model."""
+"""ROUGE-L of a report."""
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 
 from reward_fns.registry import reward
 
 
 @reward("rouge_l", task="report", range=(0.0, 1.0))
 def rouge_l(prediction: str, reference: str) -> float:
-    """ROUGE-L: F1 of the longest common subsequence of words.
+    """ROUGE-L: F1 of the longest common subsequence of L words: 2 L / (words of prediction + words of reference).
 
-    With L words in that subsequence, 2 L / (words of the prediction + words of the reference); 0 if there is none.
-    Words are runs of letters a-z and digits, in lower case.
-
-    Args:
-        prediction: the generated report.
-        reference: the true report.
+    0 if there is none. Words are runs of letters a-z and digits, in lower case.
 
     Returns:
-        0 to 1, in well under a millisecond. Gaming: it rewards wording and order, not truth: "no" may be missing at
-        little cost.
+        0 to 1, in well under a millisecond. Gaming: it rewards wording and order, not truth: a missing "no" costs
+        little.
 
     Source: Lin 2004 (aclanthology.org/W04-1013), section 3.1; equal to rouge-score 0.1.2 without stemming (parity is
     tested), the R-L of arXiv 2512.10691, table 1.
@@ -29,16 +23,8 @@ def rouge_l(prediction: str, reference: str) -> float:
     0.8889
     """
     words, others = (re.findall("[a-z0-9]+", text.lower()) for text in (prediction, reference))
-    common = _common(words, others)
-    return 2 * common / (len(words) + len(others)) if common else 0.0
-
-
-def _common(words: Sequence[str], others: Sequence[str]) -> int:
-    """Length of the longest common subsequence.
-
-    One row of the usual table is a number whose bit i is 0 where the row grows at i, so that a step takes one addition
-    (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"): long texts take milliseconds.
-    """
+    # One row of the usual table is a number whose bit i is 0 where the row grows at i, so that a step takes one
+    # addition (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"): long texts take milliseconds.
     positions: dict[str, int] = defaultdict(int)
     for i, word in enumerate(words):
         positions[word] |= 1 << i
@@ -47,4 +33,5 @@ def _common(words: Sequence[str], others: Sequence[str]) -> int:
     for word in others:
         hits = row & positions.get(word, 0)
         row = ((row + hits) | (row - hits)) & full
-    return (full & ~row).bit_count()
+    common = (full & ~row).bit_count()
+    return 2 * common / (len(words) + len(others)) if common else 0.0

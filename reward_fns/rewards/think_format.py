@@ -1,4 +1,4 @@
-"""Whether a thinking model followed the format: thoughts in tags, then an answer."""
+"""Whether a thinking model followed the format."""
 
 from reward_fns.registry import reward
 
@@ -14,19 +14,14 @@ def think_format(
     Nothing but white space may stand before the opening tag. A sample that wasn't to think earns 1 without either tag.
 
     Args:
-        prediction: the answer; not looked at.
-        reference: not looked at.
-        opened_by_prompt: the chat template ends the prompt with <think>, as that of Qwen3-VL-Thinking does, so that
-            the output has only the closing tag.
-        output: all that the model wrote.
-        thinking: whether the sample's `extra_info` asks for thoughts.
+        opened_by_prompt: the chat template ends the prompt with <think>, as Qwen3-VL-Thinking's does, so that the
+            output has only the closing tag.
 
     Returns:
-        0 or 1, in microseconds. Gaming: a single word of thought is enough, so keep its weight small. Off in every
-        preset of arXiv 2512.10691, which has no format reward (section 3): there a missing </think> costs through the
-        floor of the other rewards.
+        0 or 1, in microseconds. Gaming: a single word of thought is enough, so keep its weight small.
 
-    Source: arXiv 2501.12948, section 2.2.2; used by rivals at a weight of 0.1 (DeepMedix-R1, arXiv 2509.03906).
+    Source: arXiv 2501.12948, section 2.2.2; DeepMedix-R1 (arXiv 2509.03906) weighs it 0.1. arXiv 2512.10691 has none
+    (section 3): there a missing </think> costs through the floor of the other rewards.
 
     >>> think_format("", "", output="<think>Wide heart.</think> Cardiomegaly.")
     1.0

@@ -3,7 +3,7 @@ import pytest
 from reward_fns import registry
 from reward_fns.errors import UsageError
 from reward_fns.models import bertscore as scorer
-from reward_fns.rewards.bertscore import bertscore, needs
+from reward_fns.rewards.bertscore import bertscore
 
 TEXTS = [
     "The heart is enlarged.",
@@ -65,6 +65,6 @@ def test_bad_options_are_refused(options, message):
 
 def test_needs():
     options = dict(registry.get("bertscore").options)
-    assert needs(options) == (scorer.SETTINGS["distilbert-base-uncased"].folder,)
-    (folder,) = needs(options | {"repo": "me/mine", "revision": "v2"})
+    assert registry.get("bertscore").needs(options) == (scorer.SETTINGS["distilbert-base-uncased"].folder,)
+    (folder,) = registry.get("bertscore").needs(options | {"repo": "me/mine", "revision": "v2"})
     assert (folder.repo, folder.revision) == ("me/mine", "v2")

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from reward_fns import registry
 from reward_fns.models.chexbert import OBSERVATIONS, classify
 from reward_fns.models.weights import HubFile, HubFolder
-from reward_fns.rewards import chexbert_f1 as module
 from reward_fns.rewards.chexbert_cosine import chexbert_cosine
 from reward_fns.rewards.chexbert_f1 import agreement, chexbert_f1
 
@@ -83,7 +82,7 @@ def test_cosine_reward(text_models):
 
 def test_weights_named_in_options_are_needed():
     options = dict(registry.get("chexbert_f1").options) | {"repo": "me/mine", "revision": "v1"}
-    assert module.needs(options) == (
+    assert registry.get("chexbert_f1").needs(options) == (
         HubFile("me/mine", "chexbert.pth", "v1"),
         HubFolder("google-bert/bert-base-uncased"),
     )
