@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
@@ -86,9 +85,8 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
             raise RefusedData("not one usable sample; nothing was written")
         outside = sum(problem.kind == "box_outside" for problem in problems.found)
         if (complaint := units.complaint(outside)) and not options.trust_boxes:
-            raise RefusedData(
-                f"{complaint}. Correct the annotations, or give --trust-boxes if they are right; nothing was written"
-            )
+            advice = "Correct the annotations, or give --trust-boxes if they are right"
+            raise RefusedData(f"{complaint}. {advice}; nothing was written")
         writer.finish()
         if problems.found:
             writer.add_text("problems.jsonl", problems.json_lines())
@@ -104,8 +102,7 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
 
 
 def _write_samples(chosen: DataSet, options: argparse.Namespace, writer: DatasetWriter, problems: Problems) -> BoxUnits:
-    units = BoxUnits()
-    loaded = chosen.load(options, problems)
+    units, loaded = BoxUnits(), chosen.load(options, problems)
     with contextlib.closing(loaded) if isinstance(loaded, Generator) else contextlib.nullcontext():
         samples = itertools.islice(loaded, options.limit)
         for sample in select(samples, options, problems, writer.folder):
@@ -120,10 +117,8 @@ def _write_samples(chosen: DataSet, options: argparse.Namespace, writer: Dataset
 
 
 def _print_counts(writer: DatasetWriter) -> None:
-    totals: Counter[tuple[str, str]] = Counter()
-    for (split, task, _), count in writer.counts.items():
-        totals[split, task] += count
-    for (split, task), count in sorted(totals.items()):
+    for split, task in sorted({key[:2] for key in writer.counts}):
+        count = sum(number for key, number in writer.counts.items() if key[:2] == (split, task))
         name = split if task != "conversation" else f"sft_{split}"
         files = writer.files.get(name, [])
         place = files[0] if len(files) == 1 else f"{writer.out / name}-*.parquet ({len(files)} shards)"
@@ -140,13 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="SET")
     commands.add_parser("list", help="show the data sets").set_defaults(run=_list)
     for entry in data_sets().values():
-        texts: dict[str, Any] = {
-            "help": entry.summary,
-            "description": entry.summary,
-            "epilog": f"example: {entry.example}",
-        }
         formatter: Any = argparse.ArgumentDefaultsHelpFormatter
-        command = commands.add_parser(entry.name, formatter_class=formatter, **texts)
+        texts: dict[str, Any] = {"description": entry.summary, "epilog": f"example: {entry.example}"}
+        command = commands.add_parser(entry.name, formatter_class=formatter, help=entry.summary, **texts)
         command.set_defaults(run=partial(_prepare, entry))
         entry.add_arguments(command)
         _common_arguments(command)

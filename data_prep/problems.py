@@ -15,10 +15,7 @@ class RefusedData(Exception):
 
 
 class Problem(NamedTuple):
-    """One defect: a short fixed kind, the file or entry it is in, what exactly is wrong, and how grave it is.
-
-    `level` is "error", or `QUIRK` for what the genuine published files are known to have, e.g. OpenI's empty reports.
-    """
+    """One defect; `level` is "error", or `QUIRK` for what the published files are known to have: empty reports, say."""
 
     kind: str
     where: str

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from data_prep import sets
 from data_prep.problems import Problems
@@ -22,8 +22,8 @@ class DataSet:
     example: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     load: Loader
-    expected: Mapping[str, int] = field(default_factory=dict)
-    context: Sequence[str] = ()
+    expected: Mapping[str, int]
+    context: Sequence[str]
 
 
 _registered: dict[str, DataSet] = {}

@@ -68,15 +68,14 @@ class Sample:
     lateral: Path | bytes | None = None
 
     def __post_init__(self) -> None:
-        report, turns = self.task == "report", self.turns
+        report, turns, context = self.task == "report", self.turns, self.indication or self.prior or self.lateral
+        without_image = report and self.width == self.height == 0
+        sized = self.width > 0 < self.height if self.image is not None else without_image
         for rule, holds in (
             ("id, patient_id and dataset must not be empty", self.id and self.patient_id and self.dataset),
             (f"split must be one of {SPLITS}", self.split in SPLITS),
             (f"task must be one of {TASKS}", self.task in TASKS),
-            (
-                "width and height must be positive, or 0 for a report without image",
-                self.width > 0 < self.height if self.image is not None else report and self.width == self.height == 0,
-            ),
+            ("width and height must be positive, or 0 for a report without image", sized),
             ("a report sample needs a report", not report or (self.report and self.report.strip())),
             ("a grounding sample needs a phrase", self.task != "grounding" or (self.phrase and self.phrase.strip())),
             ("kind must be one of the task's", not self.kind or self.kind in KINDS.get(self.task, ())),
@@ -84,20 +83,15 @@ class Sample:
             ("an answer must not be blank", self.answer is None or self.answer.strip()),
             ("a conversation, and nothing else, needs turns", (self.task == "conversation") == bool(turns)),
             ("turns must not be blank", not turns or all(part.strip() for turn in turns for part in turn)),
-            (
-                "only a report sample can have an indication, a prior report or a lateral image",
-                report or not (self.indication or self.prior or self.lateral),
-            ),
+            ("only a report sample can have an indication, a prior report or a lateral image", report or not context),
             ("a lateral image needs a first image", self.lateral is None or self.image is not None),
         ):
             if not holds:
                 raise BadSample(f"{rule}: {self}")
 
     def __repr__(self) -> str:
-        shown = {
-            key: f"<{len(value)} bytes>" if isinstance(value, bytes) else value for key, value in vars(self).items()
-        }
-        return f"Sample({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        shown = ((k, f"<{len(v)} bytes>" if isinstance(v, bytes) else v) for k, v in vars(self).items())
+        return f"Sample({', '.join(f'{k}={v!r}' for k, v in shown)})"
 
 
 def stable_hash(text: str) -> int:

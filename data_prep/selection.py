@@ -1,7 +1,4 @@
-"""Which samples of a data set are written, and to which split: published splits, and balance of the training split.
-
-Both depend on all samples, so these wait in a temporary file while the first pass counts.
-"""
+"""Which samples of a data set are written, and to which split: published splits, and balance of the training split."""
 
 import argparse
 import json
@@ -33,9 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     splits = "published splits, CSV or JSON: split of each patient, study or sample id; other patients keep theirs"
     normal = "at most this share of normal films among the training samples for reports and for detection"
-    labels = "at most N training samples for each phrase to be located"
     add("--split-file", type=Path, metavar="FILE", help=splits)
-    add("--per-label", type=positive, metavar="N", help=labels)
+    add("--per-label", type=positive, metavar="N", help="at most N training samples for each phrase to be located")
     add("--max-normal", type=probability, metavar="SHARE", help=normal)
     add("--balance-seed", type=int, default=0, help="another seed leaves out other samples")
 
@@ -45,7 +41,7 @@ def select(
 ) -> Iterator[Sample]:
     """The samples to write, in the same order, with their splits; notes how many were moved or left out.
 
-    `folder` holds the temporary file, with the images of samples that are bytes. Raises as `SplitFile`.
+    All samples wait in a temporary file in `folder` while the first pass counts. Raises as `SplitFile`.
     """
     if not (options.split_file or options.per_label or options.max_normal is not None):
         yield from samples
@@ -123,10 +119,8 @@ class SplitFile:
     `{id: split}`, `{split: [ids]}`, or a list of objects with an id and `split`. Gzipped CSV is read too.
 
     An id means the patient or sample of this id, or the samples whose id begins with it, as `s50414267` does for the
-    study of `s50414267-<image>`; the "s" or "p" of MIMIC-CXR may be missing.
-
-    Raises:
-        UsageError: the file cannot be read, or names a split other than train, val and test.
+    study of `s50414267-<image>`; the "s" or "p" of MIMIC-CXR may be missing. UsageError: the file cannot be read, or
+    names a split other than train, val and test.
     """
 
     def __init__(self, path: Path, problems: Problems) -> None:
@@ -155,17 +149,11 @@ class SplitFile:
         self._of_patient[sample.patient_id].update(*(self._splits[name] for name in named))
 
     def decide(self, problems: Problems) -> Mapping[str, str]:
-        """The split of each patient of the file: test if any of the patient's samples is in test, else val likewise.
-
-        Raises:
-            RefusedData: no id of the file was seen.
-        """
+        """Each patient's split: test if any sample is in test, else val likewise; RefusedData if no id was seen."""
         if not self._used:
             example = next(iter(self._splits), "")
-            raise RefusedData(
-                f"--split-file {self._path}: none of its {len(self._splits):,} ids, e.g. {example!r}, is a "
-                "patient, study or sample of this data set"
-            )
+            ids = f"none of its {len(self._splits):,} ids, e.g. {example!r}"
+            raise RefusedData(f"--split-file {self._path}: {ids}, is a patient, study or sample of this data set")
         splits = {patient: min(named, key=_TEST_FIRST.index) for patient, named in self._of_patient.items() if named}
         notes = {
             "ids of --split-file that are not in the data": len(self._splits) - len(self._used),
@@ -206,12 +194,9 @@ def _pairs(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
         else:
             yield from ((identity, str(split)) for identity, split in content.items())
     except (AttributeError, TypeError, KeyError) as error:
-        raise UsageError(
-            f"--split-file {path}: need {{id: split}}, {{split: [ids]}} or a list of objects with an id and split"
-        ) from error
+        need = "{id: split}, {split: [ids]} or a list of objects with an id and split"
+        raise UsageError(f"--split-file {path}: need {need}") from error
 
 
 def _identity(entry: Any) -> str:
-    if isinstance(entry, str | int):
-        return str(entry)
-    return str(entry[next((key for key in _ID_COLUMNS if key in entry), "id")])
+    return str(entry if isinstance(entry, str | int) else entry[next((k for k in _ID_COLUMNS if k in entry), "id")])

@@ -19,9 +19,8 @@ NAMES = {"train": "train", "validate": "val", "val": "val", "valid": "val", "tes
 def read_mimic_splits(path: Path, problems: Problems) -> Mapping[str, str]:
     """Subject id -> split, from MIMIC-CXR-JPG's `mimic-cxr-2.0.0-split.csv` (dicom_id, study_id, subject_id, split).
 
-    Raises:
-        UsageError: if the file cannot be read or lacks a column.
-        RefusedData: if a patient is in two splits, or a split has a name that MIMIC-CXR does not use.
+    UsageError: the file cannot be read or lacks a column. RefusedData: a patient is in two splits, or a split has a
+    name that MIMIC-CXR does not use.
     """
     splits: dict[str, str] = {}
     for subject, named in tables.rows(path, ("subject_id", "split"), problems):
@@ -29,10 +28,8 @@ def read_mimic_splits(path: Path, problems: Problems) -> Mapping[str, str]:
         if split is None:
             raise RefusedData(f"{path}: split {named!r} of subject {subject} is none of train, validate and test")
         if splits.setdefault(subject, split) != split:
-            raise RefusedData(
-                f"{path}: subject {subject} is in two splits, {splits[subject]} and {split}; with patients in several "
-                f"splits no result can be trusted, so get the official file again"
-            )
+            advice = "with patients in several splits no result can be trusted, so get the official file again"
+            raise RefusedData(f"{path}: subject {subject} is in two splits, {splits[subject]} and {split}; {advice}")
     return splits
 
 

@@ -48,18 +48,14 @@ class BoxUnits:
         `outside` further boxes were left out because they leave their image.
         """
         if self.boxes >= _MIN_SPECKS and self._specks > self.boxes / 2:
-            return (
-                f"{self._specks:,} of {self.boxes:,} boxes are smaller than {_SPECK:g} pixels, so the coordinates are "
-                "probably shares of the image that were read as pixels"
-            )
+            fact = f"{self._specks:,} of {self.boxes:,} boxes are smaller than {_SPECK:g} pixels"
+            return f"{fact}, so the coordinates are probably shares of the image that were read as pixels"
         if self.boxes < _MIN_BOXES:
             return ""
         if self._in_corner > _MOST * self.boxes:
-            return (
-                f"{self._in_corner:,} of {self.boxes:,} boxes lie in the upper left ninth of their image, so the "
-                "coordinates are probably shares, percent or thousandths that were read as pixels, or pixels of a "
-                "smaller copy"
-            )
+            fact = f"{self._in_corner:,} of {self.boxes:,} boxes lie in the upper left ninth of their image"
+            cause = "shares, percent or thousandths that were read as pixels, or pixels of a smaller copy"
+            return f"{fact}, so the coordinates are probably {cause}"
         # Corners read as width and height: a width is then a right edge, so it is larger than the left edge and grows
         # with it (in real boxes it shrinks), and boxes in the right or lower half of an image leave it or are clipped.
         alike = _correlation(*self._across) + _correlation(*self._down) > 0

@@ -1,7 +1,11 @@
-"""What a validation found: defects by kind, and counts per file."""
+"""What a validation remembers: defects by kind, counts per file, and keys that came before."""
 
+import hashlib
+import json
+import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,11 +65,48 @@ class FileCounts:
 
 def table(files: Sequence[FileCounts]) -> list[str]:
     """The counts as lines of a table."""
-    rows: list[tuple[Any, ...]] = [
-        ("file", "kind", "rows", "report", "grounding", "boxes", "no box", "tokens", "defects")
-    ]
+    head = ("file", "kind", "rows", "report", "grounding", "boxes", "no box", "tokens", "defects")
+    rows: list[tuple[Any, ...]] = [head]
     for f in files:
         tasks = f.tasks["report"], f.tasks["grounding"]
         rows.append((f.path.name, f.kind, f.rows, *tasks, f.boxes, f.without_boxes, f.longest_prompt or "-", f.defects))
     widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def digest(*parts: str | bytes | None) -> bytes:
+    """A hash of these parts in 16 bytes; in practice, different parts have different hashes."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else json.dumps(part).encode()
+        total.update(len(data).to_bytes(8, "big") + data)
+    return total.digest()[:16]
+
+
+class Seen(AbstractContextManager["Seen"]):
+    """Remembers a short note per key, never a text of the data, in an SQLite file that is deleted when this closes.
+
+    >>> with Seen() as seen:
+    ...     seen.first("id", digest("a"), "row 1"), seen.first("id", digest("a"), "row 2"), seen.note("id", digest("b"))
+    (None, 'row 1', None)
+    """
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.executescript(
+            "PRAGMA journal_mode = OFF; BEGIN; "
+            "CREATE TABLE seen (kind TEXT, key BLOB, note TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID"
+        )
+
+    def __exit__(self, *exception: object) -> None:
+        self._database.close()
+
+    def first(self, kind: str, key: bytes, note: str) -> str | None:
+        """The note that this key already has; None for a new key, which then gets this note."""
+        added = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (kind, key, note))
+        return None if added.rowcount else self.note(kind, key)
+
+    def note(self, kind: str, key: bytes) -> str | None:
+        """The note of a key, None if it was never seen."""
+        stored = self._database.execute("SELECT note FROM seen WHERE kind = ? AND key = ?", (kind, key)).fetchone()
+        return stored[0] if stored else None

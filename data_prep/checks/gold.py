@@ -93,7 +93,7 @@ def shortfalls(rows: Sequence[GoldRow], spec: RewardSpec) -> list[str]:
 
 def _too_low(component: Component, row: GoldRow, value: float, attainable: float) -> str:
     reward = component.reward
-    worst, best = sorted(reward.range) if reward.higher_is_better else sorted(reward.range, reverse=True)
+    worst, best = sorted(reward.range, reverse=not reward.higher_is_better)
     if reward.task == "report":
         if abs(attainable - value) > _EPSILON:
             return f"{reward.name} is {value:.4g}, but {attainable:.4g} without a reasoning trace"
@@ -109,10 +109,7 @@ def _too_low(component: Component, row: GoldRow, value: float, attainable: float
 
 
 class Ceilings:
-    """What a perfect answer earns in each box convention, over all rows with boxes.
-
-    Without rewards for grounding in the spec, only the loss by rounding is measured.
-    """
+    """What a perfect answer earns in each box convention; without rewards for grounding, only the loss by rounding."""
 
     def __init__(self, spec: RewardSpec) -> None:
         self._spec = spec if "grounding" in spec.tasks else None
@@ -137,14 +134,8 @@ class Ceilings:
 
     def as_json(self) -> dict[str, dict[str, float]]:
         """Per convention the mean score, and the share of boxes whose IoU with themselves is below 0.5."""
-        return {
-            name: {
-                "score": float(np.mean(self._scores[name] or math.nan)),
-                "under_0.5": float(np.mean(np.array(v) < 0.5)),
-            }
-            for name, v in self._overlaps.items()
-            if v
-        }
+        means = ((name, np.mean(self._scores[name] or math.nan), np.array(v)) for name, v in self._overlaps.items())
+        return {k: {"score": float(mean), "under_0.5": float(np.mean(v < 0.5))} for k, mean, v in means if v.size}
 
     def lines(self) -> list[str]:
         """The same to be read, with the numbers of rows and boxes."""
@@ -171,6 +162,5 @@ def _overlaps(convention: Convention, boxes: Sequence[Box], frame: tuple[int, in
 
 
 def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) -> tuple[int, int]:
-    if convention.unit == "resized pixel" and truth.frame:
-        return truth.frame
-    return convention.frame(info["width"], info["height"])
+    stored = truth.frame if convention.unit == "resized pixel" else None
+    return stored or convention.frame(info["width"], info["height"])

@@ -12,10 +12,9 @@ _MIN_TOKENS, _MAX_TOKENS = 4, 16384
 
 
 class PromptLengths:
-    """Counts tokens as verl's agent loop will: chat template, then each image's placeholders.
+    """Counts tokens as verl's agent loop will, for the folder or hub id of a checkpoint of the Qwen-VL family.
 
-    `model` is the folder or hub id of a checkpoint of the Qwen-VL family. An image is resized twice, to the row's
-    bounds by verl's reader and to its own by the processor, and only its size matters for both.
+    An image is resized twice, to the row's bounds by verl's reader and to its own by the processor.
     """
 
     def __init__(self, model: str) -> None:

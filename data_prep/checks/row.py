@@ -13,8 +13,7 @@ from reward_fns.ground_truth import Defect, GroundTruth, parse_ground_truth
 
 RL_TASKS = tuple(task for task in TASKS if task != "conversation")
 """Tasks that rewards can score."""
-_OTHER_MEDIA = ("<video>", "<audio>")
-_ROLES = ("system", "user", "assistant")
+_PLACEHOLDERS = ("", "none", "null", "nan", "na", "nil", "tbd", "nonetype", "undefined", "notavailable")
 
 
 def is_sft(schema: pa.Schema) -> bool:
@@ -82,12 +81,12 @@ def message_defects(
         return
     roles = [turn.get("role") for turn in messages]
     last = "assistant" if sft else "user"
-    if roles[-1] != last or not set(roles) <= set(_ROLES) or "user" not in roles:
+    if roles[-1] != last or not set(roles) <= {"system", "user", "assistant"} or "user" not in roles:
         yield Defect("wrong roles", f"roles are {roles}; they must end with {last}")
     places = sum(content.count("<image>") for content in contents)
     if places != len(images):
         yield Defect("wrong image count", f"{places} times <image> in the text, but {len(images)} images")
-    for tag in _OTHER_MEDIA:
+    for tag in ("<video>", "<audio>"):
         if any(tag in content for content in contents):
             yield Defect("wrong image count", f"the text has {tag}, for which verl looks for a column of its own")
     for entry in images:
@@ -132,11 +131,6 @@ def truth_defects(truth: GroundTruth, info: Mapping[str, Any]) -> Iterator[Defec
             yield Defect("rows disagree", f"{in_truth} and {info.get(key)!r} in extra_info")
     if info.get("box_format") == "qwen25vl" and truth.task == "grounding" and truth.frame is None:
         yield Defect("bad ground truth", "qwen25vl needs frame, width and height of the resized image, in ground_truth")
-    if truth.task == "report" and _is_placeholder(truth.report):
+    if truth.task == "report" and "".join(filter(str.isalpha, truth.report)).lower() in _PLACEHOLDERS:
         detail = f"the report is {truth.report[:40]!r}, which stands for a missing one; leave the row out"
         yield Defect("placeholder report", detail)
-
-
-def _is_placeholder(report: str) -> bool:
-    letters = "".join(filter(str.isalpha, report)).lower()
-    return letters in ("", "none", "null", "nan", "na", "nil", "tbd", "nonetype", "undefined", "notavailable")

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_prep.checks.seen import Seen, digest
+from data_prep.checks.findings import Seen, digest
 
 _DEEP = ("I", "F")  # first letter of Pillow's modes with more than 8 bits
 _SCHEME = "file://"
@@ -57,10 +57,7 @@ def opened(place: str | bytes) -> Image.Image:
 
 
 def inspect(place: str | bytes, *, decode: bool) -> tuple[int, int]:
-    """Width and height in pixels of an image; BadPicture if verl could not read it, or would see something else.
-
-    `decode` reads it to its end, which finds truncated files, instead of its header only.
-    """
+    """Width and height in pixels of an image; BadPicture if verl could not read it. `decode` reads it to its end."""
     with opened(place) as image:
         if image.mode.startswith(_DEEP):
             raise BadPicture(

@@ -16,6 +16,7 @@ from reward_fns.ground_truth import Defect, box_defects, is_quad
 _SIDE, _TEXT, _MARGIN, _COLUMNS, _LINES = 300, 13, 8, 4, 5
 _LINE = _TEXT + 3  # from one line of text to the next
 _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+_Boxes = Sequence[tuple[tuple[float, ...], str, bool]]  # corners in shares of the image, label, whether it is sound
 _COLOURS = ("#ffd23f", "#3bceac", "#ee4266", "#5aa9e6", "#f78c6b", "#c3a6ff")
 _PAGE, _INK, _BAD = "#15171c", "#e6e8eb", "#ff4d4d"
 
@@ -24,7 +25,7 @@ class Tile(NamedTuple):
     """One row on the sheet: its image, title and text, and what is wrong with it, "" if nothing."""
 
     place: str | bytes
-    boxes: Sequence[tuple[tuple[float, ...], str, bool]]  # corners in shares of the image, label, whether it is sound
+    boxes: _Boxes
     title: str
     text: str
     defect: str = ""
@@ -110,12 +111,7 @@ def _drawn(tile: Tile, height: int, font: _Font) -> Image.Image:
     return card
 
 
-def _draw_boxes(
-    draw: ImageDraw.ImageDraw,
-    boxes: Sequence[tuple[tuple[float, ...], str, bool]],
-    frame: tuple[int, int, int, int],
-    font: _Font,
-) -> None:
+def _draw_boxes(draw: ImageDraw.ImageDraw, boxes: _Boxes, frame: tuple[int, int, int, int], font: _Font) -> None:
     left, top, width, height = frame
     for i, (quad, label, sound) in enumerate(boxes):
         colour = _COLOURS[i % len(_COLOURS)] if sound else _BAD

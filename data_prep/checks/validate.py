@@ -27,10 +27,9 @@ from tqdm import tqdm
 from data_prep.checks import row as checks
 from data_prep.checks import row_images
 from data_prep.checks.box_units import BoxUnits
-from data_prep.checks.findings import FileCounts, Findings, table
+from data_prep.checks.findings import FileCounts, Findings, Seen, digest, table
 from data_prep.checks.lengths import PromptLengths
 from data_prep.checks.row_images import Film, Films
-from data_prep.checks.seen import Seen, digest
 from data_prep.checks.sheet import Sheet, tile_of_row
 from data_prep.options import positive
 from reward_fns.errors import UsageError
@@ -43,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep validate`."""
     add, rewards = parser.add_argument, parser.add_mutually_exclusive_group()
     response = "tokens, with --model: list gold answers longer than N, verl's data.max_response_length"
-    prompt = "tokens, with --model; verl's data.max_prompt_length"
     images = "read images to their end (default), their headers only, or not at all"
+    prompt = "tokens, with --model; verl's data.max_prompt_length"
     add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="parquet files, or folders of them")
     add("--model", metavar="PATH", help="folder or hub id of a model: counts the tokens of prompts")
     add("--max-prompt-length", type=positive, default=1024, help=prompt)
@@ -141,7 +140,11 @@ class Validator:
                 info, truth, broken = checks.read_rl_row(row)
                 split = str(info.get("split"))
                 where += f" (id {info.get('id')})"
-                defects += [*broken, *_size_defects(info, films)]
+                defects += broken
+                stored = info.get("width"), info.get("height")
+                if films and isinstance(film := films[0], tuple) and film != stored:
+                    detail = f"the image is {film[0]} x {film[1]}, but extra_info says {stored[0]} x {stored[1]}"
+                    defects.append(Defect("wrong size", detail))
                 counts.add(info, truth)
                 self._check_patient(row, info, counts.path)
             counts.splits[split] += 1
@@ -226,27 +229,15 @@ class Validator:
 
     def _compare_layouts(self, counts: FileCounts, split: str, layout: dict[str, str]) -> None:
         path, other = self._layouts.setdefault((counts.kind, split), (counts.path, layout))
-        details = [
-            f"{name} is {layout[name]}, but {other[name]} in {path}; verl can't read them together"
-            for name in sorted(layout.keys() & other.keys())
-            if layout[name] != other[name]
-        ]
+        for name in sorted(layout.keys() & other.keys()):
+            if layout[name] != other[name]:
+                detail = f"{name} is {layout[name]}, but {other[name]} in {path}; verl can't read them together"
+                self._note(counts, "files disagree", str(counts.path), detail)
         if ("images[].bytes" in layout) != ("images[].bytes" in other):
-            details.append(
-                f"embeds its images and {path} does not, or the reverse; given together, verl takes paths for bytes. "
-                "Prepare both with --embed or both without"
+            detail = (
+                f"embeds its images and {path} does not, or the reverse; given together, verl takes paths for bytes"
             )
-        for detail in details:
-            self._note(counts, "files disagree", str(counts.path), detail)
-
-
-def _size_defects(info: Mapping[str, Any], films: Sequence[Film]) -> list[Defect]:
-    stored = info.get("width"), info.get("height")
-    return [
-        Defect("wrong size", f"the image is {film[0]} x {film[1]}, but extra_info says {stored[0]} x {stored[1]}")
-        for film in films[:1]
-        if isinstance(film, tuple) and film != stored
-    ]
+            self._note(counts, "files disagree", str(counts.path), f"{detail}. Prepare both with --embed or without")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -288,11 +279,10 @@ def run(options: argparse.Namespace) -> int:
 
 def parquet_files(path: Path) -> list[Path]:
     """The file, or the parquet files of the folder; UsageError if there is none."""
-    if path.is_dir():
-        files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
-        if not files:
-            raise UsageError(f"{path}: no parquet file in this folder; make some with python -m data_prep SET --out")
-        return files
-    if not path.is_file():
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
         raise UsageError(f"{path}: no such file or folder")
-    return [path]
+    if files := sorted(file for file in path.glob("*.parquet") if not file.name.startswith(".")):
+        return files
+    raise UsageError(f"{path}: no parquet file in this folder; make some with python -m data_prep SET --out")

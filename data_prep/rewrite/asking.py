@@ -10,8 +10,10 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import re
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -57,10 +59,9 @@ class Question:
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """A table of answers by key in an SQLite file, for one process at a time.
+    """A table of answers by key, for one process at a time: an SQLite file that only its owner can read, or in memory.
 
-    It holds texts of the data, so only its owner can read it. Without a path it is in memory. UsageError: another
-    process uses the file, or it is not a journal.
+    UsageError: another process uses the file, or it is not a journal.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -76,18 +77,12 @@ class Journal(AbstractContextManager["Journal"]):
                 "CREATE TABLE IF NOT EXISTS answers (key PRIMARY KEY, answer TEXT NOT NULL, source, model); COMMIT"
             )
         except sqlite3.DatabaseError as error:
-            self.close()
-            if "locked" in str(error):
-                reason = "another process uses this journal; wait for it"
-            else:
-                reason = f"not a journal of python -m data_prep ({error})"
+            self._database.close()
+            used = "another process uses this journal; wait for it" if "locked" in str(error) else ""
+            reason = used or f"not a journal of python -m data_prep ({error})"
             raise UsageError(f"{path}: {reason}, or name another file with --journal") from error
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
         self._database.close()
 
     def answer(self, key: str) -> str | None:
@@ -119,11 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool, max_tokens
 
 
 def server(options: argparse.Namespace) -> Judge:
-    """The model that the options name, if the texts may go there: else UsageError.
-
-    Local are the address of this machine itself (127.x.x.x, ::1, localhost) and hosts given with --private-host. Names
-    are compared letter by letter, never looked up.
-    """
+    """The model that the options name; UsageError if the texts may not go there. Names of hosts are never looked up."""
     try:
         import openai  # noqa: F401
     except ImportError as error:
@@ -138,7 +129,10 @@ def server(options: argparse.Namespace) -> Judge:
         raise UsageError(f"--endpoint {endpoint}: need http://HOST:PORT/v1 or https://...")
     if url.username is not None or url.password is not None:
         raise UsageError(f"--endpoint must not hold a user or a key; set the environment variable {KEY}")
-    own = _is_loopback(host) or host in {name.lower() for name in options.private_host}
+    own = host in {"localhost", *(name.lower() for name in options.private_host)}
+    with contextlib.suppress(ValueError):  # a name
+        address = ipaddress.ip_address(host)
+        own = own or (address.is_loopback and not getattr(address, "ipv4_mapped", None))
     if not own and not options.allow_remote:
         raise UsageError(
             f"--endpoint {endpoint}: {host} is not this machine. {REMINDER} If they may go there, give "
@@ -147,14 +141,6 @@ def server(options: argparse.Namespace) -> Judge:
     if not own and url.scheme != "https":
         raise UsageError(f"--endpoint {endpoint}: texts would cross the network unencrypted; use https")
     return Judge(endpoint, options.model, key_variable=KEY, direct=own)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return address.is_loopback and not getattr(address, "ipv4_mapped", None)
 
 
 def template(name: str) -> str:
@@ -171,13 +157,8 @@ def fill(text: str, **values: str) -> str:
     joined = "\n".join(values.values())
     mark = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()
     length = next(size for size in range(4, len(mark)) if mark[:size] not in joined)
-    # In two steps: a value may hold the placeholder of another.
-    parts = text.replace("{mark}", mark[:length])
-    for i, name in enumerate(values):
-        parts = parts.replace(f"{{{name}}}", f"\0{i}\0")
-    for i, value in enumerate(values.values()):
-        parts = parts.replace(f"\0{i}\0", value)
-    return parts
+    words = {**values, "mark": mark[:length]}
+    return re.sub(r"\{(\w+)\}", lambda match: words.get(match[1], match[0]), text)
 
 
 def key_of(model: Judge, *parts: str) -> str:
@@ -185,14 +166,19 @@ def key_of(model: Judge, *parts: str) -> str:
     return hashlib.sha256(json.dumps([model.model, *parts]).encode()).hexdigest()
 
 
+def origin(model: Judge, prompt: str) -> dict[str, str]:
+    """What a summary says about who wrote the texts."""
+    digest = hashlib.sha256(prompt.encode()).hexdigest()
+    return {"model": model.model, "endpoint": model.base_url, "prompt_sha256": digest}
+
+
 @contextlib.contextmanager
 def answered(
     options: argparse.Namespace, model: Judge, questions: Callable[[], Iterable[Question]], temperature: float
 ) -> Iterator[tuple[Journal, Problems] | None]:
-    """Print the cost, ask all questions that the journal has no answer to, and give the journal and what failed.
+    """Ask all questions that the journal has no answer to, and give it and what failed; None if the user declines.
 
-    Gives None if the user declines or for --dry-run, which writes nothing. Raises RefusedData if the server failed
-    many times in a row, or a question failed under --on-failure stop.
+    RefusedData: the server failed many times in a row, or a question failed under --on-failure stop.
     """
     path = options.journal or options.out / "journal.sqlite"
     with Journal(None if options.dry_run and not path.exists() else path) as journal:
@@ -202,8 +188,7 @@ def answered(
             return
         problems = Problems()
         try:
-            pending = _unanswered(questions(), journal)
-            asyncio.run(_ask_all(options, model, pending, requests, journal, problems, temperature))
+            asyncio.run(_ask_all(options, model, questions(), requests, journal, problems, temperature))
         except (KeyboardInterrupt, SystemExit):
             print(f"\nthe answers so far are in {journal.path}; the same command resumes", file=sys.stderr)
             raise
@@ -240,40 +225,35 @@ def _announce(options: argparse.Namespace, questions: Iterable[Question], journa
 
 
 def _confirmed(options: argparse.Namespace, requests: int) -> bool:
-    if options.dry_run:
-        return False
-    if options.yes or not requests:
-        return True
+    if options.dry_run or options.yes or not requests:
+        return not options.dry_run
     if not sys.stdin.isatty():
         raise UsageError("no terminal to confirm this; give --yes to start, or --dry-run to see only the cost")
     return input("Start? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _unanswered(questions: Iterable[Question], journal: Journal) -> Iterator[Question]:
-    asked: set[str] = set()
-    for question in questions:
-        if question.key not in asked and journal.answer(question.key) is None:
-            asked.add(question.key)
-            yield question
-
-
 async def _ask_all(
     options: argparse.Namespace,
     model: Judge,
-    pending: Iterator[Question],
+    questions: Iterable[Question],
     requests: int,
     journal: Journal,
     problems: Problems,
     temperature: float,
 ) -> None:
     failed_in_a_row, most = 0, options.concurrency + 3
+    asked: set[str] = set()
     bar = tqdm(total=requests, unit="answer", disable=not sys.stderr.isatty())
+    pending = iter(questions)  # shared by all workers
 
     async def work() -> None:
         nonlocal failed_in_a_row
         for question in pending:
             if failed_in_a_row > most:
                 return
+            if question.key in asked or journal.answer(question.key) is not None:
+                continue
+            asked.add(question.key)
             try:
                 await _ask(question, model, journal, temperature, options.max_tokens)
                 failed_in_a_row = 0
@@ -294,7 +274,7 @@ async def _ask_all(
 
 async def _ask(question: Question, model: Judge, journal: Journal, temperature: float, max_tokens: int) -> None:
     """Ask a question, up to three times while its answer is unusable, each time at a higher temperature."""
-    message, failure = question.message(), Unusable()
+    message = question.message()
     for step in _TEMPERATURE_STEPS:
         answer = await model.chat(message, max_tokens=max_tokens, temperature=round(temperature + step, 2))
         try:
@@ -305,15 +285,14 @@ async def _ask(question: Question, model: Judge, journal: Journal, temperature: 
                 raise Unusable(wrong)
             journal.add(question.key, usable, where=question.where, model=model.model)
             return
-        except Unusable as error:
-            failure = error
-    raise failure
+        except Unusable:
+            if step == _TEMPERATURE_STEPS[-1]:
+                raise
 
 
 def check_targets(paths: Sequence[Path], out: Path) -> None:
     """Raise UsageError if a copy of these files in `out` would replace a file of the data or another copy."""
     if any(path.absolute().parent == out.absolute() for path in paths):
         raise UsageError(f"--out {out} holds the data, which stay as they are; choose another folder")
-    names = [path.name for path in paths]
-    if repeated := [name for name in names if names.count(name) > 1]:
+    if repeated := [name for name, count in Counter(path.name for path in paths).items() if count > 1]:
         raise UsageError(f"two of the files have the same name, {repeated[0]}; give each its own --out")

@@ -12,7 +12,6 @@ names; images stay where they are. The journal holds report texts: keep it where
 """
 
 import argparse
-import hashlib
 import json
 import re
 import sys
@@ -23,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.checks import row as checks
-from data_prep.checks.seen import digest
+from data_prep.checks.findings import digest
 from data_prep.checks.validate import parquet_files
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import jsons
 from data_prep.rewrite import asking
-from data_prep.rewrite.rules import COMPARISON, MARK, visible_only
+from data_prep.rewrite.rules import COMPARISON, MARK, phrase, visible_only
 from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged, write_problems
 from reward_fns.errors import UsageError
 from reward_fns.ground_truth import GroundTruth, parse_ground_truth
@@ -36,11 +35,7 @@ from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 NOTHING = "NOTHING VISIBLE"
 """The answer of the model when no statement remains."""
 
-_META = re.compile(
-    r"\b(?:here(?:'s| is) the|(?:edited|rewritten|revised|original|provided|given) (?:report|text)|as an ai|"
-    r"i (?:have |'ve )?(?:removed|edited|rewrote|kept|omitted|cannot|can't)|sorry|note:|instructions?)\b",
-    re.IGNORECASE,
-)
+_META = phrase("about_the_task")
 _HEADING = re.compile(r"^\s*(?:#+\s.*|[-*]\s.*|\*\*.*|```.*|([A-Z][A-Za-z /]{2,30}):(?=\s|$).*)$", re.MULTILINE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -71,8 +66,7 @@ def run(options: argparse.Namespace) -> int:
         return _write(source, options, visible_only, {"method": "rules"}, Problems())
     prompt = asking.template("filter")
 
-    def key(report: str) -> str:
-        return asking.key_of(model, prompt, report)
+    key = partial(asking.key_of, model, prompt)
 
     def questions() -> Iterator[asking.Question]:
         for where, report in source.reports():
@@ -96,8 +90,7 @@ def run(options: argparse.Namespace) -> int:
             answer = journal.answer(key(report))
             return fallback(report) if answer is None else answer
 
-        summary = {"method": "model", "model": model.model, "endpoint": model.base_url}
-        summary["prompt_sha256"] = hashlib.sha256(prompt.encode()).hexdigest()
+        summary = {"method": "model", **asking.origin(model, prompt)}
         return _write(source, options, rewritten, summary, problems)
 
 
@@ -166,13 +159,11 @@ def _report_truth(path: Path, number: int, row: dict[str, Any]) -> GroundTruth |
     if row["extra_info"]["task"] != "report":
         return None
     truth, defects = parse_ground_truth(row["reward_model"]["ground_truth"], "report")
-    if truth is None:
-        wrong = defects[0].detail
-    elif defect := jsons.defect(dict(truth.stored)):
-        wrong = f"ground_truth {defect}"
-    else:
-        return truth
-    raise RefusedData(f"{path} row {number}: {wrong}; make the data again")
+    defect = jsons.defect(dict(truth.stored)) if truth else ""
+    if truth is None or defect:
+        wrong = f"ground_truth {defect}" if defect else defects[0].detail
+        raise RefusedData(f"{path} row {number}: {wrong}; make the data again")
+    return truth
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

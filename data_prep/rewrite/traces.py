@@ -13,10 +13,8 @@ they may be.
 
 import argparse
 import base64
-import hashlib
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -30,18 +28,13 @@ from data_prep.checks import row_images
 from data_prep.checks.validate import parquet_files
 from data_prep.options import probability
 from data_prep.rewrite import asking
+from data_prep.rewrite.rules import phrase
 from data_prep.sample import stable_hash
 from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import Judge
 
-_GIVEN_AWAY = re.compile(
-    r"\b(?:(?:reference|given|provided|supplied|expected|correct|gold|known|stated|above)(?:[- ]standard)? "
-    r"(?:answers?|reports?|labels?|box(?:es)?|coordinates|findings?)|ground[- ]truth|annotat(?:ed|ions?)|labell?ed|"
-    r"(?:i|we|as) (?:was|were|am|are|have been)?\s*(?:told|given|provided)|the (?:prompt|student|instructions?)|"
-    r"answer (?:key|says|states|that was))\b",
-    re.IGNORECASE,
-)
+_GIVEN_AWAY = phrase("given_away")
 _OPEN, _CLOSE = "<think>", "</think>"
 _PIXELS_PER_TOKEN = 28 * 28  # of Qwen2.5-VL; those of Qwen3-VL are larger
 
@@ -84,8 +77,7 @@ def run(options: argparse.Namespace) -> int:
 def check(answer: str, reference: str, low: int, high: int) -> str:
     """The trace, of `low` to `high` words, of a teacher's answer, without its tags.
 
-    Raises Unusable if the form or the length is wrong, the trace is not followed by exactly the reference answer, or it
-    mentions the reference.
+    Unusable: wrong form or length, another answer than the reference behind it, or a mention of the reference.
 
     >>> check("<think>The left base is dense.</think> [0.5, 0.6, 0.7, 0.8]", "[0.5, 0.6, 0.7, 0.8]", 3, 9)
     'The left base is dense.'
@@ -185,9 +177,7 @@ def _write(plan: _Plan, paths: list[Path], journal: asking.Journal) -> int:
         for path in paths:
             print(f"{options.out / path.name}: {rewrite(path, folder / path.name, new_row)} rows")
         summary = {
-            "model": plan.model.model,
-            "endpoint": plan.model.base_url,
-            "prompt_sha256": hashlib.sha256(plan.prompt.encode()).hexdigest(),
+            **asking.origin(plan.model, plan.prompt),
             **{name: getattr(options, name) for name in ("temperature", "words", "direct_share", "seed", "suffix")},
             **counts,
         }

@@ -1,18 +1,16 @@
-"""Samples to parquet files, built in a hidden folder and moved into place at the end: none looks complete early.
-
-Memory holds one row group per file and a hash of each id and patient.
-"""
+"""Samples to parquet files; memory holds one row group per file and a hash of each id and patient."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import shutil
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,13 +18,9 @@ import pyarrow.parquet as pq
 from data_prep.problems import RefusedData
 from data_prep.sample import KINDS, SPLITS, BadSample, Sample
 from data_prep.writer.rows import rl_row, rl_schema, sft_row, sft_schema
-from data_prep.writer.shards import ShardedFile
 from data_prep.writer.staging import staged, write_text
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
-
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
 
 # The paper's bounds for RL and evaluation, in pixels: 451584 = 672 x 672 (arXiv 2512.10691, released data script).
 MIN_PIXELS, MAX_PIXELS = 1024, 451584
@@ -36,7 +30,71 @@ _MAX_ASPECT = 200  # Qwen's image processor refuses more
 _PARQUET = re.compile(rf"(?:sft_)?(?:{'|'.join(SPLITS)})(?:-\d{{5,}}-of-\d{{5,}})?\.parquet")
 _IMAGE = re.compile(r"[0-9a-f]{20}\.png")
 CARD_MARK = "<!-- Data card written by python -m data_prep; the next run replaces it. -->"
+# A row group is held in memory until it is full: by rows where images are paths, by bytes where they are embedded.
+_ROWS_PER_GROUP, _BYTES_PER_GROUP = 1024, 32 * 2**20
 _BEGINNINGS = {"README.md": CARD_MARK.encode(), "problems.jsonl": b'{"kind": '}
+
+
+class ShardedFile:
+    """The rows of one split: NAME.parquet, or with `shard_rows` NAME-00000-of-00003.parquet and so on."""
+
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, shard_rows: int | None = None) -> None:
+        self.name = name
+        self._folder, self._schema, self._shard_rows = folder, schema, shard_rows
+        self._rows: list[dict[str, Any]] = []
+        self.count = self._bytes = self._in_shard = 0
+        self._built: list[Path] = []
+        self._file: IO[bytes] | None = None
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append one row."""
+        if self._in_shard == self._shard_rows:
+            self.close()
+        self._rows.append(row)
+        self._bytes += sum(len(image.get("bytes", b"")) for image in row["images"])
+        self.count += 1
+        self._in_shard += 1
+        if len(self._rows) == _ROWS_PER_GROUP or self._bytes >= _BYTES_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        if self._writer is None:
+            path = self._folder / f"{self.name}-{len(self._built)}"
+            self._built.append(path)
+            self._file = path.open("wb")
+            self._writer = pq.ParquetWriter(self._file, self._schema)
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._bytes = [], 0
+
+    def close(self) -> None:
+        """Finish the shard that is being written; the next row begins another."""
+        self._flush()
+        if self._writer and self._file:
+            with self._file:
+                self._writer.close()
+        self._writer = self._file = None
+        self._in_shard = 0
+
+    def finish(self) -> list[str]:
+        """Close the last shard, and rename all shards; returns the names."""
+        self.close()
+        names = []
+        for place, built in enumerate(self._built):
+            shard = f"-{place:05d}-of-{len(self._built):05d}" if self._shard_rows else ""
+            names.append(f"{self.name}{shard}.parquet")
+            os.replace(built, self._folder / names[-1])
+        return names
+
+    def abandon(self) -> None:
+        """Close without a footer, which pyarrow would else try to write when the writer is collected."""
+        if self._writer:
+            self._writer.is_open = False
+        if self._file:
+            with suppress(OSError):  # what a full disk did not take before, it does not take now either
+                self._file.close()
 
 
 class DatasetWriter:
@@ -44,9 +102,7 @@ class DatasetWriter:
 
     A context manager: when the block ends without an exception, these files appear in `out` and those of an earlier
     run are gone; otherwise `out` stays as it was. The options are those of the command line.
-
-    Raises:
-        UsageError: for an unknown convention, impossible bounds, or a full disk.
+    UsageError: an unknown convention, impossible bounds, or a full disk.
     """
 
     def __init__(
@@ -75,7 +131,7 @@ class DatasetWriter:
         self._ids: set[int] = set()
         self._split_of: dict[int, int] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> DatasetWriter:
         if self.out.is_dir():
             earlier_files(self.out)  # refuses a folder with foreign files at once, and not after hours
         self._stack = ExitStack()  # holds the folder of all files until the block ends
@@ -180,10 +236,9 @@ class DatasetWriter:
 
 
 def _check_text(sample: Sample) -> None:
-    views = (str(view) for view in (sample.image, sample.lateral) if isinstance(view, Path))
-    labels = (box.label for box in sample.boxes)
-    text = "".join([*filter(lambda value: isinstance(value, str), vars(sample).values()), *labels, *views])
-    text += "".join(part for turn in sample.turns for part in turn)
+    fields = (str(value) for value in vars(sample).values() if isinstance(value, str | Path))
+    labels, turns = (box.label for box in sample.boxes), (part for turn in sample.turns for part in turn)
+    text = "".join([*fields, *labels, *turns])
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -193,9 +248,8 @@ def _check_text(sample: Sample) -> None:
 
 def earlier_files(out: Path) -> list[Path]:
     """The files that earlier runs wrote to a folder; UsageError if a file has the name of one but other content."""
-    return [path for path in out.iterdir() if path.is_file() and is_ours(path)] + [
-        path for path in (out / "images").glob("*.png") if _IMAGE.fullmatch(path.name)
-    ]
+    images = [path for path in (out / "images").glob("*.png") if _IMAGE.fullmatch(path.name)]
+    return [path for path in out.iterdir() if path.is_file() and is_ours(path)] + images
 
 
 def is_ours(path: Path) -> bool:
@@ -205,10 +259,9 @@ def is_ours(path: Path) -> bool:
             return file.read(len(beginning)) == beginning
     if not _PARQUET.fullmatch(path.name):
         return False
-    try:
+    columns: set[str] = set()
+    with suppress(OSError, pa.ArrowException):
         columns = set(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException):
-        columns = set()
     if not any(columns >= set(schema.names) for schema in (rl_schema(), sft_schema())):
         raise UsageError(
             f"{path} was not written by python -m data_prep, or is damaged, and training would read it with the new "

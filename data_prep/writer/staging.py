@@ -50,10 +50,8 @@ def _locked(out: Path) -> Iterator[None]:
             for killed in out.glob(f"{_PREFIX}*"):
                 shutil.rmtree(killed, ignore_errors=True)
         if others := sorted(set(out.glob(".unfinished-*")) - set(out.glob(f"{_PREFIX}*"))):
-            raise UsageError(
-                f"a run on another machine is writing to {out}, or was killed there: wait for it and choose another "
-                f"--out, or remove {others[0]}"
-            )
+            advice = f"wait for it and choose another --out, or remove {others[0]}"
+            raise UsageError(f"a run on another machine is writing to {out}, or was killed there: {advice}")
         yield
     finally:
         os.close(handle)

@@ -37,7 +37,7 @@ def demo_corpus() -> Iterable[str]:
 
     from data_prep.sets.demo import findings as demo_findings
     from data_prep.sets.demo import text as demo_text
-    from data_prep.writer import prompts
+    from data_prep.writer import rows
 
     rng = np.random.default_rng(0)
     for _ in range(400):
@@ -45,8 +45,8 @@ def demo_corpus() -> Iterable[str]:
         yield demo_text.report(findings, rng)
         for kind in {finding.kind for finding in findings}:
             phrase = demo_text.phrase(kind, [finding for finding in findings if finding.kind == kind])
-            yield from (wording.format(phrase=phrase) for wording in prompts._QUESTIONS["finding"])
-        yield from prompts._QUESTIONS["findings"]
+            yield from (wording.format(phrase=phrase) for wording in rows._QUESTIONS["finding"])
+        yield from rows._QUESTIONS["findings"]
 
 
 def build_tokenizer(corpus: Iterable[str], vocab_size: int):

@@ -1,7 +1,7 @@
 import pytest
 
 from data_prep.sample import KINDS
-from data_prep.writer.prompts import _QUESTIONS, render
+from data_prep.writer.rows import _QUESTIONS, render
 from reward_fns.boxes import Box
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError

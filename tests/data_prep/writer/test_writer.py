@@ -10,7 +10,7 @@ import pytest
 from data_prep.cli import main
 from data_prep.problems import RefusedData
 from data_prep.sample import BadSample
-from data_prep.writer import shards, staging
+from data_prep.writer import dataset, staging
 from data_prep.writer.dataset import DatasetWriter
 from data_prep.writer.rows import rl_schema, sft_schema
 from reward_fns.boxes import Box
@@ -91,7 +91,7 @@ def test_an_image_path_is_kept_literally(make_sample, rows, tmp_path):
 
 @pytest.mark.parametrize(("limit", "value"), [("_ROWS_PER_GROUP", 100), ("_BYTES_PER_GROUP", 100 * 100)])
 def test_rows_are_written_in_groups(make_sample, tmp_path, monkeypatch, limit, value):
-    monkeypatch.setattr(shards, limit, value)
+    monkeypatch.setattr(dataset, limit, value)
     image = make_sample().image[:100]
     write(tmp_path, (make_sample(id=f"s{i}", image=image) for i in range(300)), embed=True)
     file = pq.ParquetFile(tmp_path / "train.parquet")
@@ -199,9 +199,9 @@ def test_a_full_disk_names_the_path_and_leaves_nothing(make_sample, tmp_path, mo
         raise full
 
     if place == "row group":
-        monkeypatch.setattr(shards.pq.ParquetWriter, "write_table", no_space)
+        monkeypatch.setattr(dataset.pq.ParquetWriter, "write_table", no_space)
     elif place == "footer":
-        monkeypatch.setattr(shards.pq.ParquetWriter, "close", no_space)
+        monkeypatch.setattr(dataset.pq.ParquetWriter, "close", no_space)
     else:
         monkeypatch.setattr(Path, "write_bytes", no_space)
     with pytest.raises(UsageError, match=f"no space left on the disk of {tmp_path}.*MB"):
