@@ -50,10 +50,8 @@ class Unreadable(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every set whose films are converted."""
     parser.add_argument("--workers", type=positive, default=1, help="processes that convert films")
-    pixels = "scale films of more pixels down to this, e.g. 1048576, before storing"
-    parser.add_argument("--store-pixels", type=positive, help=pixels)
-    keep = "keep converted films there: a stopped run goes on where it was"
-    parser.add_argument("--keep-films", type=Path, metavar="DIR", help=keep)
+    parser.add_argument("--store-pixels", type=positive, metavar="N", help="scale larger films to N pixels (1048576)")
+    parser.add_argument("--keep-films", type=Path, metavar="DIR", help="keep converted films, to resume a stopped run")
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -67,14 +65,10 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def film(path: Path, store_pixels: int | None = None, *, decode: bool = True) -> Film:
-    """The path itself if it is an 8-bit picture, else the bytes of an 8-bit PNG; with its width and height.
+    """The path of an 8-bit picture, else the bytes of an 8-bit PNG; with width and height. Raises `Unreadable`.
 
-    Films with more pixels than `store_pixels` come as bytes too, scaled down to it with their aspect kept, so that
-    relative boxes stay right. Without `decode`, only the header of an 8-bit picture is read, so damage behind it is
-    not seen.
-
-    Raises:
-        Unreadable: the file is missing, damaged, not a film, or too large to be one.
+    Films with more pixels than `store_pixels` come as bytes too, scaled down with their aspect kept, so that relative
+    boxes stay right. Without `decode`, only the header of an 8-bit picture is read: damage behind it is not seen.
     """
     with _named(path):
         fragile = dicom.is_dicom(path) and dicom.crashes_on_damage(path)

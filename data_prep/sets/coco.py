@@ -76,10 +76,9 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         film.questions |= absent
     last_parts = Counter(Path(film.file_name).name for film in films.values())
     located = (
-        ((film, patient), path)
+        ((film, patient), _image_path(film, root, last_parts, problems))
         for film in tqdm(films.values(), unit="image", disable=None)
         if (patient := _patient(film.file_name, options.patient_regex, problems))
-        and (path := _image_path(film, root, last_parts, problems))
     )
     for (film, patient), picture in pictures.read(located, options, problems):
         row = (patient, reports.split(options, patient), options.name)
@@ -171,10 +170,8 @@ def _check_form(content: _Content, films: dict[str, _Film], path: Path) -> None:
     box_sets.refuse_shares(max((max(box[:4]) for box in boxes), default=0), path)
     outside = any(x + w > width + 1 or y + h > height + 1 for x, y, w, h, width, height in boxes)
     if outside and all(x < w <= width and y < h <= height for x, y, w, h, width, height in boxes):
-        raise RefusedData(
-            f"{path}: every bbox fits its image as [x1, y1, x2, y2] and some do not as [x, y, width, height], which "
-            f"COCO format has; convert them"
-        )
+        wrong = "every bbox fits its image as [x1, y1, x2, y2] and some do not as COCO's [x, y, width, height]"
+        raise RefusedData(f"{path}: {wrong}; convert them")
 
 
 def _patient(file_name: str, pattern: re.Pattern[str] | None, problems: Problems) -> str | None:

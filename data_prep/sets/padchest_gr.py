@@ -85,11 +85,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             denied = {name for name in labels if re.search(rf"{_DENIAL}\b{re.escape(name)}\b", study.negatives, re.I)}
             study.questions.extend(box_sets.absent_questions(study.id, denied, study.labels, options).values())
     folders = [options.films] if options.films else [root / "PadChest_GR", root / "Padchest_GR_files/PadChest_GR", root]
-    located = (
-        (study, path)
-        for study in tqdm(studies, unit="study", disable=None)
-        if study.questions and (path := box_sets.find_film(folders, [study.image], problems))
-    )
+    asked = tqdm([study for study in studies if study.questions], unit="study", disable=None)
+    located = ((study, box_sets.find_film(folders, [study.image], problems)) for study in asked)
     for study, picture in pictures.read(located, options, problems):
         yield from box_sets.grounding_samples(study.id, study.questions, picture, study.row, problems)
 
@@ -134,18 +131,13 @@ def _studies(
             problems.add("duplicate_id", where, "the study was listed before; not used")
         elif study not in patients:
             problems.add("no_split", where, f"{_TABLE} gives it no patient and split; study not used")
-        elif _frontal(image, projections, where, problems):
+        elif projections is not None and image not in projections:
+            problems.add("unknown_image", where, f"{image} is not in the table of --parent; study not used")
+        elif projections is not None and projections[image] not in _FRONTAL:
+            problems.notes[f"films of projection {projections[image] or 'unknown'}, not used"] += 1
+        else:
             yield _Study(study, (*patients[study], "padchest_gr"), image, questions, labels, negatives)
         seen.add(study)
-
-
-def _frontal(image: str, projections: Mapping[str, str] | None, where: str, problems: Problems) -> bool:
-    projection = _FRONTAL[0] if projections is None else projections.get(image)
-    if projection is None:
-        problems.add("unknown_image", where, f"{image} is not in the table of --parent; study not used")
-    elif projection not in _FRONTAL:
-        problems.notes[f"films of projection {projection or 'unknown'}, not used"] += 1
-    return projection in _FRONTAL
 
 
 def _questions(
