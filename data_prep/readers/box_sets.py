@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -79,15 +80,8 @@ def grounding_samples(
             problems.notes["boxes given twice, used once"] += len(boxes) - len(distinct)
         if not distinct:
             problems.notes[_EMPTY] += 1
-        yield Sample(
-            f"{film}-{question.key}",
-            *row,
-            "grounding",
-            *picture,
-            phrase=question.phrase,
-            boxes=tuple(distinct),
-            kind=question.kind,
-        )
+        answer: dict[str, Any] = {"phrase": question.phrase, "boxes": tuple(distinct), "kind": question.kind}
+        yield Sample(f"{film}-{question.key}", *row, "grounding", *picture, **answer)
 
 
 def normalized_box(
@@ -107,10 +101,9 @@ def normalized_box(
     """
     values = list(values) if isinstance(values, list | tuple) else [values]
     types = set(map(type, values))  # bool is an int, but not a coordinate
-    try:
+    numbers: list[float] = []
+    with suppress(ValueError, OverflowError):
         numbers = [float(value) for value in values] if types <= {int, float} or types == {str} else []
-    except (ValueError, OverflowError):
-        numbers = []
     if len(numbers) != 4:
         problems.add("bad_box", where, f"box {values!r} is not four numbers; not used")
         return None
@@ -166,12 +159,7 @@ def is_utf8(text: str) -> bool:
 
 
 def read_json(path: Path, problems: Problems) -> Any:
-    """The content of a JSON file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UsageError: the file cannot be read.
-        RefusedData: it is not valid JSON, or nested too deeply.
-    """
+    """The content of a JSON file in UTF-8, with or without a byte order mark; errors as `tables.rows`."""
     problems.source(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))

@@ -29,13 +29,11 @@ from data_prep.problems import Problems
 from data_prep.readers import box_sets, images, pictures, reports, tables
 from data_prep.readers.jsons import objects
 from data_prep.registry import data_set
-from data_prep.sample import Sample
+from data_prep.sample import SPLITS, Sample
 from reward_fns.errors import UsageError
 
 _REPORTS, _TABLE = "grounded_reports_20240819.json", "master_table.csv"
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "test": "test"}
-# Of a patient in several splits, the studies in the last of these stay and the others are left out.
-_ORDER = ("train", "val", "test")
 _DENIAL = r"\b(?:no|not|without)\b[^.]*"
 _FRONTAL = ("PA", "AP")
 _NAME = re.compile(r"[\w-][\w.-]*\.png")
@@ -92,7 +90,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
 
 
 def _patients(path: Path, problems: Problems) -> _Patients:
-    """Study -> patient and split. No patient of validation or test is trained on, even if the table says so."""
+    """Study -> patient and split; of a patient in several splits, only the studies in the last of them."""
     studies: _Patients = {}
     last: dict[str, str] = {}
     for number, (study, patient, named) in enumerate(tables.rows(path, ("StudyID", "PatientID", "split"), problems), 2):
@@ -104,7 +102,7 @@ def _patients(path: Path, problems: Problems) -> _Patients:
             detail = f"patient {patient} in {split}, but {' in '.join(studies[study])} in another row of this study"
             problems.add("split_conflict", where, f"{detail}; row not used")
         else:
-            last[patient] = max(last.get(patient, split), split, key=_ORDER.index)
+            last[patient] = max(last.get(patient, split), split, key=SPLITS.index)
     for study, (patient, split) in studies.items():
         if split != last[patient]:
             detail = f"patient {patient} is in {last[patient]} with another study; this one, of {split}, is not used"
