@@ -38,10 +38,7 @@ def _per_film(text: str) -> float:
 
 @dataclass
 class Question:
-    """What to locate on a film: `key` completes the row's id, `phrase` is how the question names it.
-
-    A box of None is malformed and listed as a problem already. `kind`: see `data_prep.sample.KINDS`.
-    """
+    """What to locate: `key` completes the row's id; a box of None is malformed; `kind` is of `sample.KINDS`."""
 
     key: str
     phrase: str
@@ -52,10 +49,7 @@ class Question:
 def absent_questions(
     film: str, looked_for: Iterable[str], present: Iterable[str], options: argparse.Namespace, kind: str = "abnormality"
 ) -> dict[str, Question]:
-    """Finding -> question for findings that are absent from the film, drawn by hash, so that every run draws the same.
-
-    `looked_for` would have been annotated if they were there; `present` are there, or their annotation is malformed.
-    """
+    """Finding -> question for findings looked for but not present (or malformed); every run draws the same by hash."""
     if not options.negatives:
         return {}
     salt = f"{options.negatives_seed}/{film}"
@@ -94,10 +88,9 @@ def normalized_box(
     form: Literal["xyxy", "xywh"] = "xyxy",
     overshoot: float = 1.0,
 ) -> Box | None:
-    """The box as shares of the image, or None (a problem) if it is malformed.
+    """The box as shares of the image, or None (a problem) if `values` are not four usable numbers in pixels, or texts.
 
-    `values` are four numbers in pixels, or four texts of numbers: the corners x1, y1, x2, y2, or in the form xywh upper
-    left corner, width and height. Up to `overshoot` pixels past the border are clipped (a note).
+    Up to `overshoot` pixels past the border are clipped (a note).
     """
     values = list(values) if isinstance(values, list | tuple) else [values]
     types = set(map(type, values))  # bool is an int, but not a coordinate

@@ -1,11 +1,10 @@
 """Any film as a picture that the model's processor reads directly, with 8 bits a channel.
 
-An 8-bit PNG, JPEG, BMP, TIFF or WebP file stays the file it is. A DICOM film is converted by `dicom.py`. A 16-bit PNG
-has no window to go by, so its own darkest value becomes 0 and its brightest 255: such files hold raw detector values of
-10 to 16 bits, and dropping the lower byte, as image readers do, would leave many of them black. All keep their aspect.
+An 8-bit PNG, JPEG, BMP, TIFF or WebP file stays as it is; `dicom.py` converts DICOM films. A 16-bit PNG holds raw
+detector values of 10 to 16 bits, so its own darkest value becomes 0 and its brightest 255. All keep their aspect.
 
-Films whose decoder may crash, and all films with several workers, are converted in a process apart: a crash costs one
-film, not the run. Each thread has one such process while it lives; a process whose parent is gone ends by itself.
+Films whose decoder may crash, and all films with several workers, are converted in a process apart, one per thread: a
+crash costs one film, not the run. A process whose parent is gone ends by itself.
 """
 
 import argparse
@@ -80,8 +79,8 @@ def films(
 ) -> Iterator[Film | Unreadable]:
     """`film` of each path in the same order, over several processes; an error is yielded in its place, not raised.
 
-    At most two films per process wait to be taken, so memory stays flat. Converted films are written to the folder
-    `keep`, where the next run finds them, and come as the paths of these files; `UsageError` if that fails.
+    At most two films per process wait to be taken. Converted films become files in `keep`, where the next run finds
+    them; `UsageError` if that fails.
     """
     convert = film if workers == 1 else _film_apart
     work = partial(_attempt, partial(_keep_film, keep, convert) if keep else convert, store_pixels=store_pixels)
@@ -109,10 +108,7 @@ def _attempt(convert: Callable[[Path, int | None], Film], path: Path, store_pixe
 
 
 def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: Path, store_pixels: int | None) -> Film:
-    """`convert(path, store_pixels)`, with the picture as a file in the folder if it is not the film's own.
-
-    A kept file serves a film of the same path, size, time of change and bound if its checksums are right.
-    """
+    """`convert`, its picture kept in the folder for films of the same path, size, time of change and bound."""
     try:
         stat = path.stat()
     except OSError:
@@ -135,9 +131,8 @@ def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: 
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"--keep-films {folder}: cannot write a film there: {error.strerror}; make room or choose another folder"
-        ) from error
+        wrong = f"cannot write a film there: {error.strerror}; make room or choose another folder"
+        raise UsageError(f"--keep-films {folder}: {wrong}") from error
     return kept, width, height
 
 
@@ -213,9 +208,8 @@ def _film_apart(path: Path, store_pixels: int | None) -> Film:
         process.join()
         code = process.exitcode or 0
         how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
-        raise Unreadable(
-            f"{path} ended the process that decodes it ({how}): it is damaged, fetch it again; or memory ran out"
-        ) from error
+        cause = "it is damaged, fetch it again; or memory ran out"
+        raise Unreadable(f"{path} ended the process that decodes it ({how}): {cause}") from error
     try:
         if failed:
             raise answer
@@ -235,9 +229,8 @@ def _start() -> tuple[SpawnProcess, Connection]:
     try:
         ours.recv()
     except EOFError as error:
-        raise RuntimeError(
-            "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
-        ) from error
+        cause = "a script of your own needs `if __name__ == '__main__':` around its work"
+        raise RuntimeError(f"a process apart did not start; {cause}") from error
     return process, ours
 
 

@@ -16,10 +16,9 @@ boxes on 1,047 images, in eight categories. The splits are MIMIC-CXR's, by patie
 """
 
 import argparse
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -43,16 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     box_sets.add_negatives(parser, f"of those that the film's report says are absent, by {_LABELS} in --root")
 
 
-class _Row(NamedTuple):
-    where: str
-    dicom: str
-    category: str
-    text: str
-    path: str
-    bbox: Any
-    width: Any
-    height: Any
-    split: str  # "" in 1.0.0
+_Row = namedtuple("_Row", "where dicom category text path bbox width height split")  # of a box; split "" in 1.0.0
 
 
 @data_set(

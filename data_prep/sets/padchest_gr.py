@@ -72,9 +72,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     if options.negatives and options.language != "en":
         raise UsageError("--negatives asks for labels, which are in English; leave out --language es")
     patients = _patients(tables.find(root, _TABLE, "--root"), problems)
-    projections = None
-    if options.parent:
-        projections = {row[0]: row[1] for row in tables.rows(options.parent, ("ImageID", "Projection"), problems)}
+    parent: Any = options.parent and tables.rows(options.parent, ("ImageID", "Projection"), problems)
+    projections = dict(parent) if parent else None
     studies = list(_studies(root / _REPORTS, options.language, patients, projections, problems))
     if options.negatives:
         boxed = {box.label for study in studies for question in study.questions for box in question.boxes if box}

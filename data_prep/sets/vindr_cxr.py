@@ -3,24 +3,22 @@
 Files, from https://physionet.org/content/vindr-cxr/1.0.0/:
 
 - `train/<image_id>.dicom` (15,000) and `test/<image_id>.dicom` (3,000), image_id being 32 hexadecimal digits;
-- `annotations/annotations_train.csv`: image_id, rad_id (`rad_ID` in some copies), class_name, x_min, y_min, x_max,
-  y_max in pixels of the film. Three of 17 radiologists read each film; one who sees nothing has a row "No finding"
-  without a box. `annotations/annotations_test.csv`: the same without the radiologist, a consensus of five.
+- `annotations/annotations_train.csv`: image_id, rad_id (or `rad_ID`), class_name, x_min, y_min, x_max, y_max in pixels
+  of the film. Three of 17 radiologists read each film; one who sees nothing has a row "No finding" without a box.
+  `annotations/annotations_test.csv`: the same without the radiologist, a consensus of five.
 
-The variant of Kaggle's VinBigData challenge has `train.csv` with class_id besides, of 14 findings, and no annotations
-of its test films. All tables are read as .csv.gz too. Copies as PNG or JPEG are read from --films; boxes are in pixels
-of the DICOM files, so --sizes names files with their sizes: JSON {image_id: [rows, columns]}, or CSV with image_id and
-dim0, dim1 (or rows, columns).
+Kaggle's VinBigData challenge has `train.csv` with class_id besides, of 14 findings, and no annotations of its test
+films. All tables are read as .csv.gz too. --films are copies as PNG or JPEG; boxes are in pixels of the DICOM files,
+whose sizes --sizes gives: JSON {image_id: [rows, columns]}, or CSV with image_id and dim0, dim1 (or rows, columns).
 
 The boxes of all readers for one finding of one film become one set by weighted boxes fusion (`ensemble_boxes`) with IoU
 threshold 0.1, no score threshold and scores of 1, rounded to three decimals, for training and test films alike: the
 rule of RadVLM (arXiv 2502.03333), which arXiv 2512.10691 builds on. Readers looked for every finding on every film, so
 --negatives draws from all findings of the tables. Most films have no finding, so most detection rows have no box.
 
-Patients are not known: each film counts as one, named by its image_id. There is no official validation split;
---val-share makes one. Licence: PhysioNet Credentialed Health Data License 1.5.0; Kaggle's competition rules for its
-variant. Counts: 15,000 and 3,000 films, 45,000 readings of training films. RadVLM's paper counts 16,089 pairs of
-training film and finding, and 2,108 of test film and finding.
+Each film counts as a patient, named by its image_id; --val-share makes a validation split. Licence: PhysioNet
+Credentialed Health Data License 1.5.0; Kaggle's competition rules for its variant. Counts: 15,000 and 3,000 films,
+45,000 readings of training films; RadVLM's paper counts 16,089 pairs of training film and finding, 2,108 of test.
 """
 
 import argparse

@@ -1,9 +1,8 @@
 """Geometry and densities of a frontal chest film, drawn with numpy.
 
-Everything is a function on one pixel grid: a film is a sum of soft-edged density fields (body, lungs, ribs, heart, ...)
-in *canonical* coordinates, where the midline is x = 0.5 and the patient's left is at the right of the image, as on a
-real film. A pose maps pixels to them, so that a shifted, scaled or rotated film needs no resampling and the box of a
-finding is read off its own mask. All lengths are fractions of the image side, angles are in radians.
+A film is a sum of soft-edged density fields (body, lungs, ribs, heart, ...) in *canonical* coordinates: the midline is
+x = 0.5, and the patient's left is at the right of the image. A pose maps pixels to them, so no film is resampled and a
+finding's box is read off its own mask. All lengths are fractions of the image side, angles are in radians.
 """
 
 from functools import lru_cache
@@ -100,10 +99,7 @@ def _bands(phase: Field, half: float) -> Field:
 
 
 class Chest:
-    """The fields of one patient in one pose, each [SIZE, SIZE] float32; masks are in 0..1 with soft edges.
-
-    `heart_scale` is relative to the patient's normal heart (enlarged: 1.3 and more).
-    """
+    """The fields of one patient in one pose, each [SIZE, SIZE] float32, masks in 0..1; an enlarged heart is 1.3 up."""
 
     def __init__(self, anatomy: Anatomy, exposure: Exposure, heart_scale: float = 1.0) -> None:
         self.anatomy, self.exposure = anatomy, exposure
@@ -151,10 +147,7 @@ class Chest:
         return bone * ramp(ax - 0.03, 0.008) * ramp(0.40 - ax, 0.02)
 
     def density(self, air: Field) -> Field:
-        """Sum of all tissue, from 0 (outside the body) to about 1 (bone over heart).
-
-        `air` is how much aerated lung each pixel has, 0..1: `self.air` minus what findings replace.
-        """
+        """Sum of all tissue, from 0 to about 1; `air`, 0..1, is `self.air` minus what findings replace."""
         a, ax, y, dx = self.anatomy, self.ax, self.y, self.dx
         cage = ramp(self.outer - ax, 0.02)
         below = ramp(y - self.dome, 0.009) * cage

@@ -1,7 +1,6 @@
 """Findings of the demo films: what can be present, where it may lie, how it changes the film, and its report.
 
-Each finding leaves one mask per lesion on the chest's pixel grid; the box is the extent of that mask, so boxes stay
-tight under any pose. A film's findings are drawn together so that no lesion hides another.
+A box is the extent of its lesion's mask, so it is tight under any pose. No lesion of a film hides another.
 """
 
 from collections.abc import Sequence
@@ -185,11 +184,7 @@ _MASKS = {
 
 
 def phrase(kind: str, findings: Sequence[Finding]) -> str:
-    """What a grounding question asks for, given the film's findings of the kind.
-
-    "right pleural effusion", "nodule in the left mid lung zone"; bilateral disease, and several lesions asked for at
-    once, have no place.
-    """
+    """What a grounding question asks for: "right pleural effusion"; both sides or several lesions have no place."""
     if len(findings) == 1 and findings[0].zone:
         return f"{kind} in the {findings[0].side} {findings[0].zone} lung zone"
     sides = {f.side for f in findings}
