@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,10 +38,7 @@ def _per_film(text: str) -> float:
 
 @dataclass
 class Question:
-    """What to locate on a film: `key` completes the row's id, `phrase` is how the question names it.
-
-    A box of None is malformed and listed as a problem already. `kind`: see `data_prep.sample.KINDS`.
-    """
+    """What to locate: `key` completes the row's id; a box of None is malformed; `kind` is of `sample.KINDS`."""
 
     key: str
     phrase: str
@@ -51,10 +49,7 @@ class Question:
 def absent_questions(
     film: str, looked_for: Iterable[str], present: Iterable[str], options: argparse.Namespace, kind: str = "abnormality"
 ) -> dict[str, Question]:
-    """Finding -> question for findings that are absent from the film, drawn by hash, so that every run draws the same.
-
-    `looked_for` would have been annotated if they were there; `present` are there, or their annotation is malformed.
-    """
+    """Finding -> question for findings looked for but not present (or malformed); every run draws the same by hash."""
     if not options.negatives:
         return {}
     salt = f"{options.negatives_seed}/{film}"
@@ -79,15 +74,8 @@ def grounding_samples(
             problems.notes["boxes given twice, used once"] += len(boxes) - len(distinct)
         if not distinct:
             problems.notes[_EMPTY] += 1
-        yield Sample(
-            f"{film}-{question.key}",
-            *row,
-            "grounding",
-            *picture,
-            phrase=question.phrase,
-            boxes=tuple(distinct),
-            kind=question.kind,
-        )
+        answer: dict[str, Any] = {"phrase": question.phrase, "boxes": tuple(distinct), "kind": question.kind}
+        yield Sample(f"{film}-{question.key}", *row, "grounding", *picture, **answer)
 
 
 def normalized_box(
@@ -100,17 +88,15 @@ def normalized_box(
     form: Literal["xyxy", "xywh"] = "xyxy",
     overshoot: float = 1.0,
 ) -> Box | None:
-    """The box as shares of the image, or None (a problem) if it is malformed.
+    """The box as shares of the image, or None (a problem) if `values` are not four usable numbers in pixels, or texts.
 
-    `values` are four numbers in pixels, or four texts of numbers: the corners x1, y1, x2, y2, or in the form xywh upper
-    left corner, width and height. Up to `overshoot` pixels past the border are clipped (a note).
+    Up to `overshoot` pixels past the border are clipped (a note).
     """
     values = list(values) if isinstance(values, list | tuple) else [values]
     types = set(map(type, values))  # bool is an int, but not a coordinate
-    try:
+    numbers: list[float] = []
+    with suppress(ValueError, OverflowError):
         numbers = [float(value) for value in values] if types <= {int, float} or types == {str} else []
-    except (ValueError, OverflowError):
-        numbers = []
     if len(numbers) != 4:
         problems.add("bad_box", where, f"box {values!r} is not four numbers; not used")
         return None
@@ -166,12 +152,7 @@ def is_utf8(text: str) -> bool:
 
 
 def read_json(path: Path, problems: Problems) -> Any:
-    """The content of a JSON file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UsageError: the file cannot be read.
-        RefusedData: it is not valid JSON, or nested too deeply.
-    """
+    """The content of a JSON file in UTF-8, with or without a byte order mark; errors as `tables.rows`."""
     problems.source(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))

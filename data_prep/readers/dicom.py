@@ -1,9 +1,8 @@
 """DICOM films as 8-bit pictures, the way the file asks to be displayed.
 
-pydicom applies the file's modality transform (rescale or table) and its first VOI transform (table, or window of any of
-the three functions) to the stored values; then the film's darkest value becomes 0 and its brightest 255, so that every
-film uses all of the 8 bits. A transform that fails or leaves nothing to see (a window of width 0, or beside all values)
-is skipped. MONOCHROME1 is inverted last. Presentation LUT Shape is ignored, because its INVERSE repeats MONOCHROME1.
+pydicom applies the file's modality transform (rescale or table) and first VOI transform (table or window) to the stored
+values; then the darkest value becomes 0 and the brightest 255. A transform that fails or leaves nothing to see is
+skipped. MONOCHROME1 is inverted last. Presentation LUT Shape is ignored: its INVERSE repeats MONOCHROME1.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded; the largest detectors have about 20 million pixels."""
 _MAX_ASPECT = 200
-# One decoder for each compression, because the next one that pydicom would turn to may fill up what is missing, or
-# crash, where the first says what is wrong. JPEG extended is read where it has 8 bits, which is what films have.
+# One decoder for each compression: the next one that pydicom would try may fill in missing data, or crash.
 _PLUGINS = {
     "pillow": (50, 51),  # JPEG baseline, JPEG extended
     "gdcm": (57, 70, 80, 81),  # JPEG lossless, the same with first-order prediction; JPEG-LS lossless, near-lossless
@@ -55,10 +53,7 @@ def check_sides(width: int, height: int) -> None:
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
-    """The film, (height, width), or (height, width, 3) if it is stored in color.
-
-    A `ValueError` says why it cannot be shown and what to do; decoders raise other errors too.
-    """
+    """The film, (height, width), or (height, width, 3) in color; `ValueError`, or a decoder's error, if it has none."""
     dataset = _read(path, header_only=False)
     width, height = _checked_size(dataset)
     if "PixelData" not in dataset:
@@ -104,18 +99,14 @@ def _checked_size(dataset: FileDataset) -> tuple[int, int]:
     check_sides(width, height)
     grayscale = samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
     if not grayscale and not (samples == 3 and depth == 8):
-        shown = "only grayscale films and 8-bit RGB can be shown"
-        raise ValueError(f"is {photometric} with {samples} samples a pixel; {shown}")
+        raise ValueError(f"is {photometric} with {samples} samples a pixel; films are grayscale or 8-bit RGB")
     if depth not in (8, 16):
         raise ValueError(f"has {depth} bits a pixel allocated; films have 8 or 16")
     return width, height
 
 
 def _check_stream(dataset: FileDataset, width: int, height: int) -> None:
-    """Refuse a compressed picture that is cut off, or of another size than the header's, before any decoder runs.
-
-    Some decoders fill in missing data, and all allocate what the stream claims.
-    """
+    """Refuse a compressed picture that is cut off, or of another size than the header's, before any decoder runs."""
     from pydicom.encaps import get_frame
     from pydicom.uid import RLELossless
 
@@ -166,9 +157,8 @@ def _decoding() -> Iterator[None]:
     except BaseException as error:
         # The RLE decoder is written in Rust: a stream that is too long ends in a panic, not in an Exception.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise ValueError(
-                f"has pixel data that cannot be decoded; fetch it again, or decompress it with another tool ({error})"
-            ) from error
+            advice = "fetch it again, or decompress it with another tool"
+            raise ValueError(f"has pixel data that cannot be decoded; {advice} ({error})") from error
         raise
 
 

@@ -1,11 +1,10 @@
 """Any film as a picture that the model's processor reads directly, with 8 bits a channel.
 
-An 8-bit PNG, JPEG, BMP, TIFF or WebP file stays the file it is. A DICOM film is converted by `dicom.py`. A 16-bit PNG
-has no window to go by, so its own darkest value becomes 0 and its brightest 255: such files hold raw detector values of
-10 to 16 bits, and dropping the lower byte, as image readers do, would leave many of them black. All keep their aspect.
+An 8-bit PNG, JPEG, BMP, TIFF or WebP file stays as it is; `dicom.py` converts DICOM films. A 16-bit PNG holds raw
+detector values of 10 to 16 bits, so its own darkest value becomes 0 and its brightest 255. All keep their aspect.
 
-Films whose decoder may crash, and all films with several workers, are converted in a process apart: a crash costs one
-film, not the run. Each thread has one such process while it lives; a process whose parent is gone ends by itself.
+Films whose decoder may crash, and all films with several workers, are converted in a process apart, one per thread: a
+crash costs one film, not the run. A process whose parent is gone ends by itself.
 """
 
 import argparse
@@ -50,10 +49,8 @@ class Unreadable(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every set whose films are converted."""
     parser.add_argument("--workers", type=positive, default=1, help="processes that convert films")
-    pixels = "scale films of more pixels down to this, e.g. 1048576, before storing"
-    parser.add_argument("--store-pixels", type=positive, help=pixels)
-    keep = "keep converted films there: a stopped run goes on where it was"
-    parser.add_argument("--keep-films", type=Path, metavar="DIR", help=keep)
+    parser.add_argument("--store-pixels", type=positive, metavar="N", help="scale larger films to N pixels (1048576)")
+    parser.add_argument("--keep-films", type=Path, metavar="DIR", help="keep converted films, to resume a stopped run")
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -67,14 +64,10 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def film(path: Path, store_pixels: int | None = None, *, decode: bool = True) -> Film:
-    """The path itself if it is an 8-bit picture, else the bytes of an 8-bit PNG; with its width and height.
+    """The path of an 8-bit picture, else the bytes of an 8-bit PNG; with width and height. Raises `Unreadable`.
 
-    Films with more pixels than `store_pixels` come as bytes too, scaled down to it with their aspect kept, so that
-    relative boxes stay right. Without `decode`, only the header of an 8-bit picture is read, so damage behind it is
-    not seen.
-
-    Raises:
-        Unreadable: the file is missing, damaged, not a film, or too large to be one.
+    Films with more pixels than `store_pixels` come as bytes too, scaled down with their aspect kept, so that relative
+    boxes stay right. Without `decode`, only the header of an 8-bit picture is read: damage behind it is not seen.
     """
     with _named(path):
         fragile = dicom.is_dicom(path) and dicom.crashes_on_damage(path)
@@ -86,8 +79,8 @@ def films(
 ) -> Iterator[Film | Unreadable]:
     """`film` of each path in the same order, over several processes; an error is yielded in its place, not raised.
 
-    At most two films per process wait to be taken, so memory stays flat. Converted films are written to the folder
-    `keep`, where the next run finds them, and come as the paths of these files; `UsageError` if that fails.
+    At most two films per process wait to be taken. Converted films become files in `keep`, where the next run finds
+    them; `UsageError` if that fails.
     """
     convert = film if workers == 1 else _film_apart
     work = partial(_attempt, partial(_keep_film, keep, convert) if keep else convert, store_pixels=store_pixels)
@@ -115,10 +108,7 @@ def _attempt(convert: Callable[[Path, int | None], Film], path: Path, store_pixe
 
 
 def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: Path, store_pixels: int | None) -> Film:
-    """`convert(path, store_pixels)`, with the picture as a file in the folder if it is not the film's own.
-
-    A kept file serves a film of the same path, size, time of change and bound if its checksums are right.
-    """
+    """`convert`, its picture kept in the folder for films of the same path, size, time of change and bound."""
     try:
         stat = path.stat()
     except OSError:
@@ -141,9 +131,8 @@ def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: 
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"--keep-films {folder}: cannot write a film there: {error.strerror}; make room or choose another folder"
-        ) from error
+        wrong = f"cannot write a film there: {error.strerror}; make room or choose another folder"
+        raise UsageError(f"--keep-films {folder}: {wrong}") from error
     return kept, width, height
 
 
@@ -219,9 +208,8 @@ def _film_apart(path: Path, store_pixels: int | None) -> Film:
         process.join()
         code = process.exitcode or 0
         how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
-        raise Unreadable(
-            f"{path} ended the process that decodes it ({how}): it is damaged, fetch it again; or memory ran out"
-        ) from error
+        cause = "it is damaged, fetch it again; or memory ran out"
+        raise Unreadable(f"{path} ended the process that decodes it ({how}): {cause}") from error
     try:
         if failed:
             raise answer
@@ -241,9 +229,8 @@ def _start() -> tuple[SpawnProcess, Connection]:
     try:
         ours.recv()
     except EOFError as error:
-        raise RuntimeError(
-            "a process apart did not start; a script of your own needs `if __name__ == '__main__':` around its work"
-        ) from error
+        cause = "a script of your own needs `if __name__ == '__main__':` around its work"
+        raise RuntimeError(f"a process apart did not start; {cause}") from error
     return process, ours
 
 

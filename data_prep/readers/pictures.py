@@ -34,9 +34,9 @@ def headers(records: Iterable[tuple[_Record, Path]], problems: Problems) -> Iter
 
 
 def read(
-    records: Iterable[tuple[_Record, Path]], options: argparse.Namespace, problems: Problems
+    records: Iterable[tuple[_Record, Path | None]], options: argparse.Namespace, problems: Problems
 ) -> Iterator[tuple[_Record, Film]]:
-    """Each record with its picture, in the same order; those whose file cannot be read become problems.
+    """Each record that has a path, with its picture, in the same order; a file that cannot be read is a problem.
 
     Only a few records are taken ahead of what is yielded; `options` are those of `images.add_arguments`.
     """
@@ -44,8 +44,9 @@ def read(
 
     def paths() -> Iterator[Path]:
         for record, path in records:
-            waiting.append(record)
-            yield path
+            if path:
+                waiting.append(record)
+                yield path
 
     for picture in films(paths(), options.workers, options.store_pixels, options.keep_films):
         record = waiting.popleft()

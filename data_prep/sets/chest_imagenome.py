@@ -39,16 +39,7 @@ from data_prep.splits import NAMES
 from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 
-_SIDED = (
-    "lung, apical zone, upper lung zone, mid lung zone, lower lung zone, hilar structures, costophrenic angle, "
-    "hemidiaphragm, clavicle"
-)
-_SINGLE = (
-    "trachea, spine, aortic arch, mediastinum, upper mediastinum, svc, cardiac silhouette, cavoatrial junction, "
-    "right atrium, carina, abdomen"
-)
-_SIDES = [f"{side} {part}" for side in ("right", "left") for part in _SIDED.split(", ")]
-REGIONS = frozenset([*_SIDES, *_SINGLE.split(", ")])
+REGIONS = frozenset(Path(__file__).with_name("chest_imagenome_regions.txt").read_text().splitlines())
 """The names of the regions that are asked for."""
 
 FAILED = frozenset(Path(__file__).with_name("chest_imagenome_failed.txt").read_text().split())
@@ -62,8 +53,7 @@ _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     mimic_arguments(parser)
     parser.add_argument("--annotations", type=Path, required=True, help="folder of Chest ImaGenome: silver_dataset/")
-    regions = "how many regions of an image are asked for, drawn by its id"
-    parser.add_argument("--regions", type=positive, default=1, help=regions)
+    parser.add_argument("--regions", type=positive, default=1, help="regions asked for per image, drawn by its id")
     box_sets.add_negatives(parser, "of those that its report says are absent, by the scene graph")
 
 
@@ -92,8 +82,10 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             drawn = sorted(regions, key=lambda region: stable_hash(f"{film.dicom}/{region}"))[: options.regions]
             questions = [regions[region] for region in drawn]
             if options.negatives:
-                said = _findings(graph)
-                questions += box_sets.absent_questions(film.dicom, said["no"], said["yes"], options).values()
+                # The report's findings in any region: lists of "category|relation|name", one for each sentence.
+                said = _FINDING.findall(json.dumps(graph.get("attributes")))
+                denied, present = ([name for relation, name in said if relation == word] for word in ("no", "yes"))
+                questions += box_sets.absent_questions(film.dicom, denied, present, options).values()
             picture, row = (path, film.width, film.height), (film.patient, split, "chest_imagenome")
             yield from box_sets.grounding_samples(film.dicom, questions, picture, row, problems)
     for dicom in own_splits:
@@ -181,12 +173,3 @@ def _regions(graph: dict[str, Any], film: Film, problems: Problems) -> dict[str,
         for region, box in boxes.items()
         if region not in ambiguous
     }
-
-
-def _findings(graph: dict[str, Any]) -> dict[str, set[str]]:
-    """What the report says of the findings in any region: "yes" or "no" -> their names."""
-    said: dict[str, set[str]] = {"yes": set(), "no": set()}
-    # Lists of "category|relation|name", one for each sentence.
-    for relation, name in _FINDING.findall(json.dumps(graph.get("attributes"))):
-        said[relation].add(name)
-    return said

@@ -1,9 +1,8 @@
 """Any box data set in COCO format: one grounding sample per image and category.
 
 Files: one JSON with `images` (`id`, `file_name`, `width`, `height`), `categories` (`id`, `name`) and `annotations`
-(`image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels), as https://cocodataset.org/#format-data
-describes it. An image is looked for as ROOT/file_name, then as ROOT/<its last part>, because many sets are handed on in
-one flat folder while the JSON still names sub-folders. Films may also be DICOM or have 16 bits; they are converted.
+(`image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels), see https://cocodataset.org/#format-data. An
+image is ROOT/file_name or, in one flat folder, ROOT/<its last part>. DICOM and 16-bit films are converted.
 
 Categories are asked for as words: "ActiveTuberculosis" as "active tuberculosis". Those that read the same, such as
 "Mass" and "mass", are one. The patient id is the file's name without suffix, or what --patient-regex finds in it.
@@ -76,10 +75,9 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         film.questions |= absent
     last_parts = Counter(Path(film.file_name).name for film in films.values())
     located = (
-        ((film, patient), path)
+        ((film, patient), _image_path(film, root, last_parts, problems))
         for film in tqdm(films.values(), unit="image", disable=None)
         if (patient := _patient(film.file_name, options.patient_regex, problems))
-        and (path := _image_path(film, root, last_parts, problems))
     )
     for (film, patient), picture in pictures.read(located, options, problems):
         row = (patient, reports.split(options, patient), options.name)
@@ -171,19 +169,16 @@ def _check_form(content: _Content, films: dict[str, _Film], path: Path) -> None:
     box_sets.refuse_shares(max((max(box[:4]) for box in boxes), default=0), path)
     outside = any(x + w > width + 1 or y + h > height + 1 for x, y, w, h, width, height in boxes)
     if outside and all(x < w <= width and y < h <= height for x, y, w, h, width, height in boxes):
-        raise RefusedData(
-            f"{path}: every bbox fits its image as [x1, y1, x2, y2] and some do not as [x, y, width, height], which "
-            f"COCO format has; convert them"
-        )
+        wrong = "every bbox fits its image as [x1, y1, x2, y2] and some do not as COCO's [x, y, width, height]"
+        raise RefusedData(f"{path}: {wrong}; convert them")
 
 
 def _patient(file_name: str, pattern: re.Pattern[str] | None, problems: Problems) -> str | None:
-    if pattern is None:
-        return Path(file_name).stem
-    if (match := pattern.search(file_name)) and match[1]:
-        return match[1]
-    problems.add("no_patient", file_name, "--patient-regex finds no patient; image not used")
-    return None
+    match = pattern.search(file_name) if pattern else None
+    patient = match[1] if match else None if pattern else Path(file_name).stem
+    if not patient:
+        problems.add("no_patient", file_name, "--patient-regex finds no patient; image not used")
+    return patient
 
 
 def _image_path(film: _Film, root: Path, last_parts: Counter[str], problems: Problems) -> Path | None:

@@ -16,10 +16,9 @@ boxes on 1,047 images, in eight categories. The splits are MIMIC-CXR's, by patie
 """
 
 import argparse
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -39,21 +38,11 @@ _LABELS = "mimic-cxr-2.0.0-chexpert.csv"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     mimic_arguments(parser)
-    files = "MS_CXR_Local_Alignment_v1.0.0 or v1.1.0, .csv or .json"
-    parser.add_argument("--annotations", type=Path, required=True, help=files)
+    parser.add_argument("--annotations", type=Path, required=True, help="MS_CXR_Local_Alignment_v1.?.0, .csv or .json")
     box_sets.add_negatives(parser, f"of those that the film's report says are absent, by {_LABELS} in --root")
 
 
-class _Row(NamedTuple):
-    where: str
-    dicom: str
-    category: str
-    text: str
-    path: str
-    bbox: Any
-    width: Any
-    height: Any
-    split: str  # "" in 1.0.0
+_Row = namedtuple("_Row", "where dicom category text path bbox width height split")  # of a box; split "" in 1.0.0
 
 
 @data_set(
@@ -83,8 +72,13 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             problems.add("blank", row.where, "dicom_id, category and text must not be blank; box not used")
     problems.count("phrases", len(phrases))
     problems.count("images", len({dicom for dicom, _, _ in phrases}))
-    categories = {category for _, category, _ in phrases}
-    absent = _absent_categories(options.root, categories, problems) if options.negatives else {}
+    absent: dict[str, set[str]] = {}  # by study, what its report says is absent, in the words of a question
+    if options.negatives:
+        labels = tables.find(options.root, _LABELS, "--negatives")
+        names = sorted({category for _, category, _ in phrases} & set(tables.header(labels)))
+        for study, _, *values in tables.rows(labels, ("study_id", "subject_id", *names), problems):
+            denied = [name for name, value in zip(names, values, strict=True) if value in ("0", "0.0")]
+            absent[study] = set(map(box_sets.readable, denied))
     asked, present = defaultdict(list), defaultdict(set)
     for (dicom, category, _), question in phrases.items():
         asked[dicom].append(question)
@@ -95,17 +89,6 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             picture, row_of = (path, image.width, image.height), (image.patient, split, "ms_cxr")
             questions = [*asked[dicom], *negatives.values()]
             yield from box_sets.grounding_samples(dicom, questions, picture, row_of, problems)
-
-
-def _absent_categories(root: Path, categories: set[str], problems: Problems) -> dict[str, set[str]]:
-    """Study id -> what its report says is absent, in the words of a question."""
-    path = tables.find(root, _LABELS, "--negatives")
-    names = sorted(categories & set(tables.header(path)))
-    absent: dict[str, set[str]] = {}
-    for study, _, *values in tables.rows(path, ("study_id", "subject_id", *names), problems):
-        denied = [name for name, value in zip(names, values, strict=True) if value in ("0", "0.0")]
-        absent[study] = set(map(box_sets.readable, denied))
-    return absent
 
 
 def _read_box(row: _Row, films: dict[str, tuple[Film, str]], mimic: Mimic, problems: Problems) -> Box | None:

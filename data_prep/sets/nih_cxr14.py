@@ -55,19 +55,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
     """Yield one grounding sample per film and finding; unusable annotations go to `problems`."""
     root = reports.folder(options.root, "--root", "the films")
-    test = _test_names(options.test_list, problems) if options.test_list else None
+    test = {row[0].strip() for row in tables.raw(options.test_list, problems) if row} if options.test_list else None
+    if test is not None and not any(map(_NAME.fullmatch, test)):
+        one_a_line = "it should have one a line, such as 00013118_008.png"
+        raise UsageError(f"--test-list {options.test_list} names no film; {one_a_line}")
     films = _read_boxes(options.boxes or tables.find(root, _LIST, "--boxes"), problems)
     boxed = {finding for questions in films.values() for finding in questions}
     if options.negatives:
-        for name, labels in _read_labels(options.labels or tables.find(root, _LABELS, "--labels"), problems):
+        table = options.labels or tables.find(root, _LABELS, "--labels")
+        for name, labels in tables.rows(table, ("Image Index", "Finding Labels"), problems):
             if questions := films.get(name):
-                questions |= box_sets.absent_questions(name, boxed, labels | questions.keys(), options)
+                # In the words of the list of boxes.
+                present = {
+                    box_sets.readable(label).replace("infiltration", "infiltrate") for label in labels.split("|")
+                }
+                questions |= box_sets.absent_questions(name, boxed, present | questions.keys(), options)
     folders = [root, root / "images", *sorted(root.glob("images_*")), *sorted(root.glob("images_*/images"))]
-    located = (
-        (name, path)
-        for name in tqdm(films, unit="film", disable=None)
-        if (path := box_sets.find_film(folders, [name], problems))
-    )
+    names = tqdm(films, unit="film", disable=None)
+    located = ((name, box_sets.find_film(folders, [name], problems)) for name in names)
     for name, picture in pictures.read(located, options, problems):
         _, width, height = picture
         if abs(width / height - 1) > _SQUARE:
@@ -77,19 +82,6 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         split = options.split if test is None else "test" if name in test else "train"
         row = (name.partition("_")[0], split, "nih_cxr14")
         yield from box_sets.grounding_samples(Path(name).stem, films[name].values(), picture, row, problems)
-
-
-def _test_names(path: Path, problems: Problems) -> set[str]:
-    names = {row[0].strip() for row in tables.raw(path, problems) if row}
-    if not any(map(_NAME.fullmatch, names)):
-        raise UsageError(f"--test-list {path} names no film; it should have one a line, such as 00013118_008.png")
-    return names
-
-
-def _read_labels(path: Path, problems: Problems) -> Iterator[tuple[str, set[str]]]:
-    """Each film's name with its labels, in the words of the list of boxes."""
-    for name, labels in tables.rows(path, ("Image Index", "Finding Labels"), problems):
-        yield name, {box_sets.readable(label).replace("infiltration", "infiltrate") for label in labels.split("|")}
 
 
 def _read_boxes(path: Path, problems: Problems) -> dict[str, dict[str, box_sets.Question]]:

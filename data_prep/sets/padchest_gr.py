@@ -29,13 +29,11 @@ from data_prep.problems import Problems
 from data_prep.readers import box_sets, images, pictures, reports, tables
 from data_prep.readers.jsons import objects
 from data_prep.registry import data_set
-from data_prep.sample import Sample
+from data_prep.sample import SPLITS, Sample
 from reward_fns.errors import UsageError
 
 _REPORTS, _TABLE = "grounded_reports_20240819.json", "master_table.csv"
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "test": "test"}
-# Of a patient in several splits, the studies in the last of these stay and the others are left out.
-_ORDER = ("train", "val", "test")
 _DENIAL = r"\b(?:no|not|without)\b[^.]*"
 _FRONTAL = ("PA", "AP")
 _NAME = re.compile(r"[\w-][\w.-]*\.png")
@@ -74,9 +72,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     if options.negatives and options.language != "en":
         raise UsageError("--negatives asks for labels, which are in English; leave out --language es")
     patients = _patients(tables.find(root, _TABLE, "--root"), problems)
-    projections = None
-    if options.parent:
-        projections = {row[0]: row[1] for row in tables.rows(options.parent, ("ImageID", "Projection"), problems)}
+    parent: Any = options.parent and tables.rows(options.parent, ("ImageID", "Projection"), problems)
+    projections = dict(parent) if parent else None
     studies = list(_studies(root / _REPORTS, options.language, patients, projections, problems))
     if options.negatives:
         boxed = {box.label for study in studies for question in study.questions for box in question.boxes if box}
@@ -85,17 +82,14 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             denied = {name for name in labels if re.search(rf"{_DENIAL}\b{re.escape(name)}\b", study.negatives, re.I)}
             study.questions.extend(box_sets.absent_questions(study.id, denied, study.labels, options).values())
     folders = [options.films] if options.films else [root / "PadChest_GR", root / "Padchest_GR_files/PadChest_GR", root]
-    located = (
-        (study, path)
-        for study in tqdm(studies, unit="study", disable=None)
-        if study.questions and (path := box_sets.find_film(folders, [study.image], problems))
-    )
+    asked = tqdm([study for study in studies if study.questions], unit="study", disable=None)
+    located = ((study, box_sets.find_film(folders, [study.image], problems)) for study in asked)
     for study, picture in pictures.read(located, options, problems):
         yield from box_sets.grounding_samples(study.id, study.questions, picture, study.row, problems)
 
 
 def _patients(path: Path, problems: Problems) -> _Patients:
-    """Study -> patient and split. No patient of validation or test is trained on, even if the table says so."""
+    """Study -> patient and split; of a patient in several splits, only the studies in the last of them."""
     studies: _Patients = {}
     last: dict[str, str] = {}
     for number, (study, patient, named) in enumerate(tables.rows(path, ("StudyID", "PatientID", "split"), problems), 2):
@@ -107,7 +101,7 @@ def _patients(path: Path, problems: Problems) -> _Patients:
             detail = f"patient {patient} in {split}, but {' in '.join(studies[study])} in another row of this study"
             problems.add("split_conflict", where, f"{detail}; row not used")
         else:
-            last[patient] = max(last.get(patient, split), split, key=_ORDER.index)
+            last[patient] = max(last.get(patient, split), split, key=SPLITS.index)
     for study, (patient, split) in studies.items():
         if split != last[patient]:
             detail = f"patient {patient} is in {last[patient]} with another study; this one, of {split}, is not used"
@@ -134,18 +128,13 @@ def _studies(
             problems.add("duplicate_id", where, "the study was listed before; not used")
         elif study not in patients:
             problems.add("no_split", where, f"{_TABLE} gives it no patient and split; study not used")
-        elif _frontal(image, projections, where, problems):
+        elif projections is not None and image not in projections:
+            problems.add("unknown_image", where, f"{image} is not in the table of --parent; study not used")
+        elif projections is not None and projections[image] not in _FRONTAL:
+            problems.notes[f"films of projection {projections[image] or 'unknown'}, not used"] += 1
+        else:
             yield _Study(study, (*patients[study], "padchest_gr"), image, questions, labels, negatives)
         seen.add(study)
-
-
-def _frontal(image: str, projections: Mapping[str, str] | None, where: str, problems: Problems) -> bool:
-    projection = _FRONTAL[0] if projections is None else projections.get(image)
-    if projection is None:
-        problems.add("unknown_image", where, f"{image} is not in the table of --parent; study not used")
-    elif projection not in _FRONTAL:
-        problems.notes[f"films of projection {projection or 'unknown'}, not used"] += 1
-    return projection in _FRONTAL
 
 
 def _questions(

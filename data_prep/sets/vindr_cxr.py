@@ -3,24 +3,22 @@
 Files, from https://physionet.org/content/vindr-cxr/1.0.0/:
 
 - `train/<image_id>.dicom` (15,000) and `test/<image_id>.dicom` (3,000), image_id being 32 hexadecimal digits;
-- `annotations/annotations_train.csv`: image_id, rad_id (`rad_ID` in some copies), class_name, x_min, y_min, x_max,
-  y_max in pixels of the film. Three of 17 radiologists read each film; one who sees nothing has a row "No finding"
-  without a box. `annotations/annotations_test.csv`: the same without the radiologist, a consensus of five.
+- `annotations/annotations_train.csv`: image_id, rad_id (or `rad_ID`), class_name, x_min, y_min, x_max, y_max in pixels
+  of the film. Three of 17 radiologists read each film; one who sees nothing has a row "No finding" without a box.
+  `annotations/annotations_test.csv`: the same without the radiologist, a consensus of five.
 
-The variant of Kaggle's VinBigData challenge has `train.csv` with class_id besides, of 14 findings, and no annotations
-of its test films. All tables are read as .csv.gz too. Copies as PNG or JPEG are read from --films; boxes are in pixels
-of the DICOM files, so --sizes names files with their sizes: JSON {image_id: [rows, columns]}, or CSV with image_id and
-dim0, dim1 (or rows, columns).
+Kaggle's VinBigData challenge has `train.csv` with class_id besides, of 14 findings, and no annotations of its test
+films. All tables are read as .csv.gz too. --films are copies as PNG or JPEG; boxes are in pixels of the DICOM files,
+whose sizes --sizes gives: JSON {image_id: [rows, columns]}, or CSV with image_id and dim0, dim1 (or rows, columns).
 
 The boxes of all readers for one finding of one film become one set by weighted boxes fusion (`ensemble_boxes`) with IoU
 threshold 0.1, no score threshold and scores of 1, rounded to three decimals, for training and test films alike: the
 rule of RadVLM (arXiv 2502.03333), which arXiv 2512.10691 builds on. Readers looked for every finding on every film, so
 --negatives draws from all findings of the tables. Most films have no finding, so most detection rows have no box.
 
-Patients are not known: each film counts as one, named by its image_id. There is no official validation split;
---val-share makes one. Licence: PhysioNet Credentialed Health Data License 1.5.0; Kaggle's competition rules for its
-variant. Counts: 15,000 and 3,000 films, 45,000 readings of training films. RadVLM's paper counts 16,089 pairs of
-training film and finding, and 2,108 of test film and finding.
+Each film counts as a patient, named by its image_id; --val-share makes a validation split. Licence: PhysioNet
+Credentialed Health Data License 1.5.0; Kaggle's competition rules for its variant. Counts: 15,000 and 3,000 films,
+45,000 readings of training films; RadVLM's paper counts 16,089 pairs of training film and finding, 2,108 of test.
 """
 
 import argparse
@@ -58,8 +56,7 @@ Size = tuple[int, int]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with train/, test/ and annotations/")
     parser.add_argument("--films", type=Path, help="folder of PNG or JPEG copies, itself or in train/ and test/")
-    sizes = 'files with the sizes of the originals of --films, or "copies" if they have the same'
-    parser.add_argument("--sizes", nargs="+", help=sizes)
+    parser.add_argument("--sizes", nargs="+", help='files with sizes of the originals of --films, or "copies" if equal')
     tasks = "ask for one finding of a film, for all of them with their names, or both"
     parser.add_argument("--task", choices=("grounding", "detection", "both"), default="grounding", help=tasks)
     box_sets.add_negatives(parser, "of all findings in the tables (not with --task detection)")
@@ -102,6 +99,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         for film in tqdm(films, unit="film", disable=None)
         if (path := _film_path(film, options, problems))
     )
+    own = (1 - options.val_share, options.val_share, 0.0)
     ends: list[float] = []
     for (film, path), picture in pictures.read(located, options, problems):
         if path.suffix in _DICOM or copies:
@@ -109,10 +107,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         elif options.sizes:
             size = _original_size(film.id, picture[1:], sizes, problems)
         else:
-            raise UsageError(
-                f"{path} is a copy, and boxes are in pixels of the DICOM file: give the file with the original sizes "
-                f"as --sizes, or --sizes copies if the copies have the same size"
-            )
+            advice = "give the file with the original sizes as --sizes, or --sizes copies if these are the same"
+            raise UsageError(f"{path} is a copy, and boxes are in pixels of the DICOM file: {advice}")
         if size is None:
             continue
         questions = []
@@ -126,14 +122,11 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         if options.task != "grounding" and not film.unnamed:
             together = [box for question in questions for box in question.boxes]
             asked.append(box_sets.Question("detection", "abnormalities", together, kind="detection"))
-        own = (1 - options.val_share, options.val_share, 0.0)
         split = split_of(film.id, own, salt="vindr_cxr") if film.split == "train" else film.split
         yield from box_sets.grounding_samples(film.id, asked, picture, (film.id, split, "vindr_cxr"), problems)
     if len(ends) >= _MANY_BOXES and max(ends) < _REACH:
-        raise RefusedData(
-            f"none of {len(ends)} boxes reaches {_REACH:.0%} of its film's width or height: tables or --sizes are "
-            f"in pixels of other copies; give boxes and sizes of the DICOM files"
-        )
+        cause = "tables or --sizes are in pixels of other copies; give boxes and sizes of the DICOM files"
+        raise RefusedData(f"none of {len(ends)} boxes reaches {_REACH:.0%} of its film's width or height: {cause}")
 
 
 def _fuse(boxes: list[Box]) -> list[Box | None]:
@@ -144,17 +137,14 @@ def _fuse(boxes: list[Box]) -> list[Box | None]:
         raise UsageError("boxes are fused with the package ensemble-boxes: pip install 'cxr-grpo[fusion]'") from error
     ones = [1.0] * len(boxes)
     quads = [[list(box.quad) for box in boxes]]
-    fused, _, _ = weighted_boxes_fusion(quads, [ones], [ones], iou_thr=0.1, skip_box_thr=0.0)
-    return [_rounded(quad, boxes[0].label) for quad in fused.tolist()]
-
-
-def _rounded(quad: list[float], label: str) -> Box:
-    """Three decimals; more for a box so thin that nothing would be left of it."""
-    for decimals in (3, 4, 15):
-        x1, y1, x2, y2 = (round(value, decimals) for value in quad)
-        if x1 < x2 and y1 < y2:
-            break
-    return Box(x1, y1, x2, y2, label)
+    rounded: list[Box | None] = []
+    for quad in weighted_boxes_fusion(quads, [ones], [ones], iou_thr=0.1, skip_box_thr=0.0)[0].tolist():
+        for decimals in (3, 4, 15):  # more than three for a box so thin that nothing would be left of it
+            x1, y1, x2, y2 = (round(value, decimals) for value in quad)
+            if x1 < x2 and y1 < y2:
+                break
+        rounded.append(Box(x1, y1, x2, y2, boxes[0].label))
+    return rounded
 
 
 def _read_films(root: Path, problems: Problems) -> list[_Film]:
@@ -230,8 +220,7 @@ def _read_sizes(names: list[str], problems: Problems) -> dict[str, Size]:
             try:
                 listed = [(image, rows, columns) for image, (rows, columns) in content.items()]
             except (TypeError, ValueError, AttributeError) as error:
-                form = "a JSON object of image_id: [rows, columns]"
-                raise RefusedData(f"--sizes {path} is not {form}: {error}") from error
+                raise RefusedData(f"--sizes {path} is not {{image_id: [rows, columns]}} in JSON: {error}") from error
         else:
             header = tables.header(path)
             sides = next((pair for pair in _SIDES if set(pair) <= set(header)), _SIDES[0])
@@ -255,8 +244,8 @@ def _original_size(film: str, picture: Size, sizes: dict[str, Size], problems: P
     aspect, original = picture[0] / picture[1], width / height
     if abs(aspect / original - 1) >= _SAME_ASPECT:
         if abs(aspect * original - 1) < _SAME_ASPECT:
-            detail = "but its copy is turned: rows and columns are swapped; film not used"
-            problems.add("size_mismatch", film, f"{width} x {height} by --sizes, {detail}")
+            wrong = "but its copy is turned: rows and columns are swapped; film not used"
+            problems.add("size_mismatch", film, f"{width} x {height} by --sizes, {wrong}")
             return None
         problems.notes["films whose copies were squeezed to another aspect"] += 1
     return size

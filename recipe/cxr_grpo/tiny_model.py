@@ -36,15 +36,14 @@ def demo_corpus() -> Iterable[str]:
     import numpy as np
 
     from data_prep.sets.demo import findings as demo_findings
-    from data_prep.sets.demo import text as demo_text
     from data_prep.writer import rows
 
     rng = np.random.default_rng(0)
     for _ in range(400):
         findings = demo_findings.draw_findings(rng)
-        yield demo_text.report(findings, rng)
+        yield demo_findings.report(findings, rng)
         for kind in {finding.kind for finding in findings}:
-            phrase = demo_text.phrase(kind, [finding for finding in findings if finding.kind == kind])
+            phrase = demo_findings.phrase(kind, [finding for finding in findings if finding.kind == kind])
             yield from (wording.format(phrase=phrase) for wording in rows._QUESTIONS["finding"])
         yield from rows._QUESTIONS["findings"]
 

@@ -5,7 +5,6 @@ import pytest
 import tiny_checkpoints as tiny
 
 from data_prep.sets.demo import findings as demo_findings
-from data_prep.sets.demo import text as demo_text
 from reward_fns.models.radgraph import annotate
 from reward_fns.rewards.radgraph_f1 import radgraph_f1
 
@@ -36,7 +35,7 @@ def demo_reports(count):
     rng = np.random.default_rng(0)
     texts = []
     for i in range(count):
-        text = demo_text.report(demo_findings.draw_findings(rng), rng)
+        text = demo_findings.report(demo_findings.draw_findings(rng), rng)
         texts.append([text, text.lower(), text.upper(), text.replace(". ", ".\n"), text.split(".")[0]][i % 5])
     return texts
 

@@ -18,8 +18,7 @@ from data_prep.readers.images import png_bytes
 from data_prep.registry import data_set
 from data_prep.sample import Sample, split_of
 from data_prep.sets.demo.anatomy import SIZE, Anatomy, Exposure
-from data_prep.sets.demo.findings import KINDS, Film, draw_findings, render
-from data_prep.sets.demo.text import phrase, report
+from data_prep.sets.demo.findings import KINDS, Film, draw_findings, phrase, render, report
 
 _SECOND_FILM = 0.3
 
@@ -28,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patients", type=positive, default=1000, help="how many patients, with one or two films each")
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other patients")
     parser.add_argument("--shares", type=shares, default="0.7,0.2,0.1", help="patients in train,val,test")
-    absent = "share of films also asked for an absent finding"
-    parser.add_argument("--absent", type=probability, default=0.0, help=absent)
+    parser.add_argument("--absent", type=probability, default=0.0, help="share of films asked for an absent finding")
 
 
 @data_set(

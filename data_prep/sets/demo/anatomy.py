@@ -1,74 +1,46 @@
 """Geometry and densities of a frontal chest film, drawn with numpy.
 
-Everything is a function on one pixel grid: a film is a sum of soft-edged density fields (body, lungs, ribs, heart, ...)
-in *canonical* coordinates, where the midline is x = 0.5 and the patient's left is at the right of the image, as on a
-real film. A pose maps pixels to them, so that a shifted, scaled or rotated film needs no resampling and the box of a
-finding is read off its own mask. All lengths are fractions of the image side, angles are in radians.
+A film is a sum of soft-edged density fields (body, lungs, ribs, heart, ...) in *canonical* coordinates: the midline is
+x = 0.5, and the patient's left is at the right of the image. A pose maps pixels to them, so no film is resampled and a
+finding's box is read off its own mask. All lengths are fractions of the image side, angles are in radians.
 """
 
-from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-_T = TypeVar("_T", bound="_Drawn")
+if TYPE_CHECKING:
+    from typing import Self
+
 Field = NDArray[np.floating]  # float32 throughout, which halves the time
 
 SIZE = 256
 _TEXTURE = 512
-_VESSEL_MAPS = 6
+_RANGES = yaml.safe_load(Path(__file__).with_name("anatomy.yaml").read_text(encoding="utf-8"))
 _LUNG_TOP = 0.13
 _CENTERS: Field = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5  # of the pixels
 
 
-def _uniform(low: float, high: float) -> Any:
-    return field(metadata={"draw": lambda rng: rng.uniform(low, high)})
-
-
-def _below(end: int) -> Any:
-    return field(metadata={"draw": lambda rng: int(rng.integers(end))})
-
-
-class _Drawn:
+class _Drawn(SimpleNamespace):
     @classmethod
-    def draw(cls: type[_T], rng: np.random.Generator) -> _T:
-        """A random instance within the ranges of its fields, drawn in their order."""
-        return cls(**{drawn.name: drawn.metadata["draw"](rng) for drawn in fields(cls)})  # type: ignore[arg-type]
+    def draw(cls, rng: np.random.Generator) -> "Self":
+        """A random instance within the ranges of anatomy.yaml, drawn in their order."""
+        ranges = _RANGES[cls.__name__].items()
+        return cls(**{name: int(rng.integers(r)) if isinstance(r, int) else rng.uniform(*r) for name, r in ranges})
 
 
-@dataclass(frozen=True)
 class Anatomy(_Drawn):
     """A patient's build: the same on every film of that patient."""
 
-    chest: float = _uniform(0.345, 0.385)  # half width of the rib cage at the base
-    right_dome: float = _uniform(0.70, 0.755)  # y of the top of the right hemidiaphragm; left: lower by `dome_step`
-    dome_step: float = _uniform(0.015, 0.035)
-    heart: float = _uniform(0.88, 1.0)  # size of a normal heart, 1 = average
-    rib_pitch: float = _uniform(0.070, 0.080)
-    rib_phase: float = _uniform(0.0, 1.0)
-    mediastinum: float = _uniform(0.050, 0.062)  # half width of the upper mediastinum
-    vessels: int = _below(_VESSEL_MAPS)  # which of the precomputed vessel trees
 
-
-@dataclass(frozen=True)
 class Exposure(_Drawn):
     """How one film was taken: pose of the patient, contrast, noise."""
-
-    shift_x: float = _uniform(-0.035, 0.035)
-    shift_y: float = _uniform(-0.03, 0.03)
-    scale: float = _uniform(0.92, 1.06)
-    angle: float = _uniform(-0.06, 0.06)
-    contrast: float = _uniform(0.88, 1.12)
-    brightness: float = _uniform(-0.04, 0.05)
-    gamma: float = _uniform(0.85, 1.2)
-    tilt: float = _uniform(-0.08, 0.08)  # left-right shading
-    noise: float = _uniform(0.008, 0.022)
-    texture_x: int = _below(_TEXTURE - SIZE)
-    texture_y: int = _below(_TEXTURE - SIZE)
-    seed: int = _below(2**31)
 
 
 def ramp(distance: Field, softness: float) -> Field:
@@ -95,7 +67,7 @@ def texture() -> Field:
     return cast(Field, (total - total.mean()) / total.std())
 
 
-@lru_cache(maxsize=_VESSEL_MAPS)
+@lru_cache
 def _vessel_map(variant: int) -> Field:
     """Branching lung vessels, [512, 512] in 0..1."""
     rng = np.random.default_rng([7, variant])
@@ -127,10 +99,7 @@ def _bands(phase: Field, half: float) -> Field:
 
 
 class Chest:
-    """The fields of one patient in one pose, each [SIZE, SIZE] float32; masks are in 0..1 with soft edges.
-
-    `heart_scale` is relative to the patient's normal heart (enlarged: 1.3 and more).
-    """
+    """The fields of one patient in one pose, each [SIZE, SIZE] float32, masks in 0..1; an enlarged heart is 1.3 up."""
 
     def __init__(self, anatomy: Anatomy, exposure: Exposure, heart_scale: float = 1.0) -> None:
         self.anatomy, self.exposure = anatomy, exposure
@@ -178,10 +147,7 @@ class Chest:
         return bone * ramp(ax - 0.03, 0.008) * ramp(0.40 - ax, 0.02)
 
     def density(self, air: Field) -> Field:
-        """Sum of all tissue, from 0 (outside the body) to about 1 (bone over heart).
-
-        `air` is how much aerated lung each pixel has, 0..1: `self.air` minus what findings replace.
-        """
+        """Sum of all tissue, from 0 to about 1; `air`, 0..1, is `self.air` minus what findings replace."""
         a, ax, y, dx = self.anatomy, self.ax, self.y, self.dx
         cage = ramp(self.outer - ax, 0.02)
         below = ramp(y - self.dome, 0.009) * cage

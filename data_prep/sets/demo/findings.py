@@ -1,14 +1,16 @@
-"""Findings of the demo films: what can be present, where it may lie, and how it changes the film.
+"""Findings of the demo films: what can be present, where it may lie, how it changes the film, and its report.
 
-Each finding leaves one mask per lesion on the chest's pixel grid; the box is the extent of that mask, so boxes stay
-tight under any pose. A film's findings are drawn together so that no lesion hides another.
+A box is the extent of its lesion's mask, so it is tight under any pose. No lesion of a film hides another.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import cast
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from data_prep.sets.demo.anatomy import SIZE, Anatomy, Chest, Exposure, Field, radius, ramp
@@ -20,18 +22,10 @@ ZONES = {"upper": (0.25, 0.36), "mid": (0.42, 0.52), "lower": (0.57, 0.66)}  # y
 OPACITY, NODULE, EFFUSION = "opacity", "nodule", "pleural effusion"
 HEART, PNEUMOTHORAX, PACEMAKER, LINE = "enlarged heart", "pneumothorax", "pacemaker", "central line"
 KINDS = (OPACITY, NODULE, EFFUSION, HEART, PNEUMOTHORAX, PACEMAKER, LINE)
-_WEIGHTS = np.array([0.36, 0.10, 0.20, 0.14, 0.10, 0.06, 0.04])
-_ZONES_AND_SIZES: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
-    OPACITY: (tuple(ZONES), (0.075, 0.120)),
-    NODULE: (tuple(ZONES), (0.030, 0.050)),
-    EFFUSION: (("lower",), (0.05, 0.19)),
-    HEART: ((), (1.36, 1.55)),
-    PNEUMOTHORAX: (("upper",), (0.040, 0.080)),
-    PACEMAKER: (("upper",), (0.046, 0.056)),
-    LINE: ((), (0.0, 0.05)),
-}
+_DRAWN = yaml.safe_load(Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8"))
+_WORDINGS = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8"))
 _IN_LUNG = (OPACITY, NODULE)
-_PAIRED = {OPACITY: 0.25, NODULE: 0.25, EFFUSION: 0.25}  # share that comes as two lesions
+_NECK_TO_VEIN = [(-0.10, 0.03), (-0.085, 0.12), (-0.055, 0.22), (-0.045, 0.32)]
 _VISIBLE = 0.4  # a pixel belongs to the box where the lesion's mask exceeds this
 
 
@@ -60,15 +54,15 @@ class Film:
 def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
     """Zero to three finding kinds with places that do not collide; a kind may come as two lesions."""
     count = rng.choice(4, p=[0.18, 0.37, 0.30, 0.15])
-    kinds = rng.choice(len(KINDS), size=count, replace=False, p=_WEIGHTS)
+    kinds = rng.choice(len(KINDS), size=count, replace=False, p=[_DRAWN[kind]["weight"] for kind in KINDS])
     chosen = [KINDS[k] for k in sorted(kinds)]
     # Behind an enlarged heart no lung lesion would show.
     hidden = {("left", "mid"), ("left", "lower")} if HEART in chosen else set()
     taken: set[tuple[str, str]] = set()
     findings: list[Finding] = []
     for kind in chosen:
-        zones, sizes = _ZONES_AND_SIZES[kind]
-        for _ in range(2 if kind in _PAIRED and rng.random() < _PAIRED[kind] else 1):
+        zones, sizes, paired = (_DRAWN[kind].get(key) for key in ("zones", "sizes", "paired"))
+        for _ in range(2 if paired and rng.random() < paired else 1):
             blocked = taken | hidden if kind in _IN_LUNG else taken
             free = [(side, zone) for side in SIDES for zone in zones if (side, zone) not in blocked]
             if zones and not free:
@@ -114,10 +108,6 @@ def _extent(mask: Field, label: str) -> Box:
     return Box(x1, y1, x2, y2, label)
 
 
-def _half(chest: Chest, side: str) -> NDArray[np.bool_]:
-    return chest.left if side == "left" else ~chest.left
-
-
 def _offset(chest: Chest, finding: Finding) -> tuple[Field, Field]:
     """Each pixel's distance from a lung lesion's center, which is placed between the lung borders at its height."""
     row = np.unravel_index(np.argmin(np.abs(chest.y - finding.y) + chest.ax), chest.y.shape)
@@ -135,22 +125,12 @@ def _opacity(chest: Chest, finding: Finding) -> Field:
     return ramp(1.0 - reach + 0.13 * chest.clouds() * (reach < 1.6), 0.38) * chest.air
 
 
-def _nodule(chest: Chest, finding: Finding) -> Field:
-    """A round, well-defined spot."""
-    return ramp(np.float32(finding.size) - radius(*_offset(chest, finding)), 0.008)
-
-
 def _fluid(chest: Chest, finding: Finding) -> Field:
     """Everything below the fluid level of one side; the level rises to the chest wall (meniscus)."""
     across = np.clip((chest.ax - chest.inner) / np.maximum(chest.outer - chest.inner, 0.05), 0, 1)
     base = chest.anatomy.right_dome + (chest.anatomy.dome_step if finding.side == "left" else 0.0)
     rise = (0.02 + 0.35 * finding.size) * (across * across * across - 0.3)
-    return ramp(chest.y - (base + 0.045 - finding.size) + rise, 0.010) * _half(chest, finding.side)
-
-
-def _effusion(chest: Chest, finding: Finding) -> Field:
-    """Free fluid where there was air: a filled lung base and a blunted costophrenic angle."""
-    return _fluid(chest, finding) * chest.air * (1 - chest.heart)
+    return ramp(chest.y - (base + 0.045 - finding.size) + rise, 0.010) * (chest.left == (finding.side == "left"))
 
 
 def _pneumothorax(chest: Chest, finding: Finding, line: bool = False) -> Field:
@@ -161,7 +141,7 @@ def _pneumothorax(chest: Chest, finding: Finding, line: bool = False) -> Field:
     v = (chest.y - np.float32(0.50)) / (0.37 - size)
     outside = (radius(u, v) - 1) * np.float32(0.25)
     shown = ramp(0.004 - np.abs(outside), 0.005) if line else ramp(outside, 0.006)
-    return shown * chest.air * ramp(0.44 + finding.size - chest.y, 0.02) * _half(chest, finding.side)
+    return shown * chest.air * ramp(0.44 + finding.size - chest.y, 0.02) * (chest.left == (finding.side == "left"))
 
 
 def _pacemaker(chest: Chest, finding: Finding) -> Field:
@@ -173,12 +153,6 @@ def _pacemaker(chest: Chest, finding: Finding) -> Field:
     generator = ramp(0.45 * size - corner, 0.006)
     lead = [(sign * 0.25, 0.24), (sign * 0.15, 0.195), (-0.02, 0.25), (-0.048, 0.36), (-0.055, 0.52), (0.06, 0.655)]
     return cast(Field, np.maximum(generator, 0.9 * _curve(chest, lead, 0.0042)))
-
-
-def _line(chest: Chest, finding: Finding) -> Field:
-    """A central venous line from the right side of the neck down to the great vein."""
-    tip = 0.40 + finding.size
-    return 0.85 * _curve(chest, [(-0.10, 0.03), (-0.085, 0.12), (-0.055, 0.22), (-0.045, 0.32), (-0.045, tip)], 0.0038)
 
 
 def _curve(chest: Chest, points: list[tuple[float, float]], half: float) -> Field:
@@ -197,10 +171,51 @@ def _curve(chest: Chest, points: list[tuple[float, float]], half: float) -> Fiel
 
 _MASKS = {
     OPACITY: _opacity,
-    NODULE: _nodule,
-    EFFUSION: _effusion,
+    # A round, well-defined spot.
+    NODULE: lambda chest, nodule: ramp(np.float32(nodule.size) - radius(*_offset(chest, nodule)), 0.008),
+    # Free fluid where there was air: a filled lung base and a blunted costophrenic angle.
+    EFFUSION: lambda chest, effusion: _fluid(chest, effusion) * chest.air * (1 - chest.heart),
     HEART: lambda chest, _: chest.heart,
     PNEUMOTHORAX: _pneumothorax,
     PACEMAKER: _pacemaker,
-    LINE: _line,
+    # From the right side of the neck down to the great vein.
+    LINE: lambda chest, line: 0.85 * _curve(chest, [*_NECK_TO_VEIN, (-0.045, 0.40 + line.size)], 0.0038),
 }
+
+
+def phrase(kind: str, findings: Sequence[Finding]) -> str:
+    """What a grounding question asks for: "right pleural effusion"; both sides or several lesions have no place."""
+    if len(findings) == 1 and findings[0].zone:
+        return f"{kind} in the {findings[0].side} {findings[0].zone} lung zone"
+    sides = {f.side for f in findings}
+    return f"{sides.pop()} {kind}" if kind in (EFFUSION, PNEUMOTHORAX, PACEMAKER) and len(sides) == 1 else kind
+
+
+def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
+    """Two to six short sentences: positives with their place, negatives for what is absent; `rng` chooses the words."""
+
+    def pick(sentence: str, finding: Finding | None = None) -> str:
+        # Half of the sentences are in the house style, the first wording; the others as their reader likes.
+        house, *others = _WORDINGS[sentence]
+        wording = house if rng.random() < 0.5 else others[int(rng.integers(len(others)))]
+        said: str = wording.format(f=finding)
+        return said[0].upper() + said[1:]
+
+    ordered = sorted(findings, key=lambda f: (f.side == "left", f.y))
+    of = {kind: [f for f in ordered if f.kind == kind] for kind in KINDS}
+    fluid, air = of[EFFUSION], of[PNEUMOTHORAX]
+    # Sentences are drawn in this order, which need not be their order in the report.
+    parts = [
+        [pick(HEART if of[HEART] else "normal heart")],
+        [pick(f.kind, f) for f in of[OPACITY] + of[NODULE]] or [pick("clear lungs")],
+        [
+            pick("two effusions" if len(fluid) == 2 else EFFUSION if fluid else "no effusion", *fluid[:1]),
+            pick(PNEUMOTHORAX if air else "no pneumothorax", *air),
+        ]
+        if fluid or air
+        else [pick("clear pleura")],
+        [pick(f.kind, f) for f in of[PACEMAKER] + of[LINE]],
+    ]
+    if rng.random() >= 0.7:
+        parts[:2] = parts[1::-1]
+    return " ".join(sentence for part in parts for sentence in part)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.sets.demo.anatomy import SIZE, Anatomy, Exposure
-from data_prep.sets.demo.findings import KINDS, SIDES, Film, draw_findings, render
-from data_prep.sets.demo.text import phrase, report
+from data_prep.sets.demo.findings import KINDS, SIDES, Film, draw_findings, phrase, render, report
 
 
 def films(count, start=0):
