@@ -32,35 +32,23 @@ _NOT_IN_NAME = re.compile(r"[\[\]:;\s]+")
 class ParsedBoxes:
     """Boxes read from a text, in shares of the image's width and height, in text order.
 
-    Attributes:
-        boxes: the valid ones.
-        invalid: the others as they were written: not finite, out of range, x2 <= x1 or y2 <= y1, or beyond the first
-            `MAX_BOXES`.
-        unreadable: no box can be read, and `reward_fns.answers.is_unreadable` holds.
+    Invalid ones stay as they were written: not finite, out of range, x2 <= x1 or y2 <= y1, or beyond `MAX_BOXES`.
     """
 
-    boxes: tuple[Box, ...]
+    boxes: tuple[Box, ...]  # the valid ones
     invalid: tuple[Quad, ...]
-    unreadable: bool
+    unreadable: bool  # no box can be read, and `reward_fns.answers.is_unreadable` holds
 
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """One way of writing boxes.
+    """One way of writing boxes; a "resized pixel" is one of the image as Qwen2.5-VL's processor resizes it."""
 
-    Attributes:
-        name: as in `extra_info["box_format"]`.
-        hint: one sentence for a prompt that describes the expected answer.
-        unit: of a coordinate; a "resized pixel" is one of the image as Qwen2.5-VL's processor resizes it.
-        decimals: of a coordinate.
-        as_json: a JSON list of {"bbox_2d", "label"} rather than text.
-    """
-
-    name: str
-    hint: str
-    unit: Literal["share", "thousandth", "pixel", "resized pixel"]
-    decimals: int
-    as_json: bool
+    name: str  # as in `extra_info["box_format"]`
+    hint: str  # one sentence for a prompt that describes the expected answer
+    unit: Literal["share", "thousandth", "pixel", "resized pixel"]  # of a coordinate
+    decimals: int  # of a coordinate
+    as_json: bool  # a JSON list of {"bbox_2d", "label"} rather than text
 
     def frame(self, width: int, height: int, min_pixels: int | None = None, max_pixels: int | None = None) -> Frame:
         """Width and height in pixels of the image that coordinates refer to: the original or the resized one.

@@ -39,28 +39,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Reward:
-    """A registered reward; see `reward` for the attributes that its arguments set.
-
-    Attributes:
-        blocking: whether it runs in a thread, under a time limit.
-        options: its options and their defaults.
-        context: those of `CONTEXT` that it takes.
-        bound: the option that its parametrised name sets, as threshold in `box_f1@0.5`.
-    """
+    """A registered reward; see `reward` for the attributes that its arguments set."""
 
     name: str
     task: str
     range: tuple[float, float]
     higher_is_better: bool
     batched: bool
-    blocking: bool
+    blocking: bool  # runs in a thread, under a time limit
     version: int
     parameter: str | None
     floor: float
     function: Callable[..., Any]
-    options: Mapping[str, Any]
-    context: tuple[str, ...]
-    bound: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]  # with their defaults
+    context: tuple[str, ...]  # those of `CONTEXT` that it takes
+    bound: Mapping[str, Any] = field(default_factory=dict)  # set by a parametrised name: threshold in `box_f1@0.5`
     needs: Callable[[Mapping[str, Any]], Iterable[Any]] | None = None
 
     @property

@@ -62,7 +62,12 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
         raise ValueError(f"the reward spec has no rewards for task {task}, only for {', '.join(spec.tasks)}")
     if not isinstance(rollout.solution_str, str):
         raise ValueError(f"the model's answer must be a text, got {rollout.solution_str!r}")
-    thinking = _thinking(info)
+    thinking: Any = info.get("thinking")
+    thinking = thinking.item() if hasattr(thinking, "item") else thinking  # numpy's, from parquet
+    # Text is refused: "false" is true for Python, and would fail every answer.
+    if not isinstance(thinking, bool | None):
+        raise ValueError(f"thinking must be true or false, got {thinking!r}")
+    thinking = bool(thinking)
     truth, defects = parse_ground_truth(rollout.ground_truth, task)
     if truth is None:
         raise ValueError("; ".join(defect.detail for defect in defects))
@@ -84,15 +89,6 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
     }
     prediction = answer if task == "report" else boxes.boxes
     return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, (*diagnostics,))
-
-
-def _thinking(info: Mapping[str, Any]) -> bool:
-    """Whether the model was to think. Text is refused: "false" is true for Python, and would fail every answer."""
-    value: Any = info.get("thinking")
-    value = value.item() if hasattr(value, "item") else value  # numpy's, from parquet
-    if not isinstance(value, bool | None):
-        raise ValueError(f"thinking must be true or false, got {value!r}")
-    return bool(value)
 
 
 def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) -> Frame:

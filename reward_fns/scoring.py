@@ -98,14 +98,11 @@ async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Re
     for task, components in spec.tasks.items():
         of_task = [(i, r) for i, r in enumerate(parsed) if isinstance(r, ParsedRollout) and r.task == task]
         for component in components:
-            todo = []
+            todo = {i: rollout for i, rollout in of_task if not rollout.failed and i not in failures}
             for i, rollout in of_task:
                 if rollout.failed:
                     values[i][component.reward.name] = component.reward.floor
-                elif i not in failures:
-                    todo.append((i, rollout))
-            scores = await outcomes(component, [rollout for _, rollout in todo], spec)
-            for (i, _), score in zip(todo, scores, strict=True):
+            for i, score in zip(todo, await outcomes(component, [*todo.values()], spec), strict=True):
                 if not isinstance(score, ScorerUnavailable):
                     values[i][component.reward.name] = score
                 elif component.weight:  # else it only watches: NaN in this row, counted and logged

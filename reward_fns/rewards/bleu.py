@@ -28,6 +28,5 @@ def bleu(prediction: str, reference: str, smoothing: Smoothing = "exp") -> float
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    return (
-        float(BLEU(smooth_method=smoothing, effective_order=True).sentence_score(prediction, [reference]).score) / 100
-    )
+    scorer = BLEU(smooth_method=smoothing, effective_order=True)
+    return float(scorer.sentence_score(prediction, [reference]).score) / 100
