@@ -26,11 +26,8 @@ class Box:
 
     Args:
         x1, y1: upper left corner, 0 to 1.
-        x2, y2: lower right corner, 0 to 1, greater than x1 and y1.
+        x2, y2: lower right corner, 0 to 1, greater than x1 and y1; ValueError otherwise.
         label: what is in the box; may be empty.
-
-    Raises:
-        ValueError: a coordinate is not finite, out of range or out of order.
 
     >>> Box(0.38, 0.47, 0.76, 0.62).quad
     (0.38, 0.47, 0.76, 0.62)

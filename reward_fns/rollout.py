@@ -80,13 +80,9 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
     failed = answer is None or boxes.unreadable
     well_formed = not failed and bool(boxes.boxes or not boxes.invalid)
     diagnostics = map(float, (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid)))
-    context = {
-        "extra_info": info,
-        "invalid_boxes": boxes.invalid,
-        "output": rollout.solution_str,
-        "thinking": thinking,
-        **{key: rollout.from_verl.get(key) for key in FROM_VERL},
-    }
+    context = {key: rollout.from_verl.get(key) for key in FROM_VERL}
+    context |= {"extra_info": info, "invalid_boxes": boxes.invalid, "output": rollout.solution_str}
+    context["thinking"] = thinking
     prediction = answer if task == "report" else boxes.boxes
     return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, (*diagnostics,))
 
@@ -97,10 +93,9 @@ def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) 
         return 1, 1
     if convention.unit == "resized pixel":
         if truth.frame is None:
-            raise ValueError(
-                f"box format {convention.name} needs frame in ground_truth: [width, height] in pixels of the image as "
-                "the model's processor resizes it, which depends on its min_pixels and max_pixels"
-            )
+            size = "[width, height] in pixels of the image as the model's processor resizes it"
+            why = "which depends on its min_pixels and max_pixels"
+            raise ValueError(f"box format {convention.name} needs frame in ground_truth: {size}, {why}")
         return truth.frame
     size = (info.get("width"), info.get("height"))
     try:

@@ -47,8 +47,8 @@ async def compute_score(
         floats only, with the same keys for every sample of every task of the spec:
 
         - `score`: weighted sum of the task's rewards.
-        - `acc`: the same again. In validation, verl leaves rows whose scoring failed out of every metric but this one,
-          in which each counts 0; the recipe's trainers count `RewardSpec.floor` instead.
+        - `acc`: the same. In validation, verl counts rows whose scoring failed as 0 in this metric and in no other; the
+          recipe's trainers count `RewardSpec.floor` instead.
         - one key per reward; NaN for those of other tasks, and for a reward of weight 0 whose scorer failed.
         - `format_ok`: 1 if there is an answer and, for grounding, a valid box or the statement that there is nothing.
         - `model_failed`: 1 if the model failed, as above.

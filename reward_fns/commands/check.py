@@ -38,14 +38,14 @@ class Finding(NamedTuple):
 
 def rewards_of(file: Path | None, name: str | None) -> list[Reward]:
     """The rewards to check: all that a file registers, or the one of that name. Raises UsageError if there is none."""
-    if file is None and name is None:
+    path = file and file.expanduser().resolve()
+    if path is not None:
+        load_file(path)
+    elif name is None:
         raise UsageError("give a file, as in python -m reward_fns check my_reward.py, or --name")
-    if file is not None:
-        load_file(file.expanduser().resolve())
     if name is not None:
         return [get(name)]
-    home = str(Path(str(file)).expanduser().resolve())
-    rewards = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == home]
+    rewards = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == str(path)]
     if not rewards:
         raise UsageError(f"{file} registers no reward; put @reward(name, task=..., range=...) above its function")
     return rewards
@@ -132,11 +132,11 @@ def _steady(reward: Reward, spec: RewardSpec, samples: Sequence[Rollout]) -> Fin
     runs = [_values(results, reward) for results in (together, again, alone)]
     if {len(run) for run in runs} != {len(samples)}:
         return Finding(what, "fail", "the same samples are sometimes scored, and sometimes fail")
-    far = [max(abs(a - b) for a, b in zip(runs[0], run, strict=True)) for run in runs[1:]]
-    if far[0] > 1e-9:
-        return Finding(what, "warn", f"the same samples scored again differ by up to {far[0]:.3g}")
-    if far[1] > 1e-5:
-        return Finding(what, "fail", f"values differ by up to {far[1]:.3g}: they depend on the batch")
+    repeated, batched = (max(abs(a - b) for a, b in zip(runs[0], run, strict=True)) for run in runs[1:])
+    if repeated > 1e-9:
+        return Finding(what, "warn", f"the same samples scored again differ by up to {repeated:.3g}")
+    if batched > 1e-5:
+        return Finding(what, "fail", f"values differ by up to {batched:.3g}: they depend on the batch")
     return Finding(what, "pass", "the same values together, again and alone")
 
 

@@ -143,7 +143,6 @@ def _download(options: argparse.Namespace) -> int:
     from reward_fns.models.download import download
     from reward_fns.spec import of_rewards, preset_names, resolve
 
-    if not options.all:
-        return 1 if download([_spec(options)]) else 0
     presets = (resolve(preset=name) for name in preset_names())
-    return 1 if download([of_rewards(registry.names()), *presets]) else 0
+    specs = [of_rewards(registry.names()), *presets] if options.all else [_spec(options)]
+    return 1 if download(specs) else 0

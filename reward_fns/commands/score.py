@@ -50,8 +50,7 @@ def score_file(file: Path, out: Path | None, spec: RewardSpec, box_format: str) 
             results = iter(score_batch([row.content for row in chunk if not isinstance(row.content, str)], spec))
             for row in chunk:
                 result = row.content if isinstance(row.content, str) else next(results)
-                record: dict[str, Any] = {} if row.id is None else {"id": row.id}
-                record |= dict.fromkeys(result_keys(spec))
+                record = ({} if row.id is None else {"id": row.id}) | dict.fromkeys(result_keys(spec))
                 if isinstance(result, dict):
                     task = row.content.extra_info["task"]
                     numbers = {key: value for key, value in result.items() if not math.isnan(value)}
