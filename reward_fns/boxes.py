@@ -53,8 +53,7 @@ def iou_matrix(predictions: Floats, references: Floats) -> Floats:
     """(n, m) intersection over union, 0 to 1 and always finite; 0 where both boxes have area 0.
 
     Args:
-        predictions, references: (n, 4) and (m, 4) finite corners x1, y1, x2, y2, in any unit; an inverted box has
-            area 0.
+        predictions, references: (n, 4) and (m, 4) finite corners x1, y1, x2, y2, any unit; inverted boxes have area 0.
 
     The example of figure 1 of arXiv 2512.10691:
 

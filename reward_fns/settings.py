@@ -177,16 +177,14 @@ class EngineOptions(Checked):
         where: "inline", in this process; "ray", by the Ray Serve deployment of this Ray cluster; "http", by such a
             deployment at `address`. The same code computes in all three.
         address: for http, of the deployment, as http://host:8000.
-        replicas, max_replicas: for ray, copies of the models in the cluster, and to how many these may grow when
-            requests queue; 0 for no growth.
+        replicas, max_replicas: for ray, copies of the models, and the most when requests queue (0: no growth).
         gpus, cpus: for ray, what Ray sets aside for each replica; a share of a GPU is possible.
         device: "auto" is cuda if the process has one, else cpu; or a device by name, as "cuda:1" or "mps".
         dtype: of the transformers; anything but float32 changes some values, see `python -m reward_fns precision`.
         compile: use torch.compile on the transformers; needs a C++ compiler and takes minutes at first.
         threads: of PyTorch on the CPU; 0 for its own choice, or what `cpus` says in a replica.
         wait_ms: how long the first text of a batch waits for others.
-        batch_tokens: most tokens of a batch, with padding; 0 for 2048 on a CPU and 16384 elsewhere. A batch too large
-            for the memory is halved.
+        batch_tokens: most tokens of a batch, with padding; 0 for 2048 on a CPU, else 16384. Halved if memory runs out.
         queue: texts that may wait for a model; later ones wait for a slot, within the time limit.
         cache_mb: memory in which each model keeps its results, so that references, above all, are read once.
 

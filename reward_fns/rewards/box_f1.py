@@ -33,8 +33,7 @@ def box_f1(
 
     Returns:
         0 to 1, in microseconds. Gaming: hedging pays. Where two places are equally likely, both boxes earn 0.67 and
-        either one 0.5 on average; with beta=0.5 both earn 0.56. A group of rollouts often gets one value, from which
-        GRPO learns nothing.
+        either one 0.5 on average; with beta=0.5 both earn 0.56. A group of rollouts often gets one value: no signal.
 
     >>> box_f1((Box(0.0, 0.0, 0.5, 1.0), Box(0.6, 0.0, 0.7, 0.1)), (Box(0.0, 0.0, 1.0, 1.0),))
     0.6666666666666666

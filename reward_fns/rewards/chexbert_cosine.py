@@ -17,8 +17,7 @@ def chexbert_cosine(
 ) -> list[float]:
     """Cosine of the [CLS] states of the two reports in CheXbert, known as semb score or CheXbert vector similarity.
 
-    Source: arXiv 2308.05046 / doi 10.1016/j.patter.2023.100802 (semb score, a part of RadCliQ); in the reward of arXiv
-    2601.17151 (UniRG-CXR).
+    Source: arXiv 2308.05046, doi 10.1016/j.patter.2023.100802 (semb score in RadCliQ); used by UniRG-CXR (2601.17151).
 
     Args:
         repo, revision, base, backend: see `chexbert_f1`.

@@ -30,8 +30,7 @@ def chexbert_f1(
     """F1 of the findings that CheXbert sees in the two reports, one report at a time.
 
     2 TP / (2 TP + FP + FN) over the observations that are marked in either report; see `agreement` for the other
-    definitions. Of one report, sample F1 and micro F1 are the same; the micro and macro F1 of tables are over all
-    reports and are not means of this.
+    definitions. Sample and micro F1 of one report are the same; micro and macro F1 of tables are not means of it.
     Source: arXiv 2004.09167 (CheXbert); labels as in the package f1chexbert 0.0.2 (parity is tested), whose mode "rrg"
     is `uncertain="positive"`. As a reward in arXiv 2509.22812 (EditGRPO: micro F1 of 14).
 
@@ -43,8 +42,7 @@ def chexbert_f1(
 
     Returns:
         0 to 1. Cost: a pass of a BERT-base per distinct text, in batches. Gaming: severity, location, wording and all
-        outside the 14 observations are free; a report that only lists frequent findings scores well; and a group of
-        rollouts often gets one value.
+        outside the 14 observations are free; lists of frequent findings score well; a group often gets one value.
 
     >>> prediction = (0, 1, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 0, 0)  # cardiomegaly, effusion, perhaps edema
     >>> reference = (0, 1, 0, 0, 1, 0, 0, 1, 2, 2, 0, 0, 0, 0)  # cardiomegaly, edema, atelectasis, no effusion

@@ -23,8 +23,7 @@ def gleu(prediction: str, reference: str) -> float:
     of the ablation "GLEU" in arXiv 2512.10691, table 3.
 
     Returns:
-        0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth: a missing "no" costs little, and
-        frequent normal sentences pay.
+        0 to 1, in under a millisecond. Gaming: it rewards wording, not truth: a missing "no" is cheap, stock text pays.
 
     >>> round(gleu("The heart is enlarged.", "The heart is not enlarged."), 4)
     0.5

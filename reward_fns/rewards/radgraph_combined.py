@@ -29,8 +29,7 @@ def radgraph_combined(
         repo, revision, encoder: see `radgraph_f1`.
 
     Returns:
-        0 to 1; only 0.5 for two equal reports in which no finding relates to another. Cost and gaming: as
-        `radgraph_f1`.
+        0 to 1; only 0.5 for two equal reports without a relation of findings. Cost and gaming: as `radgraph_f1`.
 
     >>> heart = radgraph.Entity("heart", "ANAT-DP", 1, 1)
     >>> combined_f1((heart, radgraph.Entity("large", "OBS-DP", 3, 3)), (heart,))  # entities 2/3, relations 0

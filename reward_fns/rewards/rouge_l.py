@@ -15,8 +15,7 @@ def rouge_l(prediction: str, reference: str) -> float:
     tested), the R-L of arXiv 2512.10691, table 1.
 
     Returns:
-        0 to 1, in well under a millisecond. Gaming: it rewards wording and order, not truth: a missing "no" costs
-        little.
+        0 to 1, in under a millisecond. Gaming: it rewards wording and order, not truth: a missing "no" costs little.
 
     >>> round(rouge_l("The heart is enlarged.", "The heart is not enlarged."), 4)
     0.8889

@@ -16,8 +16,7 @@ def think_format(
     (section 3): there a missing </think> costs through the floor of the other rewards.
 
     Args:
-        opened_by_prompt: the chat template ends the prompt with <think>, as Qwen3-VL-Thinking's does, so that the
-            output has only the closing tag.
+        opened_by_prompt: the prompt ends with <think>, as Qwen3-VL-Thinking's does; the output only closes it.
 
     Returns:
         0 or 1, in microseconds. Gaming: a single word of thought is enough, so keep its weight small.
