@@ -93,9 +93,9 @@ def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) 
         return 1, 1
     if convention.unit == "resized pixel":
         if truth.frame is None:
-            size = "[width, height] in pixels of the image as the model's processor resizes it"
+            what = "[width, height] in pixels of the image as the model's processor resizes it"
             why = "which depends on its min_pixels and max_pixels"
-            raise ValueError(f"box format {convention.name} needs frame in ground_truth: {size}, {why}")
+            raise ValueError(f"box format {convention.name} needs frame in ground_truth: {what}, {why}")
         return truth.frame
     size = (info.get("width"), info.get("height"))
     try:
