@@ -108,10 +108,9 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
     """The boxes in any text, each with four numbers as written and its label, in text order; in linear time.
 
     Read are `[a, b, c, d]` and `(a, b, c, d)`, with or without commas, a trailing comma, quotes around the numbers or
-    a backslash before the brackets; two points, `(a, b), (c, d)` or `[[a, b], [c, d]]`; and objects with x1, y1, x2
-    and y2 (or xmin, x_min, ...). Numbers may have a sign, decimals and an exponent, or be nan or inf. More than two
-    points in a row are a polygon or several boxes: not read. What surrounds a box doesn't matter, nor does JSON that
-    breaks off.
+    a backslash before the brackets; two points, `(a, b), (c, d)` or `[[a, b], [c, d]]`, but not more in a row; and
+    objects with x1, y1, x2 and y2 (or xmin, x_min, ...). Numbers may have a sign, decimals and an exponent, or be nan
+    or inf. What surrounds a box doesn't matter, nor does JSON that breaks off.
 
     Args:
         reader: "released" reads `[a, b, c, d]` with plain numbers only, and no labels.
@@ -133,8 +132,7 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
             if len(corners) != 4:
                 continue
             owner.has_box = True
-            outside = names and owner.parent is None
-            if outside:
+            if outside := names and owner.parent is None:
                 name, end = _name(text, end, match.start(), name), match.end()
             boxes.append((corners, name if outside else owner))
         elif kind == "label" and owner.parent is not None:
@@ -180,9 +178,7 @@ def _name(text: str, end: int, start: int, name: str) -> str:
 
 
 def _unquoted(literal: str) -> str:
-    if literal[0] == "'":
-        return literal[1:-1]
     try:
-        return str(json.loads(literal, strict=False))
+        return literal[1:-1] if literal[0] == "'" else str(json.loads(literal, strict=False))
     except json.JSONDecodeError:  # an escape that JSON does not know: the box still counts
         return ""

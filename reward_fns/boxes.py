@@ -26,11 +26,8 @@ class Box:
 
     Args:
         x1, y1: upper left corner, 0 to 1.
-        x2, y2: lower right corner, 0 to 1, greater than x1 and y1.
+        x2, y2: lower right corner, 0 to 1, greater than x1 and y1; ValueError otherwise.
         label: what is in the box; may be empty.
-
-    Raises:
-        ValueError: a coordinate is not finite, out of range or out of order.
 
     >>> Box(0.38, 0.47, 0.76, 0.62).quad
     (0.38, 0.47, 0.76, 0.62)
@@ -56,8 +53,7 @@ def iou_matrix(predictions: Floats, references: Floats) -> Floats:
     """(n, m) intersection over union, 0 to 1 and always finite; 0 where both boxes have area 0.
 
     Args:
-        predictions, references: (n, 4) and (m, 4) finite corners x1, y1, x2, y2, in any unit; an inverted box has
-            area 0.
+        predictions, references: (n, 4) and (m, 4) finite corners x1, y1, x2, y2, any unit; inverted boxes have area 0.
 
     The example of figure 1 of arXiv 2512.10691:
 
@@ -120,23 +116,13 @@ def assign(similarity: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two sets of boxes after the options that all box rewards share.
+    """Two sets of boxes after the options that all box rewards share."""
 
-    Attributes:
-        predictions, references: (n, 4) predicted boxes that may match, and (m, 4) reference boxes.
-        n_predictions: how many boxes the prediction counts as; at least n.
-        comparable: (n, m) which pairs may match, or None for all.
-    """
-
-    predictions: Floats
-    references: Floats
-    n_predictions: int
-    comparable: NDArray[np.bool_] | None
-
-    @property
-    def n_references(self) -> int:
-        """Number of reference boxes."""
-        return len(self.references)
+    predictions: Floats  # (n, 4), those that may match
+    references: Floats  # (m, 4)
+    n_predictions: int  # how many boxes the prediction counts as; at least n
+    n_references: int  # m
+    comparable: NDArray[np.bool_]  # (n, m), which pairs may match
 
     @property
     def empty(self) -> bool:
@@ -145,14 +131,11 @@ class Comparison:
 
     def ious(self) -> Floats:
         """(n, m) IoU, 0 for pairs that may not match."""
-        return self._allowed(iou_matrix(self.predictions, self.references))
+        return iou_matrix(self.predictions, self.references) * self.comparable
 
     def gious(self) -> Floats:
         """(n, m) generalised IoU mapped to 0..1 as (1 + GIoU) / 2, 0 for pairs that may not match."""
-        return self._allowed((1.0 + giou_matrix(self.predictions, self.references)) / 2.0)
-
-    def _allowed(self, similarity: Floats) -> Floats:
-        return similarity if self.comparable is None else similarity * self.comparable
+        return (1.0 + giou_matrix(self.predictions, self.references)) / 2.0 * self.comparable
 
 
 def compare(
@@ -182,22 +165,14 @@ def compare(
     """
     if duplicates == "merge":
         prediction, invalid_boxes = list(dict.fromkeys(prediction)), list(dict.fromkeys(invalid_boxes))
-    quads = [box.quad for box in prediction]
-    names = [box.label for box in prediction]
-    n_predictions = len(quads)
+    ours = [(box.quad, box.label.casefold()) for box in prediction]
+    theirs = [(box.quad, box.label.casefold()) for box in reference]
     if invalid == "as_written":
-        finite = [quad for quad in invalid_boxes if all(map(math.isfinite, quad))]
-        quads, names = quads + finite, names + [""] * len(finite)
-        n_predictions = len(quads)
-    elif invalid == "count":
-        n_predictions += len(invalid_boxes)
-    comparable = None
+        ours += [(quad, "") for quad in invalid_boxes if all(map(math.isfinite, quad))]
+    n_predictions = len(ours) + (len(invalid_boxes) if invalid == "count" else 0)
+    comparable = np.ones((len(ours), len(theirs)), dtype=bool)
     if labels == "match":
-        wanted = [box.label.casefold() for box in reference]
-        pairs = [[name.casefold() == label for label in wanted] for name in names]
-        comparable = np.array(pairs, dtype=bool).reshape(len(names), len(wanted))
-    return Comparison(_array(quads), _array([box.quad for box in reference]), n_predictions, comparable)
-
-
-def _array(quads: Sequence[Quad]) -> Floats:
-    return np.array(quads, dtype=np.float64).reshape(-1, 4)
+        equal = [label == wanted for _, label in ours for _, wanted in theirs]
+        comparable = np.array(equal, dtype=bool).reshape(comparable.shape)
+    first, second = (np.array([quad for quad, _ in side], dtype=np.float64).reshape(-1, 4) for side in (ours, theirs))
+    return Comparison(first, second, n_predictions, len(theirs), comparable)

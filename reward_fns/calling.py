@@ -84,13 +84,14 @@ async def _attempt(component: Component, parsed: Sequence[ParsedRollout], spec: 
         async with _slot(reward, rules.concurrency):
             if cause := given_up(reward.name):
                 return [ScorerUnavailable(reward.name, rollout.id, cause) for rollout in parsed]
-            raw = await _answer(reward, _call(component, parsed, spec), rules.timeout)
-        if not reward.batched:
-            raw = [raw]
-        elif len(raw) != len(parsed):
-            raise UsageError(
-                f"{reward.where}: batched reward {reward.name!r} returned {len(raw)} values for {len(parsed)} samples"
-            )
+            call = _call(component, parsed, spec)
+            raw = await _limited(_in_thread(call, reward.name), rules.timeout) if reward.blocking else call()
+            # An async function behind a decorator or a lambda doesn't look like one before it is called.
+            raw = await _limited(raw, rules.timeout) if inspect.isawaitable(raw) else raw
+        raw = raw if reward.batched else [raw]
+        if len(raw) != len(parsed):
+            what = f"{reward.where}: batched reward {reward.name!r}"
+            raise UsageError(f"{what} returned {len(raw)} values for {len(parsed)} samples")
     except Exception as error:
         if isinstance(error, UsageError) and component.weight:
             raise
@@ -111,20 +112,7 @@ def _call(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpe
         call = partial(reward, list(predictions), list(references), component.options, context)
     else:
         call = partial(reward, predictions[0], references[0], component.options, parsed[0].context)
-    if reward.needs is None:
-        return call
-
-    def with_models() -> Any:
-        with using(engine, timeout):
-            return call()
-
-    return with_models
-
-
-async def _answer(reward: Reward, call: Callable[[], Any], timeout: float) -> Any:
-    raw = await _limited(_in_thread(call, reward.name), timeout) if reward.blocking else call()
-    # An async function behind a decorator or a lambda doesn't look like one before it is called.
-    return await _limited(raw, timeout) if inspect.isawaitable(raw) else raw
+    return call if reward.needs is None else using(engine, timeout)(call)
 
 
 async def _limited(work: Awaitable[Any], timeout: float) -> Any:

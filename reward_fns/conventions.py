@@ -8,21 +8,18 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+import yaml
 
 from reward_fns.answers import Nothing, Reader, is_unreadable, read_quads
 from reward_fns.boxes import Box, Quad
 from reward_fns.errors import UsageError, unknown
 
-MAX_BOXES = 100
-"""Boxes of an answer that can be valid, as in COCO's evaluation; what comes after them counts as invalid."""
-
-TOLERANCE = 1e-6
-"""How far outside the image, as a share of its size, a corner is still moved to the edge: float noise, no more."""
-
-MIN_PIXELS, MAX_PIXELS = 3136, 12845056
-"""Published bounds of the images that Qwen2.5-VL sees."""
-
+MAX_BOXES = 100  # of an answer that can be valid, as in COCO's evaluation; what comes after them counts as invalid
+TOLERANCE = 1e-6  # how far outside the image, as a share of its size, a corner is still moved to the edge: float noise
+MIN_PIXELS, MAX_PIXELS = 3136, 12845056  # published bounds of the images that Qwen2.5-VL sees
 Frame = tuple[int, int]
 
 _NOT_IN_NAME = re.compile(r"[\[\]:;\s]+")
@@ -32,35 +29,23 @@ _NOT_IN_NAME = re.compile(r"[\[\]:;\s]+")
 class ParsedBoxes:
     """Boxes read from a text, in shares of the image's width and height, in text order.
 
-    Attributes:
-        boxes: the valid ones.
-        invalid: the others as they were written: not finite, out of range, x2 <= x1 or y2 <= y1, or beyond the first
-            `MAX_BOXES`.
-        unreadable: no box can be read, and `reward_fns.answers.is_unreadable` holds.
+    Invalid ones stay as they were written: not finite, out of range, x2 <= x1 or y2 <= y1, or beyond `MAX_BOXES`.
     """
 
-    boxes: tuple[Box, ...]
+    boxes: tuple[Box, ...]  # the valid ones
     invalid: tuple[Quad, ...]
-    unreadable: bool
+    unreadable: bool  # no box can be read, and `reward_fns.answers.is_unreadable` holds
 
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """One way of writing boxes.
+    """One way of writing boxes; a "resized pixel" is one of the image as Qwen2.5-VL's processor resizes it."""
 
-    Attributes:
-        name: as in `extra_info["box_format"]`.
-        hint: one sentence for a prompt that describes the expected answer.
-        unit: of a coordinate; a "resized pixel" is one of the image as Qwen2.5-VL's processor resizes it.
-        decimals: of a coordinate.
-        as_json: a JSON list of {"bbox_2d", "label"} rather than text.
-    """
-
-    name: str
-    hint: str
-    unit: Literal["share", "thousandth", "pixel", "resized pixel"]
-    decimals: int
-    as_json: bool
+    name: str  # as in `extra_info["box_format"]`
+    hint: str  # one sentence for a prompt that describes the expected answer
+    unit: Literal["share", "thousandth", "pixel", "resized pixel"]  # of a coordinate
+    decimals: int  # of a coordinate
+    as_json: bool  # a JSON list of {"bbox_2d", "label"} rather than text
 
     def frame(self, width: int, height: int, min_pixels: int | None = None, max_pixels: int | None = None) -> Frame:
         """Width and height in pixels of the image that coordinates refer to: the original or the resized one.
@@ -183,19 +168,8 @@ def smart_resize(
     return new_width, new_height
 
 
-_EDGES = "left, top, right and bottom edge"
-_TEXT = f"Give each place as [x1, y1, x2, y2]: {_EDGES}"
-_JSON = f'Answer with a JSON list of {{"bbox_2d": [x1, y1, x2, y2], "label": "..."}}, where {_EDGES} are'
-_RADVLM = f"{_TEXT} as fractions of the image's width and height, from 0 to 1 with two decimals."
-_QWEN3VL = f"{_JSON} whole numbers from 0 to 1000 relative to the image's width and height."
-_QWEN25VL = f"{_JSON} pixels of the image as you see it."
-_ALL = (
-    Convention("radvlm", _RADVLM, "share", decimals=2, as_json=False),
-    Convention("qwen3vl", _QWEN3VL, "thousandth", decimals=0, as_json=True),
-    Convention("qwen25vl", _QWEN25VL, "resized pixel", decimals=0, as_json=True),
-    Convention("pixel", f"{_TEXT} in pixels of the original image.", "pixel", decimals=0, as_json=False),
-)
-CONVENTIONS = {convention.name: convention for convention in _ALL}
+_ROWS = yaml.safe_load(Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8"))
+CONVENTIONS = {name: Convention(name, **row) for name, row in _ROWS.items()}
 """All conventions by name."""
 
 

@@ -39,8 +39,8 @@ def forget() -> None:
 
 def given_up(reward: str) -> str | None:
     """Why every call of this reward now fails at once; None while it is in use."""
-    now = _counts.get(reward)
-    if now is None or not now.stopped:
+    now = _counts.get(reward, Counts())
+    if not now.stopped:
         return None
     return (
         f"given up after {now.in_a_row} failures in a row, of which the first was: {now.first_cause}. Every further "

@@ -18,20 +18,13 @@ class Defect(NamedTuple):
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """A sound ground truth.
-
-    Attributes:
-        report: the reference text; "" for grounding.
-        boxes: the reference boxes with their labels, in shares of the image; empty for reports.
-        frame: width and height of the resized image in pixels, where the row stores them (box format qwen25vl).
-        stored: all keys as stored; `data_prep` also writes id, patient_id, task and box_format.
-    """
+    """A sound ground truth."""
 
     task: str
-    report: str
-    boxes: tuple[Box, ...]
-    frame: tuple[int, int] | None
-    stored: Mapping[str, Any]
+    report: str  # the reference text; "" for grounding
+    boxes: tuple[Box, ...]  # with labels, in shares of the image; empty for reports
+    frame: tuple[int, int] | None  # width and height in pixels of the resized image, if stored (box format qwen25vl)
+    stored: Mapping[str, Any]  # all keys as stored; `data_prep` also writes id, patient_id, task and box_format
 
     @property
     def reference(self) -> Any:
@@ -72,10 +65,8 @@ def parse_ground_truth(stored: Any, task: str) -> tuple[GroundTruth | None, list
     if task == "report":
         return GroundTruth(task, truth["report"], (), size, truth), []
     labels = truth.get("labels") or [""] * len(truth["boxes"])
-    boxes = tuple(
-        Box(float(x1), float(y1), float(x2), float(y2), str(label))
-        for (x1, y1, x2, y2), label in zip(truth["boxes"], labels, strict=True)
-    )
+    pairs = zip(truth["boxes"], labels, strict=True)
+    boxes = tuple(Box(float(x1), float(y1), float(x2), float(y2), str(label)) for (x1, y1, x2, y2), label in pairs)
     return GroundTruth(task, "", boxes, size, truth), []
 
 

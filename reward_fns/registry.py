@@ -19,14 +19,12 @@ from reward_fns.settings import Between as Between  # for rewards, which import 
 from reward_fns.settings import check_value, hints_of
 
 TASKS = ("report", "grounding")
-ANY = "any"
-"""Task of a reward that applies to every task, such as one on the format of the output."""
+ANY = "any"  # task of a reward that applies to every task, such as one on the format of the output
 ENTRY_POINTS = "cxr_grpo.rewards"
+# Context keywords that verl gives where it runs a reward model of its own; None elsewhere.
 FROM_VERL = ("reward_router_address", "reward_model_tokenizer")
-"""Context keywords that verl gives where it runs a reward model of its own; None elsewhere."""
+# Keywords that scoring fills in for a reward whose signature has them; the other keywords are its options.
 CONTEXT = ("invalid_boxes", "extra_info", "output", "thinking", *FROM_VERL)
-"""Keywords that scoring fills in for a reward whose signature has them; the other keywords are its options."""
-
 DIAGNOSTICS = ("format_ok", "model_failed", "answer_chars", "n_boxes", "n_invalid_boxes")
 # Names that the result, verl's aggregation or verl's dump use for something else.
 _OTHERS = {"score", "acc", "acc_success_only", "reward", "pred", "input", "output", "gts", "step", "uid"}
@@ -39,28 +37,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Reward:
-    """A registered reward; see `reward` for the attributes that its arguments set.
-
-    Attributes:
-        blocking: whether it runs in a thread, under a time limit.
-        options: its options and their defaults.
-        context: those of `CONTEXT` that it takes.
-        bound: the option that its parametrised name sets, as threshold in `box_f1@0.5`.
-    """
+    """A registered reward; see `reward` for the attributes that its arguments set."""
 
     name: str
     task: str
     range: tuple[float, float]
     higher_is_better: bool
     batched: bool
-    blocking: bool
+    blocking: bool  # runs in a thread, under a time limit
     version: int
     parameter: str | None
     floor: float
     function: Callable[..., Any]
-    options: Mapping[str, Any]
-    context: tuple[str, ...]
-    bound: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]  # with their defaults
+    context: tuple[str, ...]  # those of `CONTEXT` that it takes
+    bound: Mapping[str, Any] = field(default_factory=dict)  # set by a parametrised name: threshold in `box_f1@0.5`
     needs: Callable[[Mapping[str, Any]], Iterable[Any]] | None = None
 
     @property
@@ -115,13 +106,12 @@ def reward(
     """Register the decorated function as a reward.
 
     The function, `def` or `async def`, takes the prediction and the reference and returns a number. Both are texts
-    for task "report", tuples of `Box` for "grounding"; for "any" they are the answer's text and the true report, ""
-    where the sample has none. Its further parameters are options, each with a default, that a reward spec can set and
-    that are checked against their annotations before anything runs (what pydantic knows, and `Annotated[float,
-    Between(0, 1)]`). These are no options but filled in: `extra_info` (of the sample), `invalid_boxes` (the
-    prediction's malformed boxes, as written), `output` (all that the model wrote), `thinking` (whether it was to
-    think first), and `reward_router_address` and `reward_model_tokenizer` (of a judge inside verl, else None); a
-    function with **kwargs gets them all.
+    for task "report", tuples of `Box` for "grounding"; for "any" they are the answer's text and the true report ("" if
+    there is none). Further parameters are options, each with a default, that a reward spec can set and that are checked
+    against their annotations before anything runs (what pydantic knows, and `Annotated[float, Between(0, 1)]`). Not
+    options but filled in are `extra_info` (of the sample), `invalid_boxes` (the prediction's malformed boxes, as
+    written), `output` (all that the model wrote), `thinking` (whether it was to think first), and
+    `reward_router_address` and `reward_model_tokenizer` (of a judge inside verl, else None); **kwargs gets them all.
 
     A plain function is called in verl's event loop, where nothing can end it: one that takes more than milliseconds or
     waits for anything must be batched, blocking or async.
@@ -180,9 +170,8 @@ def _keywords(name: str, function: Callable[..., Any]) -> tuple[dict[str, Any], 
         raise UsageError(f"reward {name!r}: the function must take a prediction and a reference")
     keywords = [p for p in parameters if p not in positional[:2] and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     options = {p.name: p.default for p in keywords if p.name not in CONTEXT}
-    for option, default in options.items():
-        if default is inspect.Parameter.empty:
-            raise UsageError(f"reward {name!r}: option {option!r} needs a default")
+    if missing := [option for option, default in options.items() if default is inspect.Parameter.empty]:
+        raise UsageError(f"reward {name!r}: option {missing[0]!r} needs a default")
     takes_all = inspect.Parameter.VAR_KEYWORD in kinds
     return options, CONTEXT if takes_all else tuple(p.name for p in keywords if p.name in CONTEXT)
 
@@ -214,10 +203,9 @@ def _discover() -> None:
         try:
             point.load()
         except Exception as error:
-            raise UsageError(
-                f"entry point {point.name} = {point.value} of group {ENTRY_POINTS} can't be loaded: {error!r}; "
-                "fix or uninstall the package that brings it"
-            ) from error
+            where = f"entry point {point.name} = {point.value} of group {ENTRY_POINTS}"
+            hint = "fix or uninstall the package that brings it"
+            raise UsageError(f"{where} can't be loaded: {error!r}; {hint}") from error
 
 
 @functools.cache
@@ -225,7 +213,7 @@ def load_file(path: Path) -> None:
     """Import a user's Python file, which registers its rewards and may import files beside it. Raises UsageError."""
     module_spec = importlib.util.spec_from_file_location(f"{_FILE_PREFIX}{path.stem}", path)
     if not path.is_file() or module_spec is None or module_spec.loader is None:
-        raise UsageError(f"no reward file {path}" if not path.is_file() else f"{path} is not a Python file")
+        raise UsageError(f"{path} is not a Python file" if path.is_file() else f"no reward file {path}")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
     folder = str(path.parent)

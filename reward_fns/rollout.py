@@ -62,7 +62,12 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
         raise ValueError(f"the reward spec has no rewards for task {task}, only for {', '.join(spec.tasks)}")
     if not isinstance(rollout.solution_str, str):
         raise ValueError(f"the model's answer must be a text, got {rollout.solution_str!r}")
-    thinking = _thinking(info)
+    thinking: Any = info.get("thinking")
+    thinking = thinking.item() if hasattr(thinking, "item") else thinking  # numpy's, from parquet
+    # Text is refused: "false" is true for Python, and would fail every answer.
+    if not isinstance(thinking, bool | None):
+        raise ValueError(f"thinking must be true or false, got {thinking!r}")
+    thinking = bool(thinking)
     truth, defects = parse_ground_truth(rollout.ground_truth, task)
     if truth is None:
         raise ValueError("; ".join(defect.detail for defect in defects))
@@ -75,24 +80,11 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
     failed = answer is None or boxes.unreadable
     well_formed = not failed and bool(boxes.boxes or not boxes.invalid)
     diagnostics = map(float, (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid)))
-    context = {
-        "extra_info": info,
-        "invalid_boxes": boxes.invalid,
-        "output": rollout.solution_str,
-        "thinking": thinking,
-        **{key: rollout.from_verl.get(key) for key in FROM_VERL},
-    }
+    context = {key: rollout.from_verl.get(key) for key in FROM_VERL}
+    context |= {"extra_info": info, "invalid_boxes": boxes.invalid, "output": rollout.solution_str}
+    context["thinking"] = thinking
     prediction = answer if task == "report" else boxes.boxes
     return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, (*diagnostics,))
-
-
-def _thinking(info: Mapping[str, Any]) -> bool:
-    """Whether the model was to think. Text is refused: "false" is true for Python, and would fail every answer."""
-    value: Any = info.get("thinking")
-    value = value.item() if hasattr(value, "item") else value  # numpy's, from parquet
-    if not isinstance(value, bool | None):
-        raise ValueError(f"thinking must be true or false, got {value!r}")
-    return bool(value)
 
 
 def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) -> Frame:
@@ -101,10 +93,9 @@ def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) 
         return 1, 1
     if convention.unit == "resized pixel":
         if truth.frame is None:
-            raise ValueError(
-                f"box format {convention.name} needs frame in ground_truth: [width, height] in pixels of the image as "
-                "the model's processor resizes it, which depends on its min_pixels and max_pixels"
-            )
+            what = "[width, height] in pixels of the image as the model's processor resizes it"
+            why = "which depends on its min_pixels and max_pixels"
+            raise ValueError(f"box format {convention.name} needs frame in ground_truth: {what}, {why}")
         return truth.frame
     size = (info.get("width"), info.get("height"))
     try:

@@ -47,8 +47,8 @@ async def compute_score(
         floats only, with the same keys for every sample of every task of the spec:
 
         - `score`: weighted sum of the task's rewards.
-        - `acc`: the same again. In validation, verl leaves rows whose scoring failed out of every metric but this one,
-          in which each counts 0; the recipe's trainers count `RewardSpec.floor` instead.
+        - `acc`: the same. In validation, verl counts rows whose scoring failed as 0 in this metric and in no other; the
+          recipe's trainers count `RewardSpec.floor` instead.
         - one key per reward; NaN for those of other tasks, and for a reward of weight 0 whose scorer failed.
         - `format_ok`: 1 if there is an answer and, for grounding, a valid box or the statement that there is nothing.
         - `model_failed`: 1 if the model failed, as above.
@@ -98,14 +98,11 @@ async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Re
     for task, components in spec.tasks.items():
         of_task = [(i, r) for i, r in enumerate(parsed) if isinstance(r, ParsedRollout) and r.task == task]
         for component in components:
-            todo = []
+            todo = {i: rollout for i, rollout in of_task if not rollout.failed and i not in failures}
             for i, rollout in of_task:
                 if rollout.failed:
                     values[i][component.reward.name] = component.reward.floor
-                elif i not in failures:
-                    todo.append((i, rollout))
-            scores = await outcomes(component, [rollout for _, rollout in todo], spec)
-            for (i, _), score in zip(todo, scores, strict=True):
+            for i, score in zip(todo, await outcomes(component, [*todo.values()], spec), strict=True):
                 if not isinstance(score, ScorerUnavailable):
                     values[i][component.reward.name] = score
                 elif component.weight:  # else it only watches: NaN in this row, counted and logged

@@ -133,10 +133,8 @@ def read_pairs(flag: str, texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-# Former keys of `EngineOptions`.
-REMOVED = {
-    "cache_dir": "cache_dir was removed: results are kept in memory only (cache_mb); delete this key and the folder"
-}
+_REASON = "results are kept in memory only (cache_mb); delete this key and the folder"
+REMOVED = {"cache_dir": f"cache_dir was removed: {_REASON}"}  # former keys of `EngineOptions`
 _jitter = random.Random()  # its own, so that retries don't shift anyone's seeded random numbers
 
 
@@ -149,13 +147,11 @@ class FailureRules(Checked):
             returned anything but a number in its range.
         backoff: seconds before the first retry, doubled with each further one, give or take a quarter.
         timeout: seconds that one call of a batched, blocking or async reward may take, loading weights included. An
-            async one is then cancelled; a thread can't be ended and is left behind, so a scorer should have its own
-            time-out as well.
+            async one is then cancelled; a thread is left behind, so a scorer should have its own time-out as well.
         stop_after: samples failed in a row, after their retries, after which this process gives a reward up: every
             further call fails at once, and verl, with no group left to train on, stops by itself. A reward of weight 0
             is never given up; from there on it is tried once per sample, without retries.
-        concurrency: calls of one batched, blocking or async reward that a process has under way at once; the wait
-            for a slot doesn't count as time of the call.
+        concurrency: calls of one such reward under way at once in a process; waiting for a slot is no time of the call.
 
     >>> FailureRules(stop_after=0)
     Traceback (most recent call last):
@@ -181,19 +177,16 @@ class EngineOptions(Checked):
         where: "inline", in this process; "ray", by the Ray Serve deployment of this Ray cluster; "http", by such a
             deployment at `address`. The same code computes in all three.
         address: for http, of the deployment, as http://host:8000.
-        replicas: for ray, copies of the models in the cluster; at first, if there may be more.
-        max_replicas: for ray, how many the deployment may grow to when requests queue; 0 for no growth.
+        replicas, max_replicas: for ray, copies of the models, and the most when requests queue (0: no growth).
         gpus, cpus: for ray, what Ray sets aside for each replica; a share of a GPU is possible.
         device: "auto" is cuda if the process has one, else cpu; or a device by name, as "cuda:1" or "mps".
         dtype: of the transformers; anything but float32 changes some values, see `python -m reward_fns precision`.
         compile: use torch.compile on the transformers; needs a C++ compiler and takes minutes at first.
         threads: of PyTorch on the CPU; 0 for its own choice, or what `cpus` says in a replica.
         wait_ms: how long the first text of a batch waits for others.
-        batch_tokens: most tokens of a batch, padding included; 0 for 2048 on a CPU and 16384 elsewhere. A batch too
-            large for the memory is halved, so that this needs no tuning.
+        batch_tokens: most tokens of a batch, with padding; 0 for 2048 on a CPU, else 16384. Halved if memory runs out.
         queue: texts that may wait for a model; later ones wait for a slot, within the time limit.
-        cache_mb: memory in which each model keeps its results, so that reports that come again, above all the
-            references, are read once.
+        cache_mb: memory in which each model keeps its results, so that references, above all, are read once.
 
     >>> EngineOptions(where="http")
     Traceback (most recent call last):
@@ -221,8 +214,8 @@ class EngineOptions(Checked):
         if self.where == "http":
             parts = urlsplit(self.address)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                example = "http://host:8000"
-                raise UsageError(f"where: http needs the address of a deployment, as {example}, got {self.address!r}")
+                need = "where: http needs the address of a deployment, as http://host:8000"
+                raise UsageError(f"{need}, got {self.address!r}")
         elif self.address:
             raise UsageError(f"address goes with where: http; where is {self.where}")
         misplaced, hint = {

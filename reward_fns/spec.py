@@ -83,19 +83,18 @@ def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | No
     ['box_iou', 'box_f1@0.5']
     """
     if (spec is None) == (preset is None):
-        raise UsageError(
-            "give exactly one of spec and preset, e.g. +reward.custom_reward_function.reward_kwargs.preset=quickstart"
-        )
+        example = "+reward.custom_reward_function.reward_kwargs.preset=quickstart"
+        raise UsageError(f"give exactly one of spec and preset, e.g. {example}")
     key = repr((spec, preset))
-    if key in _resolved:
-        return _resolved[key]
-    if preset is not None and preset not in preset_names():
-        raise UsageError(unknown("preset", preset, preset_names()))
-    if preset is not None:
-        spec = _PRESETS / f"{preset}.yaml"
-    if isinstance(spec, str | Path):
-        return _resolved.setdefault(key, _parse(_read(Path(spec)), f"reward spec {spec}", Path(spec).parent))
-    return _resolved.setdefault(key, _parse(spec, "reward spec", Path()))
+    if key not in _resolved:
+        if preset is not None and preset not in preset_names():
+            raise UsageError(unknown("preset", preset, preset_names()))
+        path = spec if preset is None else _PRESETS / f"{preset}.yaml"
+        if isinstance(path, str | Path):
+            _resolved[key] = _parse(_read(Path(path)), f"reward spec {path}", Path(path).parent)
+        else:
+            _resolved[key] = _parse(path, "reward spec", Path())
+    return _resolved[key]
 
 
 def of_rewards(names: Iterable[str]) -> RewardSpec:

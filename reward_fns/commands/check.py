@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, NamedTuple
 
+import yaml
+
 from reward_fns.calling import waits
 from reward_fns.errors import UsageError
 from reward_fns.failures import Counts, counts, forget
@@ -18,25 +20,7 @@ from reward_fns.spec import Component, RewardSpec
 
 Status = Literal["pass", "warn", "fail"]
 
-# Invented; no patient is behind them.
-_REPORTS = (
-    "The lungs are clear. The heart is of normal size. No pleural effusion or pneumothorax.",
-    "There is a large right pleural effusion with adjacent atelectasis. The left lung is clear.",
-    "Moderate cardiomegaly with interstitial oedema and small bilateral effusions.",
-    "A 12 mm nodule projects over the left upper lobe. No consolidation is seen.",
-    "The tip of the endotracheal tube lies 4 cm above the carina. Low lung volumes.",
-    "Consolidation in the right lower lobe, consistent with pneumonia.",
-    "Small left apical pneumothorax after removal of the chest tube. No mediastinal shift.",
-    "Old healed fractures of the right seventh and eighth rib. Otherwise unremarkable.",
-)
-_BOXES = (
-    [[0.1, 0.2, 0.4, 0.5]],
-    [[0.55, 0.6, 0.9, 0.95]],
-    [[0.1, 0.1, 0.3, 0.4], [0.6, 0.1, 0.8, 0.4]],
-    [[0.3, 0.5, 0.75, 0.85]],
-    [[0.05, 0.55, 0.2, 0.9], [0.8, 0.55, 0.95, 0.9], [0.45, 0.05, 0.55, 0.2]],
-    [[0.0, 0.0, 1.0, 1.0]],
-)
+_SAMPLES = yaml.safe_load(Path(__file__).with_name("samples.yaml").read_text(encoding="utf-8"))
 _ODD = (
     "", " \n\t", "x", "\x00\x1b[31m\u202e", "\ud800\udfff", "<think>never closed", "</think>", "<think>a</think>b",
     "[Matched Findings]: 9. {}", '{"bbox_2d": [1, 2, 3', "[nan, 0, 1, 1]", "[1e999, -1, 0.5, 2]", "zero point one",
@@ -54,14 +38,14 @@ class Finding(NamedTuple):
 
 def rewards_of(file: Path | None, name: str | None) -> list[Reward]:
     """The rewards to check: all that a file registers, or the one of that name. Raises UsageError if there is none."""
-    if file is None and name is None:
+    path = file and file.expanduser().resolve()
+    if path is not None:
+        load_file(path)
+    elif name is None:
         raise UsageError("give a file, as in python -m reward_fns check my_reward.py, or --name")
-    if file is not None:
-        load_file(file.expanduser().resolve())
     if name is not None:
         return [get(name)]
-    home = str(Path(str(file)).expanduser().resolve())
-    rewards = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == home]
+    rewards = [entry for entry in map(get, names()) if entry.where.rpartition(":")[0] == str(path)]
     if not rewards:
         raise UsageError(f"{file} registers no reward; put @reward(name, task=..., range=...) above its function")
     return rewards
@@ -101,10 +85,8 @@ def check(reward: Reward, options: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _samples(task: str, shift: int) -> list[Rollout]:
     """True answers, or with a shift those of another sample."""
-    if task == "report":
-        pairs: list[tuple[str, Any]] = [(text, {"report": text}) for text in _REPORTS]
-    else:
-        pairs = [(", ".join(map(str, quads)), {"boxes": quads}) for quads in _BOXES]
+    key = "report" if task == "report" else "boxes"
+    pairs = [(text if key == "report" else ", ".join(map(str, text)), {key: text}) for text in _SAMPLES[key]]
     return [
         Rollout(f"check/{task}", pairs[(number + shift) % len(pairs)][0], truth, {"id": f"{task} {number}"})
         for number, (_, truth) in enumerate(pairs)
@@ -132,11 +114,10 @@ def _ordered(reward: Reward, truth: Sequence[float], wrong: Sequence[float]) -> 
     """Whether true answers earn the best there is, and more than those of other samples."""
     end = reward.range[1] if reward.higher_is_better else reward.range[0]
     worst = max(truth, key=lambda value: abs(value - end))
-    best = math.isclose(worst, end, abs_tol=1e-6)
-    detail = f"the true answer earns {end:g}, the best there is"
-    if not best:
-        detail = f"a true answer earns {worst:g}, the best of the range is {end:g}"
-    yield Finding("gold against gold", "pass" if best else "warn", detail)
+    if math.isclose(worst, end, abs_tol=1e-6):
+        yield Finding("gold against gold", "pass", f"the true answer earns {end:g}, the best there is")
+    else:
+        yield Finding("gold against gold", "warn", f"a true answer earns {worst:g}, the best of the range is {end:g}")
     better = mean(truth) > mean(wrong) if reward.higher_is_better else mean(truth) < mean(wrong)
     means = f"{mean(truth):.4g} with the right reference, {mean(wrong):.4g} with another's"
     note = "" if better else ": it doesn't tell them apart; is higher_is_better right?"
@@ -151,11 +132,11 @@ def _steady(reward: Reward, spec: RewardSpec, samples: Sequence[Rollout]) -> Fin
     runs = [_values(results, reward) for results in (together, again, alone)]
     if {len(run) for run in runs} != {len(samples)}:
         return Finding(what, "fail", "the same samples are sometimes scored, and sometimes fail")
-    far = [max(abs(a - b) for a, b in zip(runs[0], run, strict=True)) for run in runs[1:]]
-    if far[0] > 1e-9:
-        return Finding(what, "warn", f"the same samples scored again differ by up to {far[0]:.3g}")
-    if far[1] > 1e-5:
-        return Finding(what, "fail", f"values differ by up to {far[1]:.3g}: they depend on the batch")
+    repeated, batched = (max(abs(a - b) for a, b in zip(runs[0], run, strict=True)) for run in runs[1:])
+    if repeated > 1e-9:
+        return Finding(what, "warn", f"the same samples scored again differ by up to {repeated:.3g}")
+    if batched > 1e-5:
+        return Finding(what, "fail", f"values differ by up to {batched:.3g}: they depend on the batch")
     return Finding(what, "pass", "the same values together, again and alone")
 
 

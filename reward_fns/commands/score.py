@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import os
-import stat
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -51,8 +50,7 @@ def score_file(file: Path, out: Path | None, spec: RewardSpec, box_format: str) 
             results = iter(score_batch([row.content for row in chunk if not isinstance(row.content, str)], spec))
             for row in chunk:
                 result = row.content if isinstance(row.content, str) else next(results)
-                record: dict[str, Any] = {} if row.id is None else {"id": row.id}
-                record |= dict.fromkeys(result_keys(spec))
+                record = ({} if row.id is None else {"id": row.id}) | dict.fromkeys(result_keys(spec))
                 if isinstance(result, dict):
                     task = row.content.extra_info["task"]
                     numbers = {key: value for key, value in result.items() if not math.isnan(value)}
@@ -74,9 +72,9 @@ def score_file(file: Path, out: Path | None, spec: RewardSpec, box_format: str) 
     for name, count in watchers.items():
         print(f"{count} rows have no {name}: its scorer failed (its weight is 0)", file=sys.stderr)
     if failures:
-        more = len(failures) - SHOWN_FAILURES
-        shown = [*failures[:SHOWN_FAILURES], *([f"... and {more} more"] if more > 0 else [])]
-        print(f"{len(failures)} rows could not be scored:", *shown, sep="\n    ", file=sys.stderr)
+        more = [f"... and {len(failures) - SHOWN_FAILURES} more"] * (len(failures) > SHOWN_FAILURES)
+        head = f"{len(failures)} rows could not be scored:"
+        print(head, *failures[:SHOWN_FAILURES], *more, sep="\n    ", file=sys.stderr)
     return 1 if failures or watchers else 0
 
 
@@ -91,9 +89,9 @@ def read_rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[
             if not isinstance(row, dict):
                 raise ValueError("need a JSON object")
             row_id = row.get("id")
-            missing = [key for key in ("task", "prediction", "ground_truth") if key not in row]
-            if missing:
-                raise ValueError(f"has no {missing[0]}")
+            for key in ("task", "prediction", "ground_truth"):
+                if key not in row:
+                    raise ValueError(f"has no {key}")
             info = {key: row.get(key) for key in ("task", "thinking", "width", "height")}
             info["box_format"] = row.get("box_format") or box_format
             info["id"] = f"line {number}" if row_id is None else row_id
@@ -103,15 +101,12 @@ def read_rows(lines: Iterable[bytes], source: str, box_format: str) -> Iterator[
         yield Row(number, row_id, content, len(line))
 
 
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[BinaryIO]:
+def reading(path: Path) -> BinaryIO:
     """Open --file. Raises UsageError."""
     try:
-        file = path.open("rb")
+        return path.open("rb")
     except OSError as error:
         raise UsageError(f"cannot read --file {path}: {error.strerror}") from error
-    with file:
-        yield file
 
 
 @contextlib.contextmanager
@@ -120,22 +115,21 @@ def _opened(path: Path | None, name: str) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing_to(name):
         # A device such as /dev/null is written to, not replaced by a file.
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            part = path
+        is_device = path.exists() and not path.is_file()
+        part = path if is_device else path.with_name(f".{path.name}.{os.getpid()}.part")
         file = part.open("w", encoding="utf-8")
     try:
         yield file
         with writing_to(name):
             file.close()
-            if part != path:
+            if not is_device:
                 part.replace(path)
     finally:
         with contextlib.suppress(OSError):
             file.close()
-        if part != path:
+        if not is_device:
             with contextlib.suppress(OSError):
                 part.unlink()
 

@@ -6,7 +6,7 @@ reads the file that the `f1chexbert` package reads, and labels as that package d
 
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,11 @@ def classify(
 def sources(repo: str, revision: str, base: str) -> tuple[HubFile, HubFolder]:
     """The files that `classify` reads, from hub repositories or local folders."""
     return HubFile(repo, CHECKPOINT.name, revision), HubFolder(base)
+
+
+def needs(options: Mapping[str, Any]) -> tuple[HubFile, HubFolder]:
+    """`sources` of the options of a reward."""
+    return sources(options["repo"], options["revision"], options["base"])
 
 
 def cosine(a: ArrayLike, b: ArrayLike) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -73,6 +73,11 @@ def sources(model: str, revision: str | None, repo: str, encoder: str) -> Iterat
     if not encoder:
         encoder = _config(_folder(archive, model))["dataset_reader"]["token_indexers"]["bert"]["model_name"]
     yield HubFolder(encoder)
+
+
+def needs(options: Mapping[str, Any]) -> Iterator[HubFile | HubFolder]:
+    """`sources` of the options of a reward."""
+    return sources(*(options[name] for name in ("model", "revision", "repo", "encoder")))
 
 
 def words(text: str, model: str) -> list[str]:

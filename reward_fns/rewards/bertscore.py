@@ -38,10 +38,9 @@ def bertscore(
         repo, revision: hub repository, or local folder, to read the model from instead of the published one.
 
     Returns:
-        up to 1; below 0 for texts less alike than unrelated ones, down to -2.0 (distilbert-base-uncased) or -5.55
-        (distilroberta-base) for a text without any token; 0 to 1 without `rescale`. Cost: five layers per distinct
-        text, in batches. Gaming: negation is nearly free ("no effusion" for "effusion"), normal boilerplate pays, and
-        word order hardly counts.
+        up to 1; below 0 for texts less alike than unrelated ones, to -2.0 (distilbert-base-uncased) or -5.55
+        (distilroberta-base) for one without any token; 0 to 1 without `rescale`. Cost: five layers per distinct text,
+        in batches. Gaming: negation ("no effusion") is nearly free, boilerplate pays, and word order hardly counts.
 
     >>> rescaled = scorer.rescaled(scorer.BertScore(0.91, 0.89, 0.9), "distilbert-base-uncased")
     >>> round(rescaled.f1, 4)

@@ -12,6 +12,7 @@ def bleu(prediction: str, reference: str, smoothing: Smoothing = "exp") -> float
     """Sentence BLEU: geometric mean of the precisions of 1- to 4-grams, times exp(1 - n_ref / n_pred) if too short.
 
     Words as in mteval-v13a, with upper and lower case kept. Orders of which the prediction has no n-gram are left out.
+    Source: Papineni 2002 (aclanthology.org/P02-1040); sentence_bleu of sacrebleu (aclanthology.org/W18-6319) / 100.
 
     Args:
         smoothing: how an order without a match counts, as in sacrebleu: "exp" halves it from order to order, "floor"
@@ -21,13 +22,10 @@ def bleu(prediction: str, reference: str, smoothing: Smoothing = "exp") -> float
         0 to 1, in well under a millisecond. Gaming: it rewards wording, not truth, and additions cost little; `gleu`
         was designed to be the better reward.
 
-    Source: Papineni 2002 (aclanthology.org/P02-1040); sentence_bleu of sacrebleu (aclanthology.org/W18-6319) / 100.
-
     >>> round(bleu("The heart is enlarged.", "The heart is not enlarged."), 4)
     0.4094
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    return (
-        float(BLEU(smooth_method=smoothing, effective_order=True).sentence_score(prediction, [reference]).score) / 100
-    )
+    scorer = BLEU(smooth_method=smoothing, effective_order=True)
+    return float(scorer.sentence_score(prediction, [reference]).score) / 100

@@ -23,6 +23,7 @@ def box_f1(
     """F1 that counts a pair of boxes as found if their IoU reaches a threshold; `box_f1@0.5` sets it in the name.
 
     2 TP / (n_pred + n_ref), with TP the most one-to-one pairs of IoU >= threshold. An empty side gives 0.
+    Source: the usual F1 of detection; not the per-sample AP@0.5 of arXiv 2512.10691's tables.
 
     Args:
         threshold: IoU from which a pair counts, 0 to 1; at 0 any overlap does.
@@ -32,10 +33,7 @@ def box_f1(
 
     Returns:
         0 to 1, in microseconds. Gaming: hedging pays. Where two places are equally likely, both boxes earn 0.67 and
-        either one 0.5 on average; with beta=0.5 both earn 0.56. A group of rollouts often gets one value, from which
-        GRPO learns nothing.
-
-    Source: the usual F1 of detection; not the per-sample AP@0.5 of arXiv 2512.10691's tables.
+        either one 0.5 on average; with beta=0.5 both earn 0.56. A group of rollouts often gets one value: no signal.
 
     >>> box_f1((Box(0.0, 0.0, 0.5, 1.0), Box(0.6, 0.0, 0.7, 0.1)), (Box(0.0, 0.0, 1.0, 1.0),))
     0.6666666666666666

@@ -19,7 +19,8 @@ def box_giou(
     """Mean of (1 + GIoU) / 2 over one-to-one pairs of boxes, in which a box without a partner counts 0.
 
     The largest sum over a matching, divided by the larger number of boxes of the two sides. A box beside its target
-    earns more the nearer it is; a surplus or missing box counts as GIoU -1, the worst. An empty side gives 0.
+    earns more the nearer it is; a surplus or missing box counts as GIoU -1, the worst. An empty side gives 0. GIoU is
+    from arXiv 1902.09630; the mean over sets is our own.
 
     Args:
         both_empty: value if neither side has a box, 0 to 1.
@@ -29,8 +30,6 @@ def box_giou(
         0 to 1, in microseconds. Gaming: any box near the middle of the image earns something, and where two places
         are equally likely, one box around both (IoU 0.4) earns 0.7 and either one 0.62 on average. Use it beside an
         IoU reward, to help a model that misses altogether.
-
-    Source: GIoU from arXiv 1902.09630; the mean over sets is our own.
 
     >>> near, far = ((Box(0.5, 0.0, 1.0, 1.0),), (Box(0.9, 0.0, 1.0, 1.0),))
     >>> [round(box_giou(boxes, (Box(0.0, 0.0, 0.5, 1.0),)), 3) for boxes in (near, far)]

@@ -19,6 +19,7 @@ def box_iou(
     """Mean IoU over one-to-one pairs of boxes, in which a box without a partner counts 0.
 
     The largest sum over a matching, divided by the larger number of boxes of the two sides. An empty side gives 0.
+    Source: own; for one box a side it is the mIoU of phrase grounding (MS-CXR, arXiv 2204.09817).
 
     Args:
         both_empty: value if neither side has a box, 0 to 1.
@@ -27,8 +28,6 @@ def box_iou(
     Returns:
         0 to 1, in microseconds. Gaming: where two places are equally likely (IoU 0.78 if right), both boxes earn 0.39,
         as either one does on average; one box around both (IoU 0.4) earns 0.4.
-
-    Source: own; for one box a side it is the mIoU of phrase grounding (MS-CXR, arXiv 2204.09817).
 
     >>> box_iou((Box(0.0, 0.0, 0.5, 1.0),), (Box(0.0, 0.0, 1.0, 1.0), Box(0.2, 0.2, 0.4, 0.4)))
     0.25

@@ -32,9 +32,8 @@ def box_soft_f1(
 
     Returns:
         0 to 1, in microseconds. Gaming: hedging pays. Where two places are equally likely (IoU 0.78 if right), both
-        boxes earn 0.52 and either one 0.39 on average; with beta=0.5 both earn 0.43, and a second box pays only from
-        odds of 44 % on instead of 33 %. One box around both places (IoU 0.4) earns 0.57 under "released", 0.4 under
-        "symmetric".
+        boxes earn 0.52 and either one 0.39 on average; with beta=0.5 both earn 0.43, and a second box pays from odds
+        of 44 % instead of 33 %. One box around both (IoU 0.4) earns 0.57 under "released", 0.4 under "symmetric".
 
     >>> boxes = (Box(0.35, 0.51, 0.75, 0.64),), (Box(0.38, 0.47, 0.76, 0.62),)
     >>> round(box_soft_f1(*boxes), 3), round(box_soft_f1(*boxes, variant="released"), 3)

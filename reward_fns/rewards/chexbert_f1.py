@@ -1,9 +1,10 @@
 """Agreement of the findings that CheXbert reads in two reports."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from reward_fns.models.chexbert import BASE, CHECKPOINT, OBSERVATIONS, POSITIVE, UNCERTAIN, Backend, classify, sources
+from reward_fns.models import chexbert
+from reward_fns.models.chexbert import OBSERVATIONS, POSITIVE, UNCERTAIN, Backend
 from reward_fns.registry import Between, reward
 
 Labels = Literal["all", "top5"]
@@ -13,11 +14,7 @@ _TOP5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effus
 _INDICES = {"all": range(len(OBSERVATIONS)), "top5": [OBSERVATIONS.index(name) for name in _TOP5]}
 
 
-def _needs(options: Mapping[str, Any]) -> Any:
-    return sources(options["repo"], options["revision"], options["base"])
-
-
-@reward("chexbert_f1", task="report", range=(0.0, 1.0), batched=True, needs=_needs)
+@reward("chexbert_f1", task="report", range=(0.0, 1.0), batched=True, needs=chexbert.needs)
 def chexbert_f1(
     predictions: Sequence[str],
     references: Sequence[str],
@@ -25,16 +22,17 @@ def chexbert_f1(
     uncertain: Uncertain = "positive",
     definition: Definition = "f1",
     both_empty: Annotated[float, Between(0, 1)] = 1.0,
-    repo: str = CHECKPOINT.repo,
-    revision: str = CHECKPOINT.revision,
-    base: str = BASE.repo,
+    repo: str = chexbert.CHECKPOINT.repo,
+    revision: str = chexbert.CHECKPOINT.revision,
+    base: str = chexbert.BASE.repo,
     backend: Backend = "builtin",
 ) -> list[float]:
     """F1 of the findings that CheXbert sees in the two reports, one report at a time.
 
     2 TP / (2 TP + FP + FN) over the observations that are marked in either report; see `agreement` for the other
-    definitions. Of one report, sample F1 and micro F1 are the same; the micro and macro F1 of tables are over all
-    reports and are not means of this.
+    definitions. Sample and micro F1 of one report are the same; micro and macro F1 of tables are not means of it.
+    Source: arXiv 2004.09167 (CheXbert); labels as in the package f1chexbert 0.0.2 (parity is tested), whose mode "rrg"
+    is `uncertain="positive"`. As a reward in arXiv 2509.22812 (EditGRPO: micro F1 of 14).
 
     Args:
         labels, uncertain, definition, both_empty: see `agreement`.
@@ -44,19 +42,15 @@ def chexbert_f1(
 
     Returns:
         0 to 1. Cost: a pass of a BERT-base per distinct text, in batches. Gaming: severity, location, wording and all
-        outside the 14 observations are free; a report that only lists frequent findings scores well; and a group of
-        rollouts often gets one value.
-
-    Source: arXiv 2004.09167 (CheXbert); labels as in the package f1chexbert 0.0.2 (parity is tested), whose mode "rrg"
-    is `uncertain="positive"`. As a reward in arXiv 2509.22812 (EditGRPO: micro F1 of 14).
+        outside the 14 observations are free; lists of frequent findings score well; a group often gets one value.
 
     >>> prediction = (0, 1, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 0, 0)  # cardiomegaly, effusion, perhaps edema
     >>> reference = (0, 1, 0, 0, 1, 0, 0, 1, 2, 2, 0, 0, 0, 0)  # cardiomegaly, edema, atelectasis, no effusion
     >>> round(agreement(prediction, reference), 4)
     0.6667
     """
-    checkpoint, folder = sources(repo, revision, base)
-    findings = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
+    checkpoint, folder = chexbert.sources(repo, revision, base)
+    findings = chexbert.classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
     sides = findings[: len(predictions)], findings[len(predictions) :]
     how: Any = {"labels": labels, "uncertain": uncertain, "definition": definition, "both_empty": both_empty}
     return [agreement(a.classes, b.classes, **how) for a, b in zip(*sides, strict=True)]

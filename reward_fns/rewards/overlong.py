@@ -16,6 +16,9 @@ def overlong(
 ) -> float:
     """0 up to limit - buffer characters of output, from there falling linearly to -1 at the limit, and -1 beyond.
 
+    Source: arXiv 2503.14476, section 3.4, equation 13, with characters in place of tokens, which verl does not pass to
+    a reward function. (verl's own reward manager `dapo` counts tokens.)
+
     Args:
         limit: characters from which the penalty is full. Set it a little below what the response length in tokens
             allows (English has about 4 characters a token): an output that was cut off should have reached it.
@@ -24,9 +27,6 @@ def overlong(
     Returns:
         -1 to 0, in less than a microsecond; also -1, its floor, if there is no answer, as when thoughts were cut off.
         Gaming: any short output earns 0; the weight is what a full-length output costs.
-
-    Source: arXiv 2503.14476, section 3.4, equation 13, with characters in place of tokens, which verl does not pass to
-    a reward function. (verl's own reward manager `dapo` counts tokens.)
 
     >>> [overlong("", "", limit=400, buffer=100, output="x" * n) for n in (300, 350, 400, 9000)]
     [0.0, -0.5, -1.0, -1.0]

@@ -22,10 +22,9 @@ _WORST, _PERFECT = -3.0, 1.4407
 
 
 def radcliq_v1(radgraph_f1: float, bert_f1: float, semb: float) -> float:
-    """RadCliQ-v1 from its parts: about how many errors a radiologist would find, standardised; lower is better.
+    """RadCliQ-v1, about how many errors a radiologist would find, standardised (lower is better), from its parts:
 
-    The parts are `combined_f1` of RadGraph, rescaled BERTScore F1 of distilroberta-base, and cosine of the CheXbert
-    embeddings.
+    `combined_f1` of RadGraph, rescaled BERTScore F1 of distilroberta-base, and cosine of the CheXbert embeddings.
 
     >>> round(radcliq_v1(1, 1, 1), 4), round(radcliq_v1(0, 0, 0), 4)
     (-1.4407, 2.4501)
@@ -68,8 +67,7 @@ def radcliq(
         min_chars: if either text is then shorter, the value is -3, as for a failure of the model.
         radgraph_model: "radgraph-xl", as that paper, or "radgraph", as RadCliQ's authors; values differ.
         repo, revision: hub repository, or local folder, of RadGraph's archive and CheXbert's checkpoint.
-        encoder: the same for RadGraph's configuration and tokenizer; "" for what its archive names.
-        base: the same for CheXbert's.
+        encoder, base: the same for the configuration and tokenizer of RadGraph ("": what its archive names), CheXbert.
         bert: the same for distilroberta-base; "" for the published one.
 
     Returns:

@@ -1,7 +1,6 @@
 """RadGraph F1 as RadCliQ has it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from reward_fns.models import radgraph
 from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
@@ -9,11 +8,7 @@ from reward_fns.models.texts import MaxChars, shortened
 from reward_fns.registry import reward
 
 
-def _needs(options: Mapping[str, Any]) -> Any:
-    return radgraph.sources(*(options[name] for name in ("model", "revision", "repo", "encoder")))
-
-
-@reward("radgraph_combined", task="report", range=(0.0, 1.0), batched=True, needs=_needs)
+@reward("radgraph_combined", task="report", range=(0.0, 1.0), batched=True, needs=radgraph.needs)
 def radgraph_combined(
     predictions: Sequence[str],
     references: Sequence[str],
@@ -26,16 +21,15 @@ def radgraph_combined(
 ) -> list[float]:
     """Mean of RadGraph's F1 of entities and F1 of relations, the RadGraph part of RadCliQ; see `combined_f1`.
 
+    Source: doi 10.1016/j.patter.2023.100802; in the reward of arXiv 2601.17151 (UniRG-CXR).
+
     Args:
         model: "radgraph", as RadCliQ's authors, or "radgraph-xl".
         lower_text, max_chars: cut both texts and lower-case them first; 0 for no limit.
         repo, revision, encoder: see `radgraph_f1`.
 
     Returns:
-        0 to 1; only 0.5 for two equal reports in which no finding relates to another. Cost and gaming: as
-        `radgraph_f1`.
-
-    Source: doi 10.1016/j.patter.2023.100802; in the reward of arXiv 2601.17151 (UniRG-CXR).
+        0 to 1; only 0.5 for two equal reports without a relation of findings. Cost and gaming: as `radgraph_f1`.
 
     >>> heart = radgraph.Entity("heart", "ANAT-DP", 1, 1)
     >>> combined_f1((heart, radgraph.Entity("large", "OBS-DP", 3, 3)), (heart,))  # entities 2/3, relations 0

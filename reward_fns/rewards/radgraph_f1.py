@@ -1,19 +1,14 @@
 """RadGraph F1 of a report."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from reward_fns.models.radgraph import MAX_CHARS, REPO, Backend, ModelName, annotate, sources
+from reward_fns.models.radgraph import MAX_CHARS, REPO, Backend, ModelName, annotate, needs
 from reward_fns.models.radgraph_facts import CaseMode, Level, annotation_f1
 from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
 from reward_fns.registry import reward
 
 
-def _needs(options: Mapping[str, Any]) -> Any:
-    return sources(*(options[name] for name in ("model", "revision", "repo", "encoder")))
-
-
-@reward("radgraph_f1", task="report", range=(0.0, 1.0), batched=True, needs=_needs)
+@reward("radgraph_f1", task="report", range=(0.0, 1.0), batched=True, needs=needs)
 def radgraph_f1(
     predictions: list[str],
     references: list[str],
@@ -39,8 +34,7 @@ def radgraph_f1(
         model: values of different models can't be compared.
         case_mode: whether Edema and edema differ. "pypi": yes, but not in relations, as in radgraph 0.1.18 on PyPI;
             "git": no, as in its repository since 5 May 2026.
-        lower_text: read the texts in lower case, which changes what the model finds: the paper trains so and
-            evaluates on texts as they are.
+        lower_text: read the texts in lower case, which changes what is found; the paper does so in training only.
         max_chars: texts are cut there first; 0 for no limit, which lets a rambling answer take minutes.
         min_chars: a pair with a shorter text gets 0; the paper refuses 5 characters and less.
         revision, repo, encoder: where the weights are, see `reward_fns.models.radgraph.annotate`.
@@ -55,9 +49,7 @@ def radgraph_f1(
     Source: arXiv 2106.14463 (RadGraph), 2210.12186 (the levels); defaults as the ablation "RadGraph" of arXiv
     2512.10691, table 3, and its released code. For its tables set lower_text false, max_chars 0 and min_chars 0.
 
-    Too short for any weights to be asked, by the rule of the paper:
-
-    >>> radgraph_f1(["None."], ["No pneumothorax."])
+    >>> radgraph_f1(["None."], ["No pneumothorax."])  # too short for any weights to be asked, by the paper's rule
     [0.0]
     """
 

@@ -11,13 +11,11 @@ def rouge_l(prediction: str, reference: str) -> float:
     """ROUGE-L: F1 of the longest common subsequence of L words: 2 L / (words of prediction + words of reference).
 
     0 if there is none. Words are runs of letters a-z and digits, in lower case.
-
-    Returns:
-        0 to 1, in well under a millisecond. Gaming: it rewards wording and order, not truth: a missing "no" costs
-        little.
-
     Source: Lin 2004 (aclanthology.org/W04-1013), section 3.1; equal to rouge-score 0.1.2 without stemming (parity is
     tested), the R-L of arXiv 2512.10691, table 1.
+
+    Returns:
+        0 to 1, in under a millisecond. Gaming: it rewards wording and order, not truth: a missing "no" costs little.
 
     >>> round(rouge_l("The heart is enlarged.", "The heart is not enlarged."), 4)
     0.8889

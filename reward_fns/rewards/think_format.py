@@ -12,16 +12,14 @@ def think_format(
     """1 if the output is exactly one <think>...</think> that isn't empty and an answer after it, else 0.
 
     Nothing but white space may stand before the opening tag. A sample that wasn't to think earns 1 without either tag.
+    Source: arXiv 2501.12948, section 2.2.2; DeepMedix-R1 (arXiv 2509.03906) weighs it 0.1. arXiv 2512.10691 has none
+    (section 3): there a missing </think> costs through the floor of the other rewards.
 
     Args:
-        opened_by_prompt: the chat template ends the prompt with <think>, as Qwen3-VL-Thinking's does, so that the
-            output has only the closing tag.
+        opened_by_prompt: the prompt ends with <think>, as Qwen3-VL-Thinking's does; the output only closes it.
 
     Returns:
         0 or 1, in microseconds. Gaming: a single word of thought is enough, so keep its weight small.
-
-    Source: arXiv 2501.12948, section 2.2.2; DeepMedix-R1 (arXiv 2509.03906) weighs it 0.1. arXiv 2512.10691 has none
-    (section 3): there a missing </think> costs through the floor of the other rewards.
 
     >>> think_format("", "", output="<think>Wide heart.</think> Cardiomegaly.")
     1.0
