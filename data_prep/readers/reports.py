@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -75,7 +75,10 @@ def reference(sections: Sections, wanted: str, where: str, problems: Problems) -
 
 
 class Study(NamedTuple):
-    """A study with a usable report; as in `Sample`; `films` has each image's row id and path, best first."""
+    """A study with a usable report; as in `Sample`; `films` has each image's row id and path, best first.
+
+    The indication is given whether it is asked for or not.
+    """
 
     id: str
     patient: str
@@ -88,12 +91,31 @@ class Study(NamedTuple):
     prior: str = ""
 
     def sample(
-        self, dataset: str, identity: str, film: Film | tuple[None, int, int], lateral: Path | bytes | None = None
+        self,
+        dataset: str,
+        identity: str,
+        options: argparse.Namespace,
+        film: Film | tuple[None, int, int] = (None, 0, 0),
+        lateral: Path | bytes | None = None,
     ) -> Sample:
         """The sample of one image of the study, or of none."""
-        texts: dict[str, Any] = {"report": self.report, "indication": self.indication, "prior": self.prior}
-        ids, (image, width, height) = (identity, self.patient, self.split, dataset, "report"), film
-        return Sample(*ids, image, width, height, kind=self.kind, lateral=lateral, **texts)
+        reason = self.indication if "indication" in options.context else ""
+        texts: dict[str, Any] = {"report": self.report, "indication": reason, "prior": self.prior}
+        ids = identity, self.patient, self.split, dataset, "report"
+        return Sample(*ids, *film, kind=self.kind, lateral=lateral, **texts)
+
+
+def views(
+    frontal: Sequence[str],
+    lateral: Sequence[str],
+    study: str,
+    options: argparse.Namespace,
+    find: Callable[[str], Path | None],
+) -> tuple[list[tuple[str, Path]], Path | None]:
+    """`Study.films` and `Study.lateral` of images by name, best first, without those that `find` reports missing."""
+    wanted = frontal[:1] if options.per == "study" else frontal
+    films = [(f"{study}-{path.stem}", path) for path in map(find, wanted) if path]
+    return films, find(lateral[0]) if films and lateral and "lateral" in options.context else None
 
 
 def samples(
@@ -114,7 +136,7 @@ def samples(
             seen = study, film[0]
         else:
             lateral = seen[1] if seen[0] is study else None
-            yield study.sample(dataset, study.id if options.per == "study" else identity, film, lateral)
+            yield study.sample(dataset, study.id if options.per == "study" else identity, options, film, lateral)
 
 
 # One name for each patient, whichever set shows the film: two names would hide that two splits share the patient.

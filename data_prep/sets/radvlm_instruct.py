@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import yaml
 from tqdm import tqdm
 
 from data_prep.problems import Problems
@@ -45,20 +46,8 @@ class _Source(NamedTuple):
     kind: str
 
 
-_SOURCES = {
-    "mimic": _Source("mimic_cxr", "report", "findings"),
-    "chexpertplus": _Source("chexpert_plus", "report", "findings"),
-    "chestima": _Source("chest_imagenome", "grounding", "anatomy"),
-    "vindr-cxr-mono": _Source("vindr_cxr", "grounding", "abnormality"),
-    "vindr-cxr": _Source("vindr_cxr", "grounding", "detection"),
-    "mscxr": _Source("ms_cxr", "grounding", "phrase"),
-    "padchest": _Source("padchest_gr", "grounding", "phrase"),
-    "mimic-labels": _Source("mimic_cxr", "conversation", "classification"),
-    "chexpert": _Source("chexpert", "conversation", "classification"),
-    "conv": _Source("mimic_cxr", "conversation", "conversation"),
-    "conv-grounded": _Source("ms_cxr", "conversation", "conversation"),
-    "conv-grounded-padchest": _Source("padchest_gr", "conversation", "conversation"),
-}
+_TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+_SOURCES = {beginning: _Source(*row) for beginning, row in _TABLE.items()}
 _ID = re.compile(r"(.+)-train\d*_\d+")
 _MASTER_TABLE = "master_table.csv"
 # "a nodule/mass located at the coordinates [...], [...] and [...]; an ..." names the places that follow.
