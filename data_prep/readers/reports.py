@@ -34,9 +34,8 @@ def add_splits(parser: argparse.ArgumentParser, by_hash: str | None = None) -> N
 
 def split(options: argparse.Namespace, patient: str, salt: str = "") -> str:
     """The split of a patient by the options of `add_splits`."""
-    if options.split is None and options.split_by_hash:
-        return split_of(patient, options.split_by_hash, salt)
-    return options.split or "train"
+    by_hash = options.split is None and options.split_by_hash
+    return split_of(patient, by_hash, salt) if by_hash else options.split or "train"
 
 
 def folder(path: Path, option: str, holds: str) -> Path:
@@ -75,10 +74,7 @@ def reference(sections: Sections, wanted: str, where: str, problems: Problems) -
 
 
 class Study(NamedTuple):
-    """A study with a usable report; as in `Sample`; `films` has each image's row id and path, best first.
-
-    The indication is given whether it is asked for or not.
-    """
+    """A study with a usable report; as in `Sample`; `films` has each image's row id and path, best first."""
 
     id: str
     patient: str
@@ -87,7 +83,7 @@ class Study(NamedTuple):
     report: str
     films: Sequence[tuple[str, Path]] = ()
     lateral: Path | None = None
-    indication: str = ""
+    indication: str = ""  # whether asked for or not
     prior: str = ""
 
     def sample(
@@ -101,8 +97,8 @@ class Study(NamedTuple):
         """The sample of one image of the study, or of none."""
         reason = self.indication if "indication" in options.context else ""
         texts: dict[str, Any] = {"report": self.report, "indication": reason, "prior": self.prior}
-        ids = identity, self.patient, self.split, dataset, "report"
-        return Sample(*ids, *film, kind=self.kind, lateral=lateral, **texts)
+        ids, (image, width, height) = (identity, self.patient, self.split, dataset, "report"), film
+        return Sample(*ids, image, width, height, kind=self.kind, lateral=lateral, **texts)
 
 
 def views(
@@ -140,8 +136,6 @@ def samples(
 
 
 # One name for each patient, whichever set shows the film: two names would hide that two splits share the patient.
-# The authority is each set's own loader; sets that reuse its films ask here. Chest ImaGenome and MS-CXR name patients
-# as MIMIC-CXR, CheXpert Plus as CheXpert.
 # p10000032 of subject_id 10000032; CXR3030 of uid 3030, since OpenI does not name patients: each study counts as one.
 mimic_patient, openi_patient = "p{}".format, "CXR{}".format
 
