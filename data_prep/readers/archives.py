@@ -4,78 +4,64 @@ import gzip
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, cast
+from typing import IO, cast
 
 from data_prep.problems import Problems, RefusedData
 from reward_fns.errors import UsageError
 
 _LARGEST_ARCHIVE = 2**30  # bytes of all files unpacked; far more than a collection of reports has
+Reader = Callable[[str], bytes | None]
+"""Content of a file by name, None if it is not there; `Unreadable` if damaged, encrypted or too large."""
 
 
 class Unreadable(ValueError):
     """A file, in an archive or not, that cannot be used; the message says why."""
 
 
-class ZipTexts(AbstractContextManager["ZipTexts"]):
-    """A zip archive of files of at most `largest` bytes, asked for by name; backslashes in names are read as slashes.
+@contextmanager
+def zip_texts(path: Path, problems: Problems, largest: int) -> Iterator[tuple[list[str], Reader]]:
+    """Names and reader of the files in a zip archive; backslashes in names are read as slashes.
 
     Entries whose name leaves the archive ("../x", "/x") or occurs twice are problems.
     """
+    problems.source(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise RefusedData(f"{path} is not a zip archive, or cut short ({error}); get it again") from error
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = entry.filename.replace("\\", "/")
+        if _leaves(name):
+            problems.add("unsafe_path", f"{path}: {name}", "leaves the archive's folder; not read")
+        elif name in entries:
+            problems.add("duplicate_id", f"{path}: {name}", "is in the archive twice; the first is used")
+        elif not name.endswith("/"):
+            entries[name] = entry
 
-    def __init__(self, path: Path, problems: Problems, largest: int) -> None:
-        self.path, self.largest = path, largest
-        problems.source(path)
+    def read(name: str) -> bytes | None:
         try:
-            self._archive = zipfile.ZipFile(path)
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise RefusedData(f"{path} is not a zip archive, or cut short ({error}); get it again") from error
-        self._entries: dict[str, zipfile.ZipInfo] = {}
-        for entry in self._archive.infolist():
-            name = entry.filename.replace("\\", "/")
-            if _leaves(name):
-                problems.add("unsafe_path", f"{path}: {name}", "leaves the archive's folder; not read")
-            elif name in self._entries:
-                problems.add("duplicate_id", f"{path}: {name}", "is in the archive twice; the first is used")
-            elif not name.endswith("/"):
-                self._entries[name] = entry
-        self.names = list(self._entries)  # of all files, in the archive's order
-
-    def __exit__(self, *_exception: object) -> None:
-        self._archive.close()
-
-    def read(self, name: str) -> bytes | None:
-        """The content of one file, None if it is not there; `Unreadable` if damaged, encrypted or too large."""
-        entry = self._entries.get(name)
-        if entry is None:
-            return None
-        try:
-            with self._archive.open(entry) as file:
-                # The size that the archive states may be wrong.
-                return _within(file.read(self.largest + 1), self.largest)
+            return _content(archive.open(entries[name]), largest) if name in entries else None
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
-            raise Unreadable(f"cannot be unpacked from {self.path}: {error}") from error
+            raise Unreadable(f"cannot be unpacked from {path}: {error}") from error
+
+    with archive:
+        yield list(entries), read
 
 
-class FolderTexts(NamedTuple):
-    """The same for the files of a folder, of at most `largest` bytes each."""
-
-    folder: Path
-    largest: int
-
-    def read(self, name: str) -> bytes | None:
-        """The content of one file, None if it is not there; `Unreadable` if it cannot be read or is too large."""
-        try:
-            with open(self.folder / name, "rb") as file:
-                return _within(file.read(self.largest + 1), self.largest)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise Unreadable(f"{self.folder / name}: {error.strerror}") from error
+def folder_text(folder: Path, largest: int, name: str) -> bytes | None:
+    """A `Reader` of the files in a folder, with two arguments before the name."""
+    try:
+        return _content(open(folder / name, "rb"), largest)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unreadable(f"{folder / name}: {error.strerror}") from error
 
 
 def all_files(path: Path, suffix: str, largest: int, problems: Problems) -> Iterator[tuple[str, bytes]]:
@@ -93,7 +79,7 @@ def all_files(path: Path, suffix: str, largest: int, problems: Problems) -> Iter
         raise UsageError(f"{path} holds no {suffix} file; give the folder, or the archive, that does")
     for name in names:
         try:
-            yield name, FolderTexts(path, largest).read(name) or b""
+            yield name, folder_text(path, largest, name) or b""
         except Unreadable as error:
             problems.add("unreadable_file", name, f"{error}; not used")
 
@@ -130,7 +116,9 @@ def _leaves(name: str) -> bool:
     return name.startswith("/") or ".." in PurePosixPath(name).parts
 
 
-def _within(content: bytes, largest: int) -> bytes:
+def _content(opened: IO[bytes], largest: int) -> bytes:
+    with opened as file:
+        content = file.read(largest + 1)  # the size that an archive states may be wrong
     if len(content) > largest:
         raise Unreadable(f"more than {largest:,} bytes; no file of this kind is so large")
     return content

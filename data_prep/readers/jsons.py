@@ -28,8 +28,7 @@ _TAGS = re.compile(r"<(?:image|video|audio)>")
 def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object of a list or of JSON lines, in UTF-8, with its place, "item 3" or "line 3".
 
-    A broken line and an item that is not an object or has a `defect` are problems and skipped. A broken list is
-    refused, because behind the break the next item cannot be found.
+    A broken line or item is a problem and skipped; a broken list is refused: the next item cannot be found.
     """
     with _opened(path, problems) as file:
         start = file.read(_BLOCK).decode("utf-8-sig", "replace").lstrip()[:1]
@@ -168,10 +167,7 @@ class _Unusable(ValueError):
 
 
 def dialogs(path: Path, problems: Problems) -> Iterator[Dialog]:
-    """The usable items of a LLaVA file (see the set `llava`): an id not seen before, one image, complete turns.
-
-    Without an id, its place in the file is its id. Errors as `jsons.objects`.
-    """
+    """The usable items of a LLaVA file (see the set `llava`); one without an id has its place. Errors as `objects`."""
     seen: set[int] = set()
     for place, item in objects(path, problems):
         problems.count("items")
@@ -187,10 +183,9 @@ def dialogs(path: Path, problems: Problems) -> Iterator[Dialog]:
 
 
 def _image(image: Any) -> str:
-    if isinstance(image, list) and len(image) == 1:
-        image = image[0]
-    if isinstance(image, str) and image.strip():
-        return image
+    path = image[0] if isinstance(image, list) and len(image) == 1 else image
+    if isinstance(path, str) and path.strip():
+        return path
     kind = "several_images" if isinstance(image, list) and image else "no_image"
     raise _Unusable(kind, f"'image' must be the path of one image, but is {image!r:.80}")
 

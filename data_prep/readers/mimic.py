@@ -1,13 +1,11 @@
 """What the data sets on MIMIC-CXR's images share: options, images, splits, where a file lies, and the reports.
 
-MIMIC-CXR-JPG 2.1.0 (PhysioNet, credentialed access) has `files/p10/p10000032/s50414267/<dicom_id>.jpg` and beside
-`files/` the tables `mimic-cxr-2.0.0-metadata.csv` and `mimic-cxr-2.0.0-split.csv`, each also read as `.csv.gz`. The JPG
-keeps the size of the original, which the metadata give as Rows (height) and Columns (width): no image is opened.
+MIMIC-CXR-JPG 2.1.0 has `files/p10/p10000032/s50414267/<dicom_id>.jpg` and the tables `mimic-cxr-2.0.0-metadata.csv`
+and `mimic-cxr-2.0.0-split.csv`, each also read as `.csv.gz`. The metadata give each JPG's Rows (height) and Columns
+(width), so no image is opened. Reports are read one at a time from
 
-The reports are read one at a time from wherever the user has them:
-
-- `mimic-cxr-reports.zip` as it is downloaded, read without unpacking; packed anew, its names may begin otherwise than
-  with `files/`, or have backslashes: a report is found by its last two parts, `p10000032/s50414267.txt`;
+- `mimic-cxr-reports.zip`; packed anew, its names may begin otherwise than with `files/`, or have backslashes: a report
+  is found by its last two parts, `p10000032/s50414267.txt`;
 - the folder that it unpacks to, or the `files` in it (slower: 227,835 small files);
 - `mimic_cxr_sectioned.csv` (`.gz`), which the official scripts make: study, impression, findings, last_paragraph,
   comparison. It leaves out the 54 studies of `sections.IRREGULAR`, so they are left out everywhere.
@@ -16,14 +14,15 @@ The reports are read one at a time from wherever the user has them:
 import argparse
 import re
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import tables
-from data_prep.readers.archives import FolderTexts, Unreadable, ZipTexts
+from data_prep.readers.archives import Reader, Unreadable, folder_text, zip_texts
 from data_prep.readers.reports import folder, mimic_patient
 from data_prep.readers.sections import IRREGULAR, Sections, line, parse
 from data_prep.splits import FILE, Authority, read_mimic_splits
@@ -44,7 +43,7 @@ Reports = Iterator[tuple[str, Sections, str]]
 
 
 class Film(NamedTuple):
-    """One image: ids as in the tables, pixels; `taken` orders a patient's studies in time, 0 where it is not known."""
+    """One image: ids as in the tables, pixels."""
 
     dicom: str
     subject: str
@@ -52,7 +51,7 @@ class Film(NamedTuple):
     view: str
     width: int
     height: int
-    taken: float = 0
+    taken: float = 0  # orders a patient's studies in time, 0 where it is not known
 
     @property
     def patient(self) -> str:
@@ -87,8 +86,8 @@ class Mimic:
         for dicom, subject, study, view, height, width, *date in tables.rows(metadata, columns, self._problems):
             where = f"{metadata.name}: {dicom}"
             if not _IDS.fullmatch(f"{dicom} {subject} {study}"):
-                ids = f"dicom_id {dicom!r}, subject_id {subject!r} and study_id {study!r}"
-                self._problems.add("bad_id", where, f"{ids} are not all MIMIC-CXR ids")
+                named = f"dicom_id {dicom!r}, subject_id {subject!r} and study_id {study!r}"
+                self._problems.add("bad_id", where, f"{named} are not all MIMIC-CXR ids")
             elif dicom in seen:
                 self._problems.add("duplicate_id", where, "has a row already; this one is not used")
             else:
@@ -99,8 +98,7 @@ class Mimic:
     def size(self, width: str, height: str, where: str) -> tuple[int, int] | None:
         """Width and height as numbers; None, and a problem, if they are not positive whole numbers."""
         with suppress(ValueError):
-            size = int(width), int(height)
-            if min(size) > 0:
+            if min(size := (int(width), int(height))) > 0:
                 return size
         wrong = f"width {width!r} and height {height!r} must be positive whole numbers; image not used"
         self._problems.add("bad_size", where, wrong)
@@ -149,22 +147,20 @@ def reports(source: Path, wanted: Mapping[str, str], problems: Problems) -> Repo
         if source.name != "files" and base != source:
             raise UsageError(f"--reports {source} has no folder 'files' with p10 to p19 in it; give the one that does")
         problems.source(base / "files", "*/*/s*.txt")
-        yield from _parsed(source, FolderTexts(base, _LARGEST).read, regular, problems)
+        yield from _parsed(source, partial(folder_text, base, _LARGEST), regular, problems)
     elif not source.is_file():
         raise UsageError(f"--reports {source} is missing; give mimic-cxr-reports.zip, its folder or the sectioned csv")
     elif source.suffix == ".zip":
-        with ZipTexts(source, problems, _LARGEST) as archive:
-            names = {name[-_END:]: name for name in reversed(archive.names)}
-            yield from _parsed(source, lambda name: archive.read(names.get(name[-_END:], name)), regular, problems)
+        with zip_texts(source, problems, _LARGEST) as (entries, read):
+            names = {name[-_END:]: name for name in reversed(entries)}
+            yield from _parsed(source, lambda name: read(names.get(name[-_END:], name)), regular, problems)
     elif is_table(source):
         yield from _from_table(source, regular, problems)
     else:
         raise UsageError(f"--reports {source} is neither a folder nor a .zip, .csv or .csv.gz file")
 
 
-def _parsed(
-    source: Path, read: Callable[[str], bytes | None], wanted: Mapping[str, str], problems: Problems
-) -> Reports:
+def _parsed(source: Path, read: Reader, wanted: Mapping[str, str], problems: Problems) -> Reports:
     missing = []
     for study, subject in wanted.items():
         name = f"files/p{subject[:2]}/p{subject}/s{study}.txt"

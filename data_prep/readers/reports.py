@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -34,9 +34,8 @@ def add_splits(parser: argparse.ArgumentParser, by_hash: str | None = None) -> N
 
 def split(options: argparse.Namespace, patient: str, salt: str = "") -> str:
     """The split of a patient by the options of `add_splits`."""
-    if options.split is None and options.split_by_hash:
-        return split_of(patient, options.split_by_hash, salt)
-    return options.split or "train"
+    by_hash = options.split is None and options.split_by_hash
+    return split_of(patient, by_hash, salt) if by_hash else options.split or "train"
 
 
 def folder(path: Path, option: str, holds: str) -> Path:
@@ -84,16 +83,35 @@ class Study(NamedTuple):
     report: str
     films: Sequence[tuple[str, Path]] = ()
     lateral: Path | None = None
-    indication: str = ""
+    indication: str = ""  # whether asked for or not
     prior: str = ""
 
     def sample(
-        self, dataset: str, identity: str, film: Film | tuple[None, int, int], lateral: Path | bytes | None = None
+        self,
+        dataset: str,
+        identity: str,
+        options: argparse.Namespace,
+        film: Film | tuple[None, int, int] = (None, 0, 0),
+        lateral: Path | bytes | None = None,
     ) -> Sample:
         """The sample of one image of the study, or of none."""
-        texts: dict[str, Any] = {"report": self.report, "indication": self.indication, "prior": self.prior}
+        reason = self.indication if "indication" in options.context else ""
+        texts: dict[str, Any] = {"report": self.report, "indication": reason, "prior": self.prior}
         ids, (image, width, height) = (identity, self.patient, self.split, dataset, "report"), film
         return Sample(*ids, image, width, height, kind=self.kind, lateral=lateral, **texts)
+
+
+def views(
+    frontal: Sequence[str],
+    lateral: Sequence[str],
+    study: str,
+    options: argparse.Namespace,
+    find: Callable[[str], Path | None],
+) -> tuple[list[tuple[str, Path]], Path | None]:
+    """`Study.films` and `Study.lateral` of images by name, best first, without those that `find` reports missing."""
+    wanted = frontal[:1] if options.per == "study" else frontal
+    films = [(f"{study}-{path.stem}", path) for path in map(find, wanted) if path]
+    return films, find(lateral[0]) if films and lateral and "lateral" in options.context else None
 
 
 def samples(
@@ -114,12 +132,10 @@ def samples(
             seen = study, film[0]
         else:
             lateral = seen[1] if seen[0] is study else None
-            yield study.sample(dataset, study.id if options.per == "study" else identity, film, lateral)
+            yield study.sample(dataset, study.id if options.per == "study" else identity, options, film, lateral)
 
 
 # One name for each patient, whichever set shows the film: two names would hide that two splits share the patient.
-# The authority is each set's own loader; sets that reuse its films ask here. Chest ImaGenome and MS-CXR name patients
-# as MIMIC-CXR, CheXpert Plus as CheXpert.
 # p10000032 of subject_id 10000032; CXR3030 of uid 3030, since OpenI does not name patients: each study counts as one.
 mimic_patient, openi_patient = "p{}".format, "CXR{}".format
 

@@ -16,35 +16,22 @@ Wrapped lines are joined with a space.
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
+
+import yaml
 
 SECTIONS = ("findings", "impression", "both", "fallback")  # what can be asked for, see `choose`
 
 _HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s[^\n]*")
 _PARAGRAPH = "\n \n"
-_IMPRESSION = re.compile(
-    "conclusion|ndication|impresson|imprression|imoression|impressoin|imprssion|impresion|imperssion|mpression|"
-    "impession|.*impression.*"
+_WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+_IMPRESSION, _FINDINGS, _INDICATION, _VIEWS = (
+    re.compile("|".join(_WORDS[name])) for name in ("impression", "findings", "indication", "views")
 )
-_FINDINGS = re.compile("finding|findins|findindgs|findgings|findngs|findnings|finidngs|.*findings.*")
 _OTHER = ("history", "comparison", "addendum")
-_INDICATION = re.compile("indication|history|reason for exam|clinical info")
-_VIEWS = re.compile(
-    "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two views|frontal view|pa view|"
-    "ap view|one view|lateral view|bone window|frontal upright|frontal semi-upright|ribs"
-)
-
-_IRREGULAR = (
-    # The text stands under another header ...
-    "50913680 59363654 59279892 59768032 57936451 50058765 53356173 53202765 50808053 51966317 50743547 56451190 "
-    "59067458 59215320 55124749 54365831 59087630 58157373 56482935 58375018 54654948 55157853 51491012 "
-    # ... or under none ...
-    "50525523 57564132 59982525 53488209 54875119 50196495 56579911 52648681 59889364 53514462 59505494 53182247 "
-    "51410602 56412866 54986978 59003148 57150433 56760320 59562049 52674888 55258338 59330497 52119491 "
-    # ... or there is none about the image.
-    "58235663 50798377 54168089 53071062 56724958 54231141 53607029 52035334"
-)
-IRREGULAR = frozenset(_IRREGULAR.split())  # studies treated by hand, which the section file leaves out for it
+# Studies treated by hand, which the section file leaves out for it.
+IRREGULAR = frozenset(_WORDS["irregular"].split())
 
 
 class Sections(NamedTuple):

@@ -20,8 +20,9 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from data_prep.options import positive
 from data_prep.problems import Problems
 from data_prep.readers import box_sets, tables
-from data_prep.readers.archives import FolderTexts, ZipTexts
+from data_prep.readers.archives import Reader, folder_text, zip_texts
 from data_prep.readers.mimic import Film, Mimic
 from data_prep.readers.mimic import add_arguments as mimic_arguments
 from data_prep.registry import data_set
@@ -113,15 +114,15 @@ def _own_splits(folder: Path, problems: Problems) -> dict[str, str]:
 
 
 @contextmanager
-def _scene_graphs(silver: Path, problems: Problems) -> Iterator[Callable[[str], bytes | None]]:
+def _scene_graphs(silver: Path, problems: Problems) -> Iterator[Reader]:
     """A function that reads a scene graph by its name, from the archive if it is there, else from its folder."""
     path = silver / "scene_graph.zip"
     if path.is_file():
-        with ZipTexts(path, problems, _LARGEST) as archive:
+        with zip_texts(path, problems, _LARGEST) as (names, read):
             # Copies packed anew have the folder twice or not at all.
-            entries = {name.rpartition("/")[2]: name for name in archive.names if name.endswith("_SceneGraph.json")}
+            entries = {name.rpartition("/")[2]: name for name in names if name.endswith("_SceneGraph.json")}
             problems.count("scene graphs", len(entries))
-            yield lambda name: archive.read(entries.get(name, name))
+            yield lambda name: read(entries.get(name, name))
         return
     folder = silver / "scene_graph"
     if (folder / "scene_graph").is_dir():
@@ -130,10 +131,10 @@ def _scene_graphs(silver: Path, problems: Problems) -> Iterator[Callable[[str], 
         raise UsageError(f"--annotations: neither {path} nor the folder {folder} is there; download it")
     problems.source(folder, "*_SceneGraph.json")
     problems.count("scene graphs", sum(1 for _ in folder.glob("*_SceneGraph.json")))
-    yield FolderTexts(folder, _LARGEST).read
+    yield partial(folder_text, folder, _LARGEST)
 
 
-def _scene_graph(name: str, read: Callable[[str], bytes | None], problems: Problems) -> dict[str, Any] | None:
+def _scene_graph(name: str, read: Reader, problems: Problems) -> dict[str, Any] | None:
     """The content of a scene graph; None (a problem) without a list of objects."""
     try:
         if (content := read(name)) is None:

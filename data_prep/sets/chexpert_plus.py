@@ -10,10 +10,9 @@ the folder itself, then in DICOM/.
 Licence: Stanford University Dataset Research Use Agreement, after registration at
 https://stanfordaimi.azurewebsites.net/datasets/5158c524-d3ab-4e02-96e9-6ee9efc110a1; research only, no handing on.
 
-Counts: 223,462 rows of 187,711 studies of 64,725 patients. Most studies have an impression and no findings. There are
-training films and, for "valid", our val, those of 200 studies; there is no test split. Much of the text is in
-capitals and numbered, and so it stays. What follows the impression (section_end_of_impression) is boilerplate and not
-used. Paths of some 150 images lead nowhere; they are listed.
+Counts: 223,462 rows of 187,711 studies of 64,725 patients. Most studies have an impression and no findings. The split
+is train or, for 200 studies, valid, our val; there is no test. Capitals and numbers of the text stay. What follows the
+impression (section_end_of_impression) is boilerplate and not used. Some 150 paths lead nowhere; they are listed.
 
 Per study, its first PA film is taken, else its first AP film, else the first of unknown direction.
 """
@@ -50,11 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Film(NamedTuple):
-    """A film; `rank` is lowest for the one that stands for its study."""
-
     path: str
     study: _Key
-    rank: tuple[int, int, str]
+    rank: tuple[int, int, str]  # lowest for the film that stands for its study
 
 
 @data_set(
@@ -106,7 +103,7 @@ def _studies(
 ) -> Iterator[reports.Study]:
     """A study for each of the films."""
     priors = _priors(table, problems) if "prior" in options.context else {}
-    columns = (*_TEXT, "split", *(_INDICATION if "indication" in options.context else ()))
+    columns = *_TEXT, "split", *(_INDICATION if "indication" in options.context else ())
     rows = tables.rows(table, columns, problems)
     for path, dicom, findings, impression, split, *histories in tqdm(rows, unit="row", disable=None):
         film = films.pop(path, None)

@@ -1,7 +1,6 @@
 """Your own data, one JSON object per line (or a JSON list of them): reports and boxes, one question per object.
 
-Keys: `id` (unique), `patient_id` (repeat the id where every image is another patient), `image` (a path below --root)
-and either
+Keys: `id` (unique), `patient_id` (repeat the id if every image is another patient), `image` (below --root) and either
 
     `report`     the reference text; `kind` findings (the default), impression or report
     `phrase`     what to locate, with `boxes`, [[x1, y1, x2, y2], ...], empty if it is not there, and perhaps `labels`,

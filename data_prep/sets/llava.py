@@ -1,8 +1,7 @@
 """Your own data in the JSON format of LLaVA: questions and answers about one image each.
 
 File: a JSON list, or JSON lines, of {"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."},
-{"from": "gpt", "value": "..."}]}; `image` is a path below --root. See `readers/jsons.py` for what is
-checked. `--task` says what the answers are:
+{"from": "gpt", "value": "..."}]}; `image` is a path below --root. `--task` says what the answers are:
 
 --task conversation  any answers, several turns too: rows for SFT, because no reward can score them
 --task report        the answer is the reference report; one turn

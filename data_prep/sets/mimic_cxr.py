@@ -1,20 +1,18 @@
 """MIMIC-CXR: reports of chest films, one row per study or per image.
 
-Files: MIMIC-CXR-JPG 2.1.0 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/) and the reports, which are in another
-project, MIMIC-CXR 2.1.0 (https://physionet.org/content/mimic-cxr/2.1.0/); see `readers/mimic.py`. Of the tables, these
-are read: metadata (dicom_id, subject_id, study_id, ViewPosition, Rows, Columns; for previous reports StudyDate,
-StudyTime) and split (subject_id, split; "validate" is our "val").
+Files: MIMIC-CXR-JPG 2.1.0 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/) and the reports, from MIMIC-CXR 2.1.0
+(https://physionet.org/content/mimic-cxr/2.1.0/); see `readers/mimic.py`. Read are metadata (dicom_id, subject_id,
+study_id, ViewPosition, Rows, Columns; for previous reports StudyDate, StudyTime) and split (subject_id, split;
+"validate" is our "val").
 
 Licence: PhysioNet Credentialed Health Data License 1.5.0: training, a signed agreement, and no handing on, also not
 to a language model's API that the agreement does not cover.
 
 Counts: 377,110 images of 227,835 studies of 65,379 patients. About two studies in three have findings. The split is
-the official one, by patient; its test patients were not drawn at random, so scores on them can't be compared with
-validation.
+the official one, by patient; test patients were not drawn at random: don't compare their scores with validation.
 
-A study has one report and often several films. Per study, its first PA film is taken, else its first AP film, in the
-order of dicom_id; per image, each frontal film asks for the same report. About 6 % of the images have a blank
-ViewPosition: `--views PA AP UNKNOWN` takes them too.
+Per study, its first PA film is taken, else its first AP film, in the order of dicom_id; per image, each frontal film
+asks for the same report. About 6 % of the images have a blank ViewPosition: `--views PA AP UNKNOWN` takes them too.
 """
 
 import argparse
@@ -38,8 +36,8 @@ _Report = tuple[str, Sections, str]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of MIMIC-CXR."""
     mimic.add_arguments(parser)
-    source = "mimic-cxr-reports.zip, its folder, or mimic_cxr_sectioned.csv"
-    parser.add_argument("--reports", type=Path, required=True, help=source)
+    archive = "mimic-cxr-reports.zip, its folder, or mimic_cxr_sectioned.csv"
+    parser.add_argument("--reports", type=Path, required=True, help=archive)
     reports.add_arguments(parser)
     views = "ViewPositions, best first; UNKNOWN for a blank one"
     parser.add_argument("--views", nargs="+", default=["PA", "AP"], metavar="VIEW", help=views)
@@ -71,12 +69,11 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         if chosen is None or split is None:
             continue
         lateral = images.path(entry.lateral) if entry.lateral else None
-        reason = indication(text) if "indication" in options.context else ""
-        record = reports.Study(name, entry.films[0].patient, split, *chosen, indication=reason, prior=prior)
+        record = reports.Study(name, entry.films[0].patient, split, *chosen, indication=indication(text), prior=prior)
         for film in entry.films:
             if path := images.path(film):
                 identity = name if options.per == "study" else f"{name}-{film.dicom}"
-                yield record.sample("mimic_cxr", identity, (path, film.width, film.height), lateral)
+                yield record.sample("mimic_cxr", identity, options, (path, film.width, film.height), lateral)
 
 
 @dataclass(slots=True)
@@ -100,8 +97,8 @@ def _studies(images: mimic.Mimic, options: argparse.Namespace, problems: Problem
         entry = studies.setdefault(film.study, _Entry(film.subject, taken=film.taken))
         entry.taken = min(entry.taken, film.taken)
         if entry.subject != film.subject:
-            both = f"study {film.study} is of subject {film.subject} here and of {entry.subject} elsewhere"
-            problems.add("two_patients", film.dicom, f"{both}; study not used")
+            both = f"study {film.study} is of subject {film.subject} here and of {entry.subject} elsewhere; not used"
+            problems.add("two_patients", film.dicom, both)
             two_patients.add(film.study)
         elif film.view in ranks:
             entry.films.append(film)

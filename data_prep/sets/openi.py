@@ -1,18 +1,17 @@
 """The Indiana University chest X-ray collection (OpenI, IU-Xray): reports.
 
-Files, as the National Library of Medicine publishes them (https://openi.nlm.nih.gov/faq, "collection"): the archive
-NLMCXR_reports.tgz with ecgen-radiology/<n>.xml, one per study, and NLMCXR_png.tgz with the images. Of an XML file are
+Files of the National Library of Medicine (https://openi.nlm.nih.gov/faq, "collection"): NLMCXR_reports.tgz, read as it
+is or unpacked, with ecgen-radiology/<n>.xml, one per study, and NLMCXR_png.tgz with the images. Of an XML file are
 read: uId/@id; Abstract/AbstractText with the labels FINDINGS, IMPRESSION and INDICATION; parentImage/@id, the names of
-the images without ".png": CXR10_IM-0002-1001, and CXR1_1_IM-0001-3001 for the two of study 1. Reports are read from the
-archive as it is, or from the folder that it was unpacked to.
+the images without ".png": CXR10_IM-0002-1001, and CXR1_1_IM-0001-3001 for the two of study 1.
 
-Or, as "Chest X-rays (Indiana University)" on Kaggle has them: indiana_reports.csv (uid, findings, impression,
-indication and others), indiana_projections.csv (uid, filename such as 10_IM-0002-1001.dcm.png, projection: Frontal or
-Lateral) and images/images_normalized/.
+Or "Chest X-rays (Indiana University)" on Kaggle: indiana_reports.csv (uid, findings, impression, indication and
+others), indiana_projections.csv (uid, filename such as 10_IM-0002-1001.dcm.png, projection: Frontal or Lateral) and
+images/images_normalized/.
 
-The XML files do not say which image is the frontal one, and the first often is the lateral one: give the projections
-file of the other edition too, or ask for all views. Names, dates and at times whole words are masked as XXXX; how many
-is counted. There is no patient id and no official split, so each study counts as a patient of its own.
+The XML files do not say which image is frontal, and the first often is lateral: give the projections file too, or ask
+for all views. Names, dates and at times whole words are masked as XXXX and counted. There is no patient id and no
+official split, so each study counts as a patient of its own.
 
 Licence: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 images at NLM; 28 reports are empty.
 """
@@ -20,9 +19,9 @@ Licence: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 i
 import argparse
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
@@ -41,16 +40,11 @@ _LARGEST = 2**20  # bytes of one XML file; the real ones have about 5,000
 _REPORTS = ("NLMCXR_reports.tgz", "ecgen-radiology", "indiana_reports.csv")
 _IMAGES = ("NLMCXR_png", "images/images_normalized", "images_normalized", "images", ".")
 _PROJECTIONS = "indiana_projections.csv"
+_NO_UID = "has no uId (XML) or uid (CSV)"
 _MASKED = re.compile(r"X{4,}")
 _IMAGE = re.compile(r"(?:CXR)?(\d+)_(?:\1_)?(.*)")
+_Report = tuple[str, Sections, str, list[str]]  # uid, sections, indication, file names of the images
 _Views = dict[str, tuple[str, str]]  # image, named as `_key` does -> frontal or lateral, and its file name on Kaggle
-
-
-class _Report(NamedTuple):
-    uid: str
-    sections: Sections
-    indication: str
-    images: list[str]  # file names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +76,9 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     kaggle = options.reports.suffix == ".csv"
     views = {} if options.text_only else _views(options, kaggle, problems)
     records = _kaggle(options.reports, views, problems) if kaggle else _nlm(options.reports, problems)
-    unique = _unique(tqdm(records, unit="report", disable=None), problems)
-    studies = _studies(unique, views, options, problems)
+    studies = _studies(tqdm(records, unit="report", disable=None), views, options, problems)
     if options.text_only:
-        return (study.sample("openi", study.id, (None, 0, 0)) for study in studies)
+        return (study.sample("openi", study.id, options) for study in studies)
     return reports.samples(studies, "openi", options, problems)
 
 
@@ -105,12 +98,18 @@ def _find_files(options: argparse.Namespace) -> None:
 
 
 def _studies(
-    records: Iterable[_Report], views: _Views, options: argparse.Namespace, problems: Problems
+    records: Iterable[tuple[str, _Report]], views: _Views, options: argparse.Namespace, problems: Problems
 ) -> Iterator[reports.Study]:
     """The studies that have the part of the report that is asked for, with the images to use."""
     total, lost, example = 0, 0, ""
-    for uid, sections, indication, names in records:
+    seen: set[str] = set()
+    for where, (uid, sections, indication, names) in records:
         patient = reports.openi_patient(uid)
+        if not uid.strip() or uid in seen:
+            kind, wrong = ("duplicate_id", f"{patient} was used before") if uid.strip() else ("missing_key", _NO_UID)
+            problems.add(kind, where, f"{wrong}; not used")
+            continue
+        seen.add(uid)
         if not any(sections):
             problems.notes["reports with neither findings nor impression, not used"] += 1
             continue
@@ -124,10 +123,12 @@ def _studies(
         if not options.text_only:
             projections = {name: views.get(_key(name), ("unlisted", ""))[0] for name in names}
             wanted = [name for name in names if options.views == "all" or projections[name] == "frontal"]
-            films = list(islice(_films(patient, wanted, options, problems), 1 if options.per == "study" else None))
+            find = partial(pictures.within, options.images, where=patient, problems=problems)
+            paths = islice(filter(None, map(find, wanted)), 1 if options.per == "study" else None)
+            films = [(f"{patient}-{path.name.split('.')[0]}", path) for path in paths]
             if films and "lateral" in options.context:
-                others = [name for name in names if projections[name] == "lateral" and name != films[0][1].name]
-                lateral = next((path for _, path in _films(patient, others, options, problems)), None)
+                others = (name for name in names if projections[name] == "lateral" and name != films[0][1].name)
+                lateral = next(filter(None, map(find, others)), None)
             if not wanted:
                 problems.notes[f"studies without {'a frontal image' if names else 'image'}"] += 1
             if unlisted := sum(view == "unlisted" for view in projections.values() if views):
@@ -135,20 +136,11 @@ def _studies(
             total += 1
             if not films and (wanted or "lateral" not in projections.values()):
                 lost, example = lost + 1, f"{patient} with images {', '.join(names) or 'none'}"
-        split, reason = reports.split(options, patient, salt="openi"), "indication" in options.context
-        yield reports.Study(patient, patient, split, *chosen, films, lateral, indication if reason else "")
+        split = reports.split(options, patient, salt="openi")
+        yield reports.Study(patient, patient, split, *chosen, films, lateral, indication)
     if lost > total / 2:
         check = f"check that --images is complete, and that {_PROJECTIONS} lists the images of these reports"
         raise RefusedData(f"{lost:,} of {total:,} reports find no image, the last one {example}; {check}")
-
-
-def _films(
-    patient: str, names: list[str], options: argparse.Namespace, problems: Problems
-) -> Iterator[tuple[str, Path]]:
-    """The row's id and the path of each of these images that is there."""
-    for name in names:
-        if path := pictures.within(options.images, name, patient, problems):
-            yield f"{patient}-{name.split('.')[0]}", path
 
 
 def _key(name: str) -> str:
@@ -160,18 +152,6 @@ def _key(name: str) -> str:
     stem = name.split(".")[0]
     match = _IMAGE.fullmatch(stem)
     return f"{match[1]}_{match[2]}" if match else stem
-
-
-def _unique(records: Iterable[tuple[str, _Report]], problems: Problems) -> Iterator[_Report]:
-    seen: set[str] = set()
-    for where, report in records:
-        if not report.uid.strip():
-            problems.add("missing_key", where, "has no uId (XML) or uid (CSV); not used")
-        elif report.uid in seen:
-            problems.add("duplicate_id", where, f"{reports.openi_patient(report.uid)} was used before; not used")
-        else:
-            seen.add(report.uid)
-            yield report
 
 
 def _nlm(path: Path, problems: Problems) -> Iterator[tuple[str, _Report]]:
@@ -188,7 +168,7 @@ def _nlm(path: Path, problems: Problems) -> Iterator[tuple[str, _Report]]:
         names = [f"{image.get('id')}.png" for image in root.iter("parentImage") if image.get("id")]
         problems.count("images (NLM)", len(names))
         findings, impression, indication = (_text(root, part) for part in ("FINDINGS", "IMPRESSION", "INDICATION"))
-        yield name, _Report(uid, Sections(findings, impression), indication, names)
+        yield name, (uid, Sections(findings, impression), indication, names)
 
 
 def _text(root: Element, label: str) -> str:
@@ -202,7 +182,7 @@ def _kaggle(path: Path, views: _Views, problems: Problems) -> Iterator[tuple[str
     columns = ("uid", "findings", "impression", "indication")
     for uid, findings, impression, indication in tables.rows(path, columns, problems):
         sections = Sections(line(findings), line(impression))
-        yield f"{path.name}: uid {uid}", _Report(uid, sections, line(indication), names.get(uid, []))
+        yield f"{path.name}: uid {uid}", (uid, sections, line(indication), names.get(uid, []))
 
 
 def _views(options: argparse.Namespace, kaggle: bool, problems: Problems) -> _Views:

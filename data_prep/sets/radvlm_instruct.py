@@ -1,10 +1,9 @@
 """The RadVLM instruction data set 1.0.0: 1,115,021 instructions about chest X-rays, as released by its authors.
 
 File: one JSON list in LLaVA's format, {"image", "conversations", "id"} (https://github.com/uzh-dqbm-cmi/RadVLM), from
-https://physionet.org/content/radvlm-instruction-dataset/1.0.0/ (PhysioNet Credentialed Health Data License). It comes
-without images: those of MIMIC-CXR-JPG, CheXpert, CheXpert-Plus, VinDr-CXR (as JPEG) and PadChest lie below --root, each
-under its own licence. `image` may be an absolute path of the authors' machine: of such a path, the longest end that
-exists below --root is taken.
+https://physionet.org/content/radvlm-instruction-dataset/1.0.0/ (PhysioNet Credentialed Health Data License). Images of
+MIMIC-CXR-JPG, CheXpert, CheXpert-Plus, VinDr-CXR (as JPEG) and PadChest, each under its own licence, lie below --root.
+Of an absolute path in `image`, of the authors' machine, the longest end that exists below --root is taken.
 
 The id begins with the source, which says what an item is:
 
@@ -16,10 +15,10 @@ The id begins with the source, which says what an item is:
     mimic-labels-train, chexpert-train   classification: 237,912 and 191,027
     conv-train, conv-grounded-...        conversations: 86,155, 862 four times and 2,225 four times
 
-Questions are asked word by word. For --box-format radvlm, in which the set is written, SFT teaches its answers word by
-word too; else boxes are written anew. Classification and conversations become rows for SFT only. All of it is meant for
-training. Patients are named as the sources' own loaders do: from the paths of MIMIC-CXR and CheXpert; each film of
-VinDr-CXR counts as one; PadChest's are in PadChest-GR's master_table.csv only, looked for beside its films and above.
+Questions are asked word by word. For --box-format radvlm, the set's own, SFT teaches answers word by word too; else
+boxes are written anew. Classification and conversations become rows for SFT only. All is meant for training. Patients
+are named as the sources' own loaders do: from the paths of MIMIC-CXR and CheXpert; each film of VinDr-CXR counts as
+one; PadChest's are in PadChest-GR's master_table.csv only, looked for beside its films and above.
 """
 
 import argparse
@@ -29,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import yaml
 from tqdm import tqdm
 
 from data_prep.problems import Problems
@@ -45,20 +45,8 @@ class _Source(NamedTuple):
     kind: str
 
 
-_SOURCES = {
-    "mimic": _Source("mimic_cxr", "report", "findings"),
-    "chexpertplus": _Source("chexpert_plus", "report", "findings"),
-    "chestima": _Source("chest_imagenome", "grounding", "anatomy"),
-    "vindr-cxr-mono": _Source("vindr_cxr", "grounding", "abnormality"),
-    "vindr-cxr": _Source("vindr_cxr", "grounding", "detection"),
-    "mscxr": _Source("ms_cxr", "grounding", "phrase"),
-    "padchest": _Source("padchest_gr", "grounding", "phrase"),
-    "mimic-labels": _Source("mimic_cxr", "conversation", "classification"),
-    "chexpert": _Source("chexpert", "conversation", "classification"),
-    "conv": _Source("mimic_cxr", "conversation", "conversation"),
-    "conv-grounded": _Source("ms_cxr", "conversation", "conversation"),
-    "conv-grounded-padchest": _Source("padchest_gr", "conversation", "conversation"),
-}
+_TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+_SOURCES = {beginning: _Source(*row) for beginning, row in _TABLE.items()}
 _ID = re.compile(r"(.+)-train\d*_\d+")
 _MASTER_TABLE = "master_table.csv"
 # "a nodule/mass located at the coordinates [...], [...] and [...]; an ..." names the places that follow.
@@ -86,7 +74,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     reports.folder(options.root, "--root", "the images")
     verbatim = options.box_format == "radvlm"
     items = tqdm(dialogs(options.annotations, problems), unit="item", disable=None)
-    padchest: dict[str, str] | None = None
+    padchest: dict[str, str] | None = None  # patients by film
     # Only headers are read: to decode a million films takes days, and `validate` opens those that are used.
     for (dialog, source, path), film in pictures.headers(_placed(items, options, problems), problems):
         content = _content(dialog, source, problems)
@@ -95,7 +83,11 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         patient = patient_in_path(dialog.image) or film_patient(dialog.image)
         if source.name == "padchest_gr":
             if padchest is None:
-                padchest = _padchest_table(options, path, problems)
+                # Beside the film or above, below --root.
+                above = [options.root, *(folder for folder in path.parents if folder.is_relative_to(options.root))]
+                beside = next(filter(Path.is_file, (folder / _MASTER_TABLE for folder in above)), None)
+                table = options.padchest_table or beside
+                padchest = padchest_patients(table, problems) if table else {}
             if patient not in padchest:
                 wrong = f"no {_MASTER_TABLE} names the patient of {path.name}; give it by --padchest-table; not used"
                 problems.add("no_patient", f"id {dialog.id}", wrong)
@@ -122,10 +114,7 @@ def _placed(
 
 
 def _below(root: Path, image: str, dropped: dict[tuple[str, ...], None]) -> str:
-    """The longest end of an absolute path that exists below the folder, else the path.
-
-    `dropped` has the beginnings left out before, of which one is right for most images, and gets new ones.
-    """
+    """The longest end of an absolute path that exists below the folder, else the path; `dropped` caches beginnings."""
     path = PurePosixPath(image)
     if not path.is_absolute() or ".." in path.parts:
         return image
@@ -136,14 +125,6 @@ def _below(root: Path, image: str, dropped: dict[tuple[str, ...], None]) -> str:
             dropped[path.parts[:count]] = None
             return str(name)
     return str(path.relative_to("/"))
-
-
-def _padchest_table(options: argparse.Namespace, film: Path, problems: Problems) -> dict[str, str]:
-    """PadChest's patients by film: from --padchest-table, or from the table beside the film or above, below --root."""
-    above = [options.root, *(folder for folder in film.parents if folder.is_relative_to(options.root))]
-    beside = filter(Path.is_file, (folder / _MASTER_TABLE for folder in above))
-    table = options.padchest_table or next(beside, None)
-    return padchest_patients(table, problems) if table else {}
 
 
 def _content(dialog: Dialog, source: _Source, problems: Problems) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ Per study, its first film whose view is PA is taken, else the first that is AP, 
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -69,21 +70,15 @@ def _studies(files: dict[str, Path], options: argparse.Namespace, problems: Prob
                 wrong = "needs PatientID, ImagePath and ImageViewPosition, two lists of one length; study not used"
                 problems.add("missing_key", where, wrong)
                 continue
-            texts = (reports.known_text(entry.get(key)) for key in ("Findings", "Impression", "Indication"))
-            *sections, reason = texts
-            chosen = reports.reference(Sections(*sections), options.section, where, problems)
+            texts = [reports.known_text(entry.get(key)) for key in ("Findings", "Impression", "Indication")]
+            chosen = reports.reference(Sections(*texts[:2]), options.section, where, problems)
             if chosen is None:
                 continue
-            views = [str(view) for view in views]
-            names = [str(name).removeprefix("../") for name in paths]
-            order = sorted((_VIEWS[view], place) for place, view in enumerate(views) if view in _VIEWS)
-            if not order:
+            shown = [(str(view), str(name).removeprefix("../")) for view, name in zip(views, paths, strict=True)]
+            frontal = sorted((film for film in shown if film[0] in _VIEWS), key=lambda film: _VIEWS[film[0]])
+            if not frontal:
                 problems.notes["studies without a film of view PA or AP"] += 1
-            wanted = [names[place] for _, place in order][: 1 if options.per == "study" else None]
-            found = [film for name in wanted if (film := pictures.within(options.root, name, where, problems))]
-            films = [(f"{study}-{film.stem}", film) for film in found]
-            lateral = films and "lateral" in options.context
-            sides = [name for name, view in zip(names, views, strict=True) if view in _LATERAL][: bool(lateral)]
-            side = next((pictures.within(options.root, name, where, problems) for name in sides), None)
-            indication = reason if "indication" in options.context else ""
-            yield reports.Study(study, str(patient), NAMES[split], *chosen, films, side, indication)
+            sides = [name for view, name in shown if view in _LATERAL]
+            find = partial(pictures.within, options.root, where=where, problems=problems)
+            films = reports.views([name for _, name in frontal], sides, study, options, find)
+            yield reports.Study(study, str(patient), NAMES[split], *chosen, *films, texts[2])

@@ -6,17 +6,17 @@ CXR3030_IM-1405, 50051329 or patient64620_study1, with image_path (list), fronta
 key_image_path (the frontal image for models that take one), section_findings, section_impression, context ("Age:77.0.
 Gender:F.Indication: ... Comparison: ..."), split, and for MIMIC-CXR subject_id. Missing texts are NaN.
 
-Images lie below --root, the image_root_dir of ReXrank: `images` of IU X-ray as R2Gen names them
-(CXR3030_IM-1405/0.png), `files` of MIMIC-CXR-JPG, or `PNG` of CheXpert Plus; the folder above will do too.
+Images lie below --root, the image_root_dir of ReXrank or the folder above: `images` of IU X-ray as R2Gen names them
+(CXR3030_IM-1405/0.png), `files` of MIMIC-CXR-JPG, or `PNG` of CheXpert Plus.
 
 Licence: that of each source. Counts: 590 test and 296 valid studies of IU X-ray, 2,347 of MIMIC-CXR, 200 of CheXpert
-Plus. Patients are named as the sources' own loaders name them. A study goes to the split that its record names, and
-without one to test.
+Plus. Patients are named as by the sources' own loaders. A study whose record names no split goes to test.
 """
 
 import argparse
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,11 @@ def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[report
             problems.notes["studies without a frontal image"] += 1
         # The key image first: it is what the leaderboard shows to models that take one image.
         frontal.sort(key=lambda image: image != entry.get("key_image_path"))
-        frontal = frontal[: 1 if options.per == "study" else None]
-        paths = [path for image in frontal if (path := _image(options.root, image, name, problems))]
-        sides = lateral[:1] if paths and "lateral" in options.context else []
-        side = next((_image(options.root, image, name, problems) for image in sides), None)
-        asked = _INDICATION.search(str(entry.get("context"))) if "indication" in options.context else None
-        reason = reports.known_text(asked[1]) if asked else ""
-        films = [(f"{name}-{path.stem}", path) for path in paths]
-        yield reports.Study(name, patient, NAMES[split], *chosen, films, side, reason)
+        films = reports.views(
+            frontal, lateral, name, options, partial(_image, options.root, where=name, problems=problems)
+        )
+        reason = _INDICATION.search(str(entry.get("context")))
+        yield reports.Study(name, patient, NAMES[split], *chosen, *films, reports.known_text(reason and reason[1]))
 
 
 def _patient(name: str, entry: Any) -> str:
@@ -97,8 +94,7 @@ def _patient(name: str, entry: Any) -> str:
         return reports.mimic_patient(subject)
     if match := _OPENI.match(name):
         return reports.openi_patient(match[1])
-    match = _CHEXPERT.fullmatch(name)
-    return match[1] if match else ""
+    return match[1] if (match := _CHEXPERT.fullmatch(name)) else ""
 
 
 def _image(root: Path, image: str, where: str, problems: Problems) -> Path | None:
