@@ -122,7 +122,7 @@ def _call(component: Component, parsed: Sequence[ParsedRollout], spec: RewardSpe
 
 
 async def _answer(reward: Reward, call: Callable[[], Any], timeout: float) -> Any:
-    raw = await _limited(_in_thread(call, reward.name), timeout) if reward.blocking else call()
+    raw = await _limited(run_in_thread(call, reward.name), timeout) if reward.blocking else call()
     # An async function behind a decorator or a lambda doesn't look like one before it is called.
     return await _limited(raw, timeout) if inspect.isawaitable(raw) else raw
 
@@ -139,7 +139,7 @@ async def _limited(work: Awaitable[Any], timeout: float) -> Any:
     return task.result()
 
 
-async def _in_thread(call: Callable[[], Any], name: str) -> Any:
+async def run_in_thread(call: Callable[[], Any], name: str) -> Any:
     """Run a blocking call in a thread of its own, which is left behind if it hangs.
 
     It is a daemon, unlike the threads of `asyncio.to_thread`, for which event loop and interpreter wait at their end.
