@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.scorers import random_weights
 
-from reward_fns.models import torchvision_operators
+from reward_fns.models.shims import torchvision_operators
 
 torchvision_operators()
 

@@ -31,7 +31,7 @@ class PromptLengths:
     @cached_property
     def _processor(self) -> Any:
         try:
-            from reward_fns.models import torchvision_operators
+            from reward_fns.models.shims import torchvision_operators
 
             torchvision_operators()
             from transformers import AutoProcessor

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
-from reward_fns.models import torchvision_operators
 from reward_fns.models.encoder import Encoder, encodable, load
+from reward_fns.models.shims import torchvision_operators
 from reward_fns.models.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder
 from reward_fns.settings import EngineOptions
 

@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
 from reward_fns.errors import UsageError
-from reward_fns.models import reference, torchvision_operators
+from reward_fns.models import reference
 from reward_fns.models.encoder import Encoder, encodable, load
+from reward_fns.models.shims import torchvision_operators
 from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder
 from reward_fns.settings import EngineOptions
 

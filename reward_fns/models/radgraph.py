@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
 from reward_fns.errors import UsageError, unknown
-from reward_fns.models import reference, torchvision_operators
+from reward_fns.models import reference
 from reward_fns.models.radgraph_facts import Annotation, size_of
 from reward_fns.models.radgraph_facts import Entity as Entity
+from reward_fns.models.shims import torchvision_operators
 from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder, unpacked
 from reward_fns.settings import EngineOptions
 

@@ -20,7 +20,7 @@ from bench.scorers.random_weights import write_all
 from bench.scorers.trial import Run, Trial
 
 from reward_fns.errors import UsageError, unknown
-from reward_fns.models import torchvision_operators
+from reward_fns.models.shims import torchvision_operators
 from reward_fns.registry import get, names
 from reward_fns.settings import EngineOptions, parse
 

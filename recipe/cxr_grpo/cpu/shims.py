@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from reward_fns import models
+from reward_fns.models import shims as scorer_shims
 
 
 def torchvision_operators() -> bool:
     """Declare torchvision's operators where needed, in this process and its children."""
-    if not models.torchvision_operators():
+    if not scorer_shims.torchvision_operators():
         return False
     folder = str(Path(__file__).parent / "site")  # its sitecustomize applies this shim in the children
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)

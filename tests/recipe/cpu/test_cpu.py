@@ -79,7 +79,7 @@ print(child.stdout, child.stderr)
 
 def test_a_child_whose_scorers_apply_the_shim_before_the_site_folder_does():
     code = """
-from reward_fns.models import torchvision_operators
+from reward_fns.models.shims import torchvision_operators
 first = torchvision_operators()
 import torchvision.transforms.v2
 print(torchvision_operators() is first)
