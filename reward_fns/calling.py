@@ -85,10 +85,10 @@ async def _attempt(component: Component, parsed: Sequence[ParsedRollout], spec: 
             if cause := given_up(reward.name):
                 return [ScorerUnavailable(reward.name, rollout.id, cause) for rollout in parsed]
             call = _call(component, parsed, spec)
-            raw = await _limited(_in_thread(call, reward.name), rules.timeout) if reward.blocking else call()
+            raw = await _limited(run_in_thread(call, reward.name), rules.timeout) if reward.blocking else call()
             # An async function behind a decorator or a lambda doesn't look like one before it is called.
             raw = await _limited(raw, rules.timeout) if inspect.isawaitable(raw) else raw
-        raw = raw if reward.batched else [raw]
+        raw = list(raw) if reward.batched else [raw]
         if len(raw) != len(parsed):
             what = f"{reward.where}: batched reward {reward.name!r}"
             raise UsageError(f"{what} returned {len(raw)} values for {len(parsed)} samples")
@@ -127,7 +127,7 @@ async def _limited(work: Awaitable[Any], timeout: float) -> Any:
     return task.result()
 
 
-async def _in_thread(call: Callable[[], Any], name: str) -> Any:
+async def run_in_thread(call: Callable[[], Any], name: str) -> Any:
     """Run a blocking call in a thread of its own, which is left behind if it hangs.
 
     It is a daemon, unlike the threads of `asyncio.to_thread`, for which event loop and interpreter wait at their end.

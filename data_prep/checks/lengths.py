@@ -30,9 +30,9 @@ class PromptLengths:
     @cached_property
     def _processor(self) -> Any:
         try:
-            from reward_fns.models import shims
+            from reward_fns.models.shims import torchvision_operators
 
-            shims.torchvision_operators()
+            torchvision_operators()
             from transformers import AutoProcessor
             from transformers.utils import logging
         except ImportError as error:

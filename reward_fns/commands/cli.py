@@ -140,7 +140,7 @@ def _spec(options: argparse.Namespace) -> Any:
 
 def _download(options: argparse.Namespace) -> int:
     from reward_fns import registry
-    from reward_fns.models.download import download
+    from reward_fns.models.weights import download
     from reward_fns.spec import of_rewards, preset_names, resolve
 
     presets = (resolve(preset=name) for name in preset_names())

@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 def device_of(options: EngineOptions) -> str:
     """The device that the models of this process run on, as PyTorch names it; UsageError if it is not available.
 
-    `device: auto` is the CPU if there is no GPU; in a Ray actor, the first GPU that Ray assigned to it, or the CPU if
-    Ray assigned none; for one of several processes started by torchrun, the GPU of its LOCAL_RANK; else the first GPU.
+    `device: auto` is the CPU without a GPU; in a Ray actor the first GPU that Ray assigned to it, or the CPU; under
+    torchrun the GPU of LOCAL_RANK; else the first GPU.
     """
     import torch
 

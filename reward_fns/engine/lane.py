@@ -48,11 +48,10 @@ class _Entry(Generic[Found]):
 class Lane(Generic[Found]):
     """A model's queue, its thread and its cache of results.
 
-    `trouble` says why the process is of no more use. `seconds` has the time of `tokenise`, `encode`, `decode` and,
-    summed over callers, `wait`. `counts` has texts that were `asked` for; of these `again` in the same call, `cached`,
-    `joined` to another caller's, `read` or `fetched` from another replica; `batches`, their `tokens`, and `padded`, the
-    tokens with padding; `halved` batches; `dropped` texts, which no caller waited for any more; `most`, the longest
-    queue.
+    `trouble` says why the process is of no more use; `seconds` are the time of each step and the callers' `wait`.
+    `counts` has texts `asked` for; of these `again` in the same call, `cached`, `joined` to another caller's, `read` or
+    `fetched` from another replica; `batches`, their `tokens`, and `padded`, with padding; `halved` batches; `dropped`
+    texts, which no caller waited for any more; `most`, the longest queue.
     """
 
     def __init__(self, name: str, reader: Reader[Found], options: EngineOptions) -> None:
@@ -228,19 +227,17 @@ class Lane(Generic[Found]):
             self._read(batch[len(batch) // 2 :])
 
     def _answer(self, entry: _Entry[Found], found: Found) -> None:
-        if entry.answer.done():
-            return
-        with self._ready:
-            self.cache.put(entry.text, found, self._reader.size(found) + 2 * len(entry.text))
-            self._end(entry)
-        entry.answer.set_result(found)
+        if not entry.answer.done():
+            with self._ready:
+                self.cache.put(entry.text, found, self._reader.size(found) + 2 * len(entry.text))
+                self._end(entry)
+            entry.answer.set_result(found)
 
     def _fail(self, entry: _Entry[Found], error: BaseException) -> None:
-        if entry.answer.done():
-            return
-        with self._ready:
-            self._end(entry)
-        entry.answer.set_exception(error)
+        if not entry.answer.done():
+            with self._ready:
+                self._end(entry)
+            entry.answer.set_exception(error)
 
     def _end(self, entry: _Entry[Found]) -> None:
         for entries in (self._running, self._fetched):
@@ -266,8 +263,7 @@ def _result(entry: _Entry[Found], deadline: float) -> Found:
         raise TimeoutError("not read within the time limit: the model has too much to do, or is stuck") from None
 
 
-def after_fork() -> None:
-    """A forked process has none of the threads that might hold this lock."""
+def after_fork() -> None:  # a forked process has none of the threads that might hold this lock
     global _cpu
     _cpu = threading.Lock()
 

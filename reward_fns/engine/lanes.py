@@ -1,8 +1,7 @@
 """The only way to the neural models: each text is read once, in batches with the texts of all other callers.
 
-A reward asks for single texts, from any thread that verl calls it in. Each model has a lane: a queue and one thread,
-which collects texts for a few milliseconds, sorts them by length and reads them in batches of a bounded number of
-tokens. A text whose result is cached, or that is waiting or being read, is not read again.
+Each model has a lane: a queue and one thread, which collects texts for a few milliseconds, sorts them by length and
+reads them in batches of a bounded number of tokens. A text that is cached, waiting or being read is not read again.
 """
 
 import contextlib
@@ -40,9 +39,8 @@ _lock, _building = threading.Lock(), threading.RLock()
 def read(key: Key, build: Build[Found], texts: Sequence[str]) -> list[Found]:
     """What a model finds in texts, in their order; safe to call from any number of threads.
 
-    The first call builds the model with the options in force; where replicas share texts, `build` travels between them.
-    Raises UsageError from `build` or for a missing package, TimeoutError when the caller's time is over, and whatever
-    the model raises for one of these texts.
+    The first call builds the model with the options in force. Raises UsageError from `build` or for a missing package,
+    TimeoutError when the caller's time is over, and whatever the model raises for one of these texts.
     """
     settings, peers = current(), _peers.get()
     if not texts:

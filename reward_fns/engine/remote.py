@@ -1,7 +1,6 @@
 """Rewards that a Ray Serve deployment computes, asked for from the processes that need them.
 
-A request is one call of a batched reward, with its options; the replica makes the same call as this process would. It
-travels as a JSON object over HTTP, or as the same object between processes of a Ray cluster.
+A request is one call of a batched reward: a JSON object over HTTP, or the same between processes of a Ray cluster.
 """
 
 import hashlib
@@ -19,10 +18,8 @@ from reward_fns.errors import UsageError
 from reward_fns.registry import Reward
 from reward_fns.settings import EngineOptions
 
-APP = "cxr-grpo-scorers"
-"""Name of the Ray Serve application."""
-SESSION_HEADER = "x-session-id"
-"""Header by which Ray Serve's proxy routes a request to a replica."""
+APP = "cxr-grpo-scorers"  # name of the Ray Serve application
+SESSION_HEADER = "x-session-id"  # by which Ray Serve's proxy routes a request to a replica
 _START = 200  # characters of a text that decide which replica reads it
 
 _lock = threading.Lock()
@@ -82,7 +79,6 @@ def _values(answer: Any, count: int) -> list[float | None]:
 
 
 def _over_ray(request: Mapping[str, Any], timeout: float, shared: bool) -> list[float | None]:
-    """Each prediction goes to the replica that its session belongs to, if there are several."""
     deadline, handle = time.monotonic() + timeout, _score()
     groups: dict[str, list[int]] = {}
     for i, prediction in enumerate(request["predictions"]):
@@ -92,20 +88,21 @@ def _over_ray(request: Mapping[str, Any], timeout: float, shared: bool) -> list[
         part = {side: [request[side][i] for i in group] for side in ("predictions", "references")}
         to_replica = handle.options(session_id=session) if shared else handle
         responses.append((group, to_replica.remote({**request, **part}, session)))
-    values: dict[int, float | None] = {}
+    values: list[float | None] = [None] * len(request["predictions"])
     try:
         for group, response in responses:
             answer = response.result(timeout_s=max(0.0, deadline - time.monotonic()))
-            values.update(zip(group, _values(answer, len(group)), strict=True))
+            for i, value in zip(group, _values(answer, len(group)), strict=True):
+                values[i] = value
     except BaseException:
         for _, response in responses:
             response.cancel()  # so that nothing more is computed for it
         raise
-    return [values[i] for i in range(len(values))]
+    return values
 
 
 def _score() -> Any:
-    """The method of the application of the Ray cluster that this process belongs to, or else of this machine's."""
+    """The application's method, in the Ray cluster of this process, or else of this machine."""
     try:
         import ray
         from ray import serve

@@ -1,9 +1,8 @@
 """The deployment that computes neural rewards for a whole cluster, with Ray Serve.
 
-Each replica holds one copy of each model and runs a worker's engine (`reward_fns.engine.lanes`) for all workers. A text
-belongs to one replica: Ray Serve's router sends a prediction there, and a replica fetches what was found in a reference
-from the reference's. So each distinct text is read once per deployment. Started with
-`serve run examples/scorers/serve.yaml`, or by `start`.
+Each replica runs a worker's engine (`reward_fns.engine.lanes`) for all workers. A text belongs to one replica: Ray
+Serve's router sends a prediction there, and a replica fetches what was found in a reference from the reference's. So
+each distinct text is read once. Started with `serve run examples/scorers/serve.yaml`, or by `start`.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import math
 import resource
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from reward_fns.calling import run_in_thread
 from reward_fns.engine.device import device_of
 from reward_fns.engine.lanes import Build, Key, read, sharing, totals, trouble
 from reward_fns.engine.remote import APP, SESSION_HEADER, session_of, shares
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from ray.serve import Application
     from starlette.requests import Request
     from starlette.responses import Response
-
-Result = TypeVar("Result")
 
 _AT_WORK = 512  # reward calls that a replica works on at once: several batches of a GPU's
 _ACCEPTED = 16384  # requests that it accepts; those beyond its reward calls wait in it, and hold up no texts for others
@@ -83,7 +80,7 @@ class Scorers:
                 return reward(*sides, request["options"], {})
 
         async with self._places:
-            values = await self._in_thread(call, request["timeout"], f"reward {reward.name}")
+            values = await self._in_thread(call, request["timeout"], reward.name)
         return [value if math.isfinite(value) else None for value in values]
 
     async def found(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any:
@@ -101,20 +98,12 @@ class Scorers:
                 self._handle = serve.get_deployment_handle(context.deployment, context.app_name).found
         return _Replicas(self._handle, session)
 
-    async def _in_thread(self, call: Callable[[], Result], timeout: float, name: str) -> Result:
-        """The result of a call in a thread of its own, as in `reward_fns.calling`: one that hangs blocks nothing."""
-        answer: Future[Result] = Future()
-        answer.set_running_or_notify_cancel()
+    async def _in_thread(self, call: Callable[[], Any], timeout: float, name: str) -> Any:
+        def run() -> Any:
+            with using(self._options, timeout):
+                return call()
 
-        def run() -> None:
-            try:
-                with using(self._options, timeout):
-                    answer.set_result(call())
-            except Exception as error:
-                answer.set_exception(error)
-
-        threading.Thread(target=run, name=name, daemon=True).start()
-        return await asyncio.wrap_future(answer)
+        return await run_in_thread(run, name)
 
     async def __call__(self, request: Request) -> Response:
         """The same over HTTP: POST /score."""
@@ -128,8 +117,8 @@ class Scorers:
             asked = json.loads(await request.body())
         except ValueError:
             return JSONResponse({"usage": "a request must be JSON"}, 400)
-        fields = asked if isinstance(asked, dict) else {}
-        return JSONResponse(await self.score(fields, request.headers.get(SESSION_HEADER, "")))
+        asked = asked if isinstance(asked, dict) else {}
+        return JSONResponse(await self.score(asked, request.headers.get(SESSION_HEADER, "")))
 
     def usage(self) -> tuple[str, dict[str, int], dict[str, float], int]:
         """This replica's id, what it counted, the seconds it spent, and the most memory it has used, KiB."""
@@ -185,15 +174,10 @@ def application(args: Mapping[str, Any]) -> Application:
     options = from_mapping(EngineOptions, {**args, "where": "ray"}, "scorers", REMOVED)
     growth: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas > options.replicas:
-        scaling = {
-            "min_replicas": options.replicas,
-            "max_replicas": options.max_replicas,
-            "target_ongoing_requests": _AT_WORK // 4,
-            # A step's rewards come in a burst, which Ray Serve's own half a minute would let pass.
-            "metrics_interval_s": 2.0,
-            "look_back_period_s": 6.0,
-            "upscale_delay_s": 6.0,
-        }
+        # A step's rewards come in a burst, which Ray Serve's own half a minute would let pass.
+        scaling = {"metrics_interval_s": 2.0, "look_back_period_s": 6.0, "upscale_delay_s": 6.0}
+        scaling |= {"min_replicas": options.replicas, "max_replicas": options.max_replicas}
+        scaling["target_ongoing_requests"] = _AT_WORK // 4
         growth = {"num_replicas": None, "autoscaling_config": scaling}
     if shares(options):
         growth["request_router_config"] = {"request_router_class": _ROUTER}
@@ -214,8 +198,7 @@ def start(options: EngineOptions, trainer: Sequence[int] = ()) -> None:
     """Have the application run in this process's Ray cluster, with these options, and wait until it does.
 
     One that is running with the same options is left as it is; it ends with the cluster, or by `serve.delete`.
-    UsageError if Ray Serve is missing, or if the replicas would take what a trainer needs that will next place these
-    numbers of processes on its nodes, see `refusal`.
+    UsageError if Ray Serve is missing, or if the replicas leave the trainer too little, see `refusal`.
     """
     try:
         from ray import serve
@@ -279,8 +262,7 @@ def refusal(free: Sequence[Mapping[str, float]], options: EngineOptions, trainer
     return None
 
 
-def _used(replicas: int, gpus: float) -> float:
-    """GPUs of which replicas on a node use at least a part; Ray fills one GPU before the next."""
+def _used(replicas: int, gpus: float) -> float:  # Ray fills one GPU before the next
     return math.ceil(replicas / math.floor(1 / gpus + 1e-9)) if 0 < gpus <= 1 else replicas * gpus
 
 

@@ -32,10 +32,8 @@ class TooLong(JudgeFailure):
 
 
 class Answer(NamedTuple):
-    """What a model wrote, and whether it finished (rather than reached the limit of tokens)."""
-
     text: str
-    complete: bool
+    complete: bool  # whether the model finished, rather than reached the limit of tokens
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,7 @@ class Judge:
         schema: Mapping[str, Any] | None = None,
         temperature: float = 0.0,
     ) -> Answer:
-        """Answer a text, or parts of text and images as OpenAI's chat API has them; raises as `complete`.
-
-        If there is a JSON schema, the server enforces it.
-        """
+        """Answer a text, or parts of text and images as OpenAI's chat API has them; the server enforces a schema."""
         request: dict[str, Any] = {"messages": [{"role": "user", "content": message}], "max_tokens": max_tokens}
         if schema is not None:
             form = {"name": "answer", "strict": True, "schema": schema}

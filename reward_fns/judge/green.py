@@ -5,24 +5,28 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import JudgeFailure
 
-WORDS = 300
-"""Words of a report that the judge sees, as in GREEN; the rest is cut off."""
-TOKENS = 1000
-"""Tokens of a report that the judge sees, roughly: a word can have any length. 300 words of a report have about 750."""
+WORDS, TOKENS = 300, 1000
+"""Most of a report that the judge sees: words, as in GREEN, and tokens, roughly; 300 words have about 750."""
 
 SIGNIFICANT = "Clinically Significant Errors"
 INSIGNIFICANT = "Clinically Insignificant Errors"
 MATCHED = "Matched Findings"
 _SECTIONS = ("Explanation", SIGNIFICANT, INSIGNIFICANT, MATCHED)
 _KINDS = "abcdef"
+PROMPTS = Path(__file__).parent / "prompts"
+SCHEMA: dict[str, Any] = yaml.safe_load((PROMPTS / "schema.yaml").read_text())
+"""JSON schema of an answer in mode json."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,11 @@ def disarm(report: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """The start of a text that has about `TOKENS` tokens, by a count that no tokenizer much exceeds.
-
-    Three letters, or any other sign, count as one token, and a character that is not ASCII as one for each of its bytes
-    in UTF-8, which is what a vocabulary without it makes of it. Spaces are free.
-    """
+    """The start of a text that has about `TOKENS` tokens, by a count that no tokenizer much exceeds."""
+    # Three letters, or any other sign, are one token; what is not ASCII is one for each byte in UTF-8.
     tokens = 0
     for piece in re.finditer(r"[A-Za-z]{1,3}|[^A-Za-z\s]", text):
-        tokens += len(piece[0].encode("utf-8", "ignore")) if not piece[0].isascii() else 1
+        tokens += 1 if piece[0].isascii() else len(piece[0].encode("utf-8", "ignore"))
         if tokens > TOKENS:
             return text[: piece.start()].rstrip()
     return text
@@ -105,23 +106,16 @@ def read_upstream(answer: str) -> float:
     >>> read_upstream("[Clinically Significant Errors]:\\n(a) Not there: 1. Cyst\\n\\n[Matched Findings]:\\n3. a; b; c")
     0.75
     """
-    matched = re.match(r"(\d+)\.", _upstream_section(answer, MATCHED))
-    found = int(matched[1]) if matched else 0
-    return found / (found + _upstream_errors(_upstream_section(answer, SIGNIFICANT))) if found else 0.0
-
-
-def _upstream_section(answer: str, name: str) -> str:
-    _, _, rest = answer.partition(f"[{name}]:")
     # The white space that goes first may be the whole of an empty section, with the blank line that ends it.
-    return re.split(r"\n\s*\n", rest.lstrip(), maxsplit=1)[0]
-
-
-def _upstream_errors(section: str) -> int:
-    if section.startswith("No"):
-        return 0
-    items = re.findall(r"\([a-f]\) .*", section) or re.findall(r"\([1-6]\) .*", section)
-    counts = {item[1]: re.search(r": (\d+)\.", item) for item in sorted(items) if re.search(r": (\d+)\.", item)}
-    return sum(int(count[1]) for count in counts.values() if count)
+    errors, matches = (
+        re.split(r"\n\s*\n", answer.partition(f"[{name}]:")[2].lstrip(), maxsplit=1)[0]
+        for name in (SIGNIFICANT, MATCHED)
+    )
+    items = re.findall(r"\([a-f]\) .*", errors) or re.findall(r"\([1-6]\) .*", errors)
+    counts = {item[1]: int(count[1]) for item in sorted(items) if (count := re.search(r": (\d+)\.", item))}
+    matched = re.match(r"(\d+)\.", matches)
+    found = int(matched[1]) if matched else 0
+    return found / (found + (0 if errors.startswith("No") else sum(counts.values()))) if found else 0.0
 
 
 def read_strict(answer: str) -> Verdict:
@@ -178,44 +172,22 @@ def _says_none(section: str) -> bool:
     return re.match(r"(no|none|n/a)\b", section, flags=re.IGNORECASE) is not None
 
 
-def _schema(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON schema of an object with exactly these keys."""
-    return {
-        "type": "object",
-        "properties": {**properties},
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-_COUNT = {"type": "integer", "minimum": 0, "maximum": 99}
-_COUNTS = _schema(dict.fromkeys(_KINDS, _COUNT))
-SCHEMA = _schema(
-    {
-        "is_report": {"type": "boolean"},
-        "explanation": {"type": "string"},
-        "significant_errors": _COUNTS,
-        "insignificant_errors": _COUNTS,
-        "matched_findings": _COUNT,
-    }
-)
-"""JSON schema of an answer in mode json; error kinds (a) to (f) as in GREEN."""
-
-
 def read_json(answer: str) -> Verdict | None:
     """The counts of an answer in JSON, or None if the judge says that the candidate is not a report.
 
     JudgeFailure says why an answer is not a single object of `SCHEMA`.
     """
     try:
-        raw = json.loads(answer, object_pairs_hook=_without_repeats)
-        if not isinstance(raw, dict) or set(raw) != set(SCHEMA["required"]) or type(raw["is_report"]) is not bool:
-            raise ValueError("need an object with the keys of the schema")
-        errors = [_json_counts(raw[name]) for name in ("significant_errors", "insignificant_errors")]
-        verdict = Verdict(_count(raw["matched_findings"]), *errors)
+        raw = _keyed(json.loads(answer, object_pairs_hook=_without_repeats), SCHEMA["required"])
+        errors = [_keyed(raw[name], _KINDS).values() for name in ("significant_errors", "insignificant_errors")]
+        for count in [raw["matched_findings"], *chain(*errors)]:
+            if type(count) is not int or not 0 <= count <= 99:
+                raise ValueError(f"{count!r} is not a count")
+        if type(raw["is_report"]) is not bool:
+            raise ValueError("is_report is not true or false")
     except (ValueError, RecursionError) as error:
         raise _unreadable(f"is not the JSON asked for ({error})", answer) from error
-    return verdict if raw["is_report"] else None
+    return Verdict(raw["matched_findings"], *map(sum, errors)) if raw["is_report"] else None
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -224,15 +196,9 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _json_counts(raw: Any) -> int:
-    if not isinstance(raw, dict) or set(raw) != set(_KINDS):
-        raise ValueError(f"need one count for each of {', '.join(_KINDS)}")
-    return sum(map(_count, raw.values()))
-
-
-def _count(raw: Any) -> int:
-    if type(raw) is not int or not 0 <= raw <= 99:
-        raise ValueError(f"{raw!r} is not a count")
+def _keyed(raw: Any, keys: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(raw, dict) or set(raw) != set(keys):
+        raise ValueError(f"need an object with the keys {', '.join(keys)}")
     return raw
 
 

@@ -67,10 +67,9 @@ def bertscore(
 ) -> list[BertScore]:
     """BERTScore of pairs of texts; each different text of a few pairs goes through the model once.
 
-    Every token counts as much as the one of the other text that is most like it (cosine of their states); precision and
-    recall are means over the tokens but [CLS] and [SEP], and at least 0. If either text has no token, all three are 0
-    before rescaling; otherwise from 0 to 1. Texts are cut at 512 tokens. Values are those of bert-score for one pair at
-    a time: in a padded batch it takes a negative cosine for 0. Cost: a pass of five layers per distinct text.
+    Every token counts as much as the most similar one of the other text (cosine of their states); precision and recall
+    are means over the tokens but [CLS] and [SEP], 0 to 1, and 0 if either text has no token. Texts are cut at 512
+    tokens. Values are those of bert-score for one pair at a time: in a padded batch it takes a negative cosine for 0.
 
     `rescale` is (x - baseline) / (1 - baseline), so that 0 is what unrelated texts score; at worst -2.0 for
     distilbert-base-uncased and -5.55 for distilroberta-base. `folder` is where to read the model instead.
@@ -88,11 +87,9 @@ def bertscore(
 
 
 class States(NamedTuple):
-    """A text's tokens: their states of length 1, which of them are not special, and whether any is not."""
-
-    states: Any
-    counts: Any
-    full: bool
+    states: Any  # of a text's tokens, of length 1
+    counts: Any  # which tokens are not special
+    full: bool  # whether any is not
 
     def __reduce__(self) -> tuple[Any, ...]:  # for another process, which may have another device
         return States, (self.states.cpu(), self.counts.cpu(), self.full)

@@ -30,12 +30,10 @@ OBSERVATIONS = (
     "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
     "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices", "No Finding",
 )  # fmt: skip
-BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
-"""Classes of an observation; "No Finding" has only the first two."""
+BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)  # classes of an observation; "No Finding" has only the first two
 
 CHECKPOINT = HubFile("StanfordAIMI/RRG_scorers", "chexbert.pth")
-BASE = HubFolder("google-bert/bert-base-uncased")
-"""Where CheXbert's configuration and vocabulary come from; its weights are all in the checkpoint."""
+BASE = HubFolder("google-bert/bert-base-uncased")  # configuration and vocabulary; all weights are in the checkpoint
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,10 +25,7 @@ class Encoder:
         return [(len(row), row) for row in ids]
 
     def encode(self, ids: Sequence[list[int]]) -> Any:
-        """Last hidden states, float32, of shape (texts, tokens of the longest, width); padding comes last.
-
-        A text's states depend on its batch only by rounding (about 1e-6).
-        """
+        """Last hidden states, float32, of shape (texts, tokens of the longest, width); padding comes last."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
@@ -58,10 +55,7 @@ def encodable(text: str) -> str:
 
 
 def load(from_pretrained: Callable[..., Any], source: Path, what: str, *, strict: bool) -> Any:
-    """A transformers model in float32; UsageError if its weights are missing or of another shape.
-
-    With `strict` also if there are weights that the model does not use. `source` and `what` are for the message.
-    """
+    """A transformers model in float32; UsageError if weights are missing or misshapen, or, with `strict`, unused."""
     import torch
     import transformers
 

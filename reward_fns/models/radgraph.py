@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 ModelName = Literal["radgraph", "radgraph-xl", "modern-radgraph-xl"]
 Backend = Literal["builtin", "reference"]
 REPO = "StanfordAIMI/RRG_scorers"
-MAX_CHARS = 2048
-"""Where arXiv 2512.10691 cuts a text (its released code)."""
-MAX_WORDS = 4096
-"""What is beyond is not read, whatever `max_chars` says: pairs of spans, 4 million then, grow with the square."""
+MAX_CHARS = 2048  # where arXiv 2512.10691 cuts a text (its released code)
+MAX_WORDS = 4096  # always the limit: pairs of spans, 4 million then, grow with the square
 _log = logging.getLogger(__name__)
 
 
@@ -49,12 +47,9 @@ def annotate(
     call from many threads, which then take turns. Raises UsageError for an unknown model, weights or packages.
 
     Args:
-        texts: reports.
-        model: radgraph, radgraph-xl or modern-radgraph-xl.
-        revision: of the hub repository, "main" by default.
-        max_chars: a longer text is cut there before anything else, because time grows with the square of its words;
-            0 for no limit.
-        repo: hub repository, or local folder, of `<model>.tar.gz`.
+        texts, model: the reports; radgraph, radgraph-xl or modern-radgraph-xl.
+        max_chars: a longer text is cut there, because time grows with the square of its words; 0 for no limit.
+        repo, revision: hub repository, with its revision ("main"), or local folder, of `<model>.tar.gz`.
         encoder: hub repository, or local folder, of config and tokenizer; by default the one that the archive names.
         backend: "builtin", or "reference" for the radgraph package itself, see `reward_fns.models.reference`.
     """
@@ -128,9 +123,8 @@ def _folder(archive: HubFile, model: str) -> Path:
     return unpacked(fetch(archive), model, ["config.json", "weights.th", *labels])
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
+def _config(folder: Path) -> Any:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def _reference(model: str, revision: str | None, repo: str, encoder: str, options: EngineOptions) -> Reader[Annotation]:

@@ -6,26 +6,20 @@ from typing import Literal
 
 Level = Literal["simple", "partial", "complete"]
 CaseMode = Literal["pypi", "git"]
-RadGraphModel = Literal["radgraph-xl", "radgraph"]
-"""The models whose labels and relations RadCliQ's part is defined for."""
+RadGraphModel = Literal["radgraph-xl", "radgraph"]  # whose labels and relations RadCliQ's part is defined for
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """Words of a report that name an observation or an anatomical structure.
+    """Words of a report that name an observation or an anatomical structure."""
 
-    Attributes:
-        tokens: the words, with a space between them.
-        label: such as "OBS-DP" (model radgraph) or "Observation::definitely present" (the others).
-        start, end: first and last word, counted from 0.
-        relations: type ("modify", "located_at", "suggestive_of") and index, in the annotation, of the other entity.
-    """
-
-    tokens: str
-    label: str
-    start: int
+    tokens: str  # with a space between words
+    label: str  # "OBS-DP" and so on (model radgraph) or "Observation::definitely present" (the others)
+    start: int  # first and last word, counted from 0
     end: int
-    relations: tuple[tuple[str, int], ...] = ()
+    relations: tuple[
+        tuple[str, int], ...
+    ] = ()  # type, such as "modify", and the other entity's index in the annotation
 
 
 Annotation = tuple[Entity, ...]

@@ -1,8 +1,7 @@
 """The network of RadGraph (DyGIE++, arXiv 1909.03546), read from its published archive and run on many reports at once.
 
-All layers are those of the archive; what differs from the radgraph package is that reports share a pass through the
-encoder, and that a linear layer over joined vectors, `W [a; b]`, is taken apart into `Wa a + Wb b`, computed once per
-word instead of once per span or pair.
+Unlike in the radgraph package, reports share a pass through the encoder, and a linear layer over joined vectors,
+`W [a; b]`, is computed as `Wa a + Wb b`, once per word instead of once per span or pair.
 """
 
 from collections import defaultdict
@@ -78,10 +77,8 @@ class Layout:
 
 
 class Report(NamedTuple):
-    """The words of a report and the wordpieces of each."""
-
     words: Sequence[str]
-    pieces: list[list[int]]
+    pieces: list[list[int]]  # the wordpieces of each word
 
 
 class Marks(NamedTuple):
@@ -173,9 +170,8 @@ class RadGraph:
         if self._entity_labels[:1] != [""] or outputs != (len(self._entity_labels) - 1, len(self._relation_labels)):
             raise UsageError(f"labels in {folder / 'vocabulary'} don't fit the weights, which have {outputs} of them")
 
-    def _ids(self, words: list[str], special: bool = False) -> list[list[int]]:
-        ids: list[list[int]] = self._tokenizer(words, add_special_tokens=special)["input_ids"]
-        return ids
+    def _ids(self, words: list[str], special: bool = False) -> Any:
+        return self._tokenizer(words, add_special_tokens=special)["input_ids"]
 
     @torch.inference_mode()
     def encode(self, reports: Sequence[Report]) -> list[Marks | None]:
@@ -276,19 +272,17 @@ class RadGraph:
         for i, j in table.nonzero().tolist():
             if spans[i] in index_of and spans[j] in index_of:
                 relations[spans[i]].append((self._relation_labels[int(table[i, j]) - 1], index_of[spans[j]]))
-        annotation = []
-        for i in entities:
-            first, last = start[i] - begin, start[i] - begin + width[i]
-            words = " ".join(report[first : last + 1])
-            annotation.append(Entity(words, self._entity_labels[label[i]], first, last, tuple(relations[i])))
-        return tuple(annotation)
+        bounds = ((i, start[i] - begin, start[i] - begin + width[i]) for i in entities)
+        return tuple(
+            Entity(" ".join(report[a : b + 1]), self._entity_labels[label[i]], a, b, tuple(relations[i]))
+            for i, a, b in bounds
+        )
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
-def _forward(layers: Layers, hidden: Tensor) -> Tensor:
-    """What follows a head's first layer, whose sums are given."""
+def _forward(layers: Layers, hidden: Tensor) -> Tensor:  # what follows a head's first layer, whose sums are given
     for weight, bias in layers:
         hidden = F.linear(F.relu(hidden), weight, bias)
     return hidden

@@ -1,8 +1,7 @@
 """The packages that published these models: backend "reference" of some rewards, and the parity tests.
 
-The packages break on the transformers that verl needs. They run in a virtual environment of their own, made by
-`bash examples/install.sh .venv-reference reference` (or pip install 'cxr-grpo[reference]': transformers below 5), from
-which `python -m reward_fns score` computes their values; a training run can't use them.
+The packages break on the transformers that verl needs (5): they run in a virtual environment of their own, from which
+`python -m reward_fns score` computes their values; a training run can't use them.
 """
 
 import importlib
@@ -31,20 +30,15 @@ def radgraph(model: str, folder: Path) -> Callable[[Sequence[str]], list[Annotat
     """The radgraph package's function from texts to annotations; the model is unpacked in a subfolder of its name."""
     package = _package("radgraph", "radgraph").RadGraph(model_type=model, model_cache_dir=str(folder))
 
+    def entity_of(raw: Mapping[str, Any]) -> Entity:
+        relations = tuple((kind, int(to) - 1) for kind, to in raw["relations"])  # the package counts from 1
+        return Entity(raw["tokens"], raw["label"], raw["start_ix"], raw["end_ix"], relations)
+
     def annotate(texts: Sequence[str]) -> list[Annotation]:
         reports = package(list(texts))
-        return [from_package(reports[str(i)]["entities"]) for i in range(len(texts))]
+        return [tuple(map(entity_of, reports[str(i)]["entities"].values())) for i in range(len(texts))]
 
     return annotate
-
-
-def from_package(entities: Mapping[str, Any]) -> Annotation:
-    """An annotation in the form of the radgraph package, which counts entities from 1."""
-    annotation = []
-    for entity in entities.values():
-        relations = tuple((kind, int(to) - 1) for kind, to in entity["relations"])
-        annotation.append(Entity(entity["tokens"], entity["label"], entity["start_ix"], entity["end_ix"], relations))
-    return tuple(annotation)
 
 
 def f1chexbert(folder: Path, **options: Any) -> Callable[[str], list[float]]:

@@ -8,10 +8,7 @@ _operators: Any = None  # kept, for operators are unregistered when their librar
 
 
 def torchvision_operators() -> bool:
-    """Declare the operators that a torchvision without its compiled part misses; returns whether that was needed.
-
-    transformers imports torchvision for any model, also one of text, if it is installed.
-    """
+    """Declare what transformers needs of a torchvision without its compiled part; returns whether that was needed."""
     import torch
     from torch import library as operators
 

@@ -1,20 +1,26 @@
 """Weight files: fetched from the Hugging Face hub into its usual cache, hashed and unpacked."""
 
+from __future__ import annotations
+
 import fnmatch
 import gzip
 import hashlib
 import os
+import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reward_fns.engine.device import scorer_packages
 from reward_fns.errors import UsageError
+
+if TYPE_CHECKING:
+    from reward_fns.spec import RewardSpec
 
 CONFIG_AND_TOKENIZER = ("config.json", "tokenizer*", "vocab*", "merges.txt*", "special_tokens_map.json*")
 
@@ -40,25 +46,35 @@ class HubFolder:
     patterns: tuple[str, ...] = CONFIG_AND_TOKENIZER
 
 
-class UsedFile(NamedTuple):
-    """A file that this process has fetched, with its size in bytes and its SHA-256."""
-
-    path: Path
+class _UsedFile(NamedTuple):
     size: int
     sha256: str
 
 
-_used: dict[str, UsedFile] = {}
-
-
-def used() -> dict[str, UsedFile]:
-    """Every file this process has fetched, under `repo@revision/file`, or its path if it is in a local folder."""
-    return dict(_used)
+_used: dict[str, _UsedFile] = {}
 
 
 def loaded() -> dict[str, str]:
-    """SHA-256 of every file this process has fetched, to be recorded with a run; keys as in `used`."""
+    """SHA-256 of every file this process has fetched, under `repo@revision/file`, or its path in a local folder."""
     return {name: file.sha256 for name, file in _used.items()}
+
+
+def download(specs: Iterable[RewardSpec]) -> list[str]:
+    """Fetch the files that specs' rewards need, print each with its hash, and return (and print) what failed."""
+    failures: dict[str, None] = {}
+    for component in (part for spec in specs for components in spec.tasks.values() for part in components):
+        reward = component.reward
+        try:
+            for source in reward.needs({**reward.options, **reward.bound, **component.options}) if reward.needs else ():
+                before = set(_used)
+                _ = fetch(source) if isinstance(source, HubFile) else fetch_folder(source)
+                for name in [name for name in _used if name not in before]:
+                    print(f"{_used[name].sha256}  {_used[name].size:>12}  {name}", flush=True)
+        except UsageError as error:
+            failures[f"{reward.name}: {error}"] = None
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return [*failures]
 
 
 def fetch(file: HubFile) -> Path:
@@ -161,17 +177,15 @@ def _demand(folder: Path, names: Sequence[str]) -> None:
 def _record(source: HubFile | HubFolder, path: Path) -> None:
     hub = not Path(source.repo).expanduser().is_dir()
     name = f"{source.repo}@{source.revision}/{path.name}" if hub else str(path)
-    _used[name] = UsedFile(path, path.stat().st_size, _sha256(path))
+    _used[name] = _UsedFile(path.stat().st_size, _sha256(path))
 
 
 def _sha256(path: Path) -> str:
-    status = path.stat()
-    return _hash(path, status.st_size, status.st_mtime_ns)
+    return _hash(path, path.stat().st_size, path.stat().st_mtime_ns)
 
 
 @cache
-def _hash(path: Path, size: int, mtime: int) -> str:
-    """Size and time are there so that a file that has changed is read again."""
+def _hash(path: Path, size: int, mtime: int) -> str:  # a file that has changed is read again
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -5,11 +5,10 @@ from typing import Annotated, Literal
 
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import Answer, Judge, JudgeFailure, TooLong, locate
-from reward_fns.judge.green import SCHEMA, disarm, prompt, read_json, read_strict, read_upstream, template
+from reward_fns.judge.green import PROMPTS, SCHEMA, disarm, prompt, read_json, read_strict, read_upstream, template
 from reward_fns.registry import Between, reward
 
 _PUBLISHED = "StanfordAIMI/GREEN-radllama2-7b"
-_PROMPTS = Path(__file__).parents[1] / "judge" / "prompts"
 _END = "</s>"
 
 
@@ -32,9 +31,8 @@ async def green(
     never a score. A prediction that exceeds the judge's context, where a true report fits, gets 0.
 
     Args:
-        prediction: the generated report, of which the judge sees 300 words or about 1,000 tokens, whichever ends first,
-            without headings, markup and control characters (`reward_fns.judge.green.disarm`).
-        reference: the true report, likewise.
+        prediction, reference: the reports, of which the judge sees 300 words or about 1,000 tokens, whichever ends
+            first, without headings, markup and control characters (`reward_fns.judge.green.disarm`).
         mode: "green" sends a plain prompt to /completions in the layout of the published GREEN model; "json" sends a
             chat message to any instruct model and has the server enforce a JSON schema.
         parser: for mode green. "strict" refuses answers that are cut off, incomplete or ambiguous. "upstream" reads
@@ -43,12 +41,11 @@ async def green(
             or the one in the environment variable CXR_GRPO_JUDGE_URL. A key comes from CXR_GRPO_JUDGE_KEY only.
         model: name that the server knows the model by; inside verl it is reward.reward_model.model_path. Without it:
             CXR_GRPO_JUDGE_MODEL, in mode green at last StanfordAIMI/GREEN-radllama2-7b.
-        prompt_file: your own prompt, with the places {reference} and {candidate}, and optionally {mark}, a word
-            that the candidate can't contain. The published model was trained on the prompt of its authors, which is
-            theirs; give it here to get that model's numbers. Ours has the same structure.
+        prompt_file: your own prompt, with {reference}, {candidate} and optionally {mark}, a word that the candidate
+            can't contain. The published model's numbers need its authors' prompt; ours has the same structure.
         max_tokens: of the answer.
-        both_empty: value if the strict parser finds no match and no error of any kind, for which the formula has no
-            value: a normal pair, to a judge that counts only abnormal findings.
+        both_empty: value if the strict parser finds neither match nor error, where the formula has no value: a normal
+            pair, to a judge that counts only abnormal findings.
         reward_router_address: filled in by verl.
 
     Returns:
@@ -77,7 +74,7 @@ async def green(
     if mode == "json" and parser == "upstream":
         raise UsageError("green: parser=upstream reads answers of mode=green; leave it out with mode=json")
     judge = locate(base_url, model, reward_router_address, _PUBLISHED if mode == "green" else "")
-    path = Path(prompt_file).expanduser() if prompt_file else _PROMPTS / f"{mode}.txt"
+    path = Path(prompt_file).expanduser() if prompt_file else PROMPTS / f"{mode}.txt"
     true, predicted = disarm(reference), disarm(prediction)
     if not predicted:  # nothing but control characters: not a report
         return 0.0

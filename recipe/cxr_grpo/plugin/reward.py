@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_fns.errors import UsageError
-from reward_fns.models.download import download
-from reward_fns.models.weights import loaded
+from reward_fns.models.weights import download, loaded
 from reward_fns.spec import RewardSpec, resolve
 
 
