@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from recipe.cxr_grpo.plugin.after import change_after_import
+from recipe.cxr_grpo.plugin import change_after_import
 
 _MOST = 64  # results of each kind: more than a batch has prompts
 
