@@ -1,8 +1,7 @@
 """A Qwen3-VL of one to three million parameters with random weights, in the format of the published checkpoints.
 
-The folder has all that ``from_pretrained``, verl and vLLM read from a Qwen3-VL folder. The vocabulary is made from the
-words of the demo data set, so that a report takes one token per word and a box four; everything else is spelled in
-bytes, so no text is out of vocabulary.
+The vocabulary is made from the words of the demo data set, so that a report takes one token per word and a box four;
+everything else is spelled in bytes, so no text is out of vocabulary.
 """
 
 import argparse
