@@ -1,7 +1,6 @@
 """A whole run on one laptop: demo films, tiny Qwen3-VL, short SFT, GRPO, evaluation, report.
 
-Every phase leaves its result in the output folder; a finished phase is not run again, and an interrupted GRPO resumes
-from its last checkpoint.
+A finished phase is not run again, and an interrupted GRPO resumes from its last checkpoint.
 """
 
 import argparse
@@ -12,12 +11,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 from tqdm import tqdm
 
 from data_prep.options import positive
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     problem = pool.submit(checks.vllm_problem)  # a child process that imports vLLM: seconds, while films are drawn
     pool.shutdown(wait=False)
     out.mkdir(parents=True, exist_ok=True)
-    data, model = out / "data", out / "model"
+    data = out / "data"
 
     with state.phase("data", "drawing chest films with known findings") as todo:
         if todo:
@@ -110,43 +111,31 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
                 raise (UsageError if status == 2 else RunFailed)("the demo data could not be made, see above")
     with state.phase("model", "a tiny Qwen3-VL with random weights") as todo:
         if todo:
-            tiny_model.main(["--out", str(model), "--seed", str(args.seed)])
+            tiny_model.main(["--out", str(out / "model"), "--seed", str(args.seed)])
     rollout = "vllm"
     if reason := problem.result():
         rollout = "hf"
         print(f"vLLM's CPU build can't be used here ({reason}): rollouts use transformers.generate, which is slower.")
+    values = vars(args) | {"out": out, "data": data, "rollout": rollout}
     with state.phase("sft", f"{args.sft_steps} supervised steps teach the answer format") as todo:
         if todo:
-            sft = [
-                f"data.train_files={data}/sft_train.parquet",
-                f"model.path={model}",
-                f"trainer.default_local_dir={out}/sft",
-                f"trainer.total_training_steps={args.sft_steps}",
-                f"trainer.save_freq={args.sft_steps}",
-                f"trainer.seed={args.seed}",
-            ]
-            train("sft", sft, out, args.sft_steps, "train/loss")
+            train("sft", filled("sft", values), out, args.sft_steps, "train/loss")
     title = f"{args.steps} GRPO steps on grounding and reports, with an evaluation before and after"
     with state.phase("grpo", title) as todo:
         if todo:
-            grpo = [
-                f"data.train_files={data}/train.parquet",
-                f"data.val_files=[{','.join(map(str, held_out(data)))}]",
-                f"actor_rollout_ref.model.path={out}/sft/global_step_{args.sft_steps}/huggingface",
-                f"actor_rollout_ref.rollout.name={rollout}",
-                f"actor_rollout_ref.rollout.seed={args.seed}",
-                f"data.seed={args.seed}",
-                f"trainer.total_training_steps={args.steps}",
-                f"trainer.default_local_dir={out}/checkpoints",
-                f"trainer.validation_data_dir={out}/validation",
-                f"trainer.rollout_data_dir={out}/rollouts",
-            ]
-            train("grpo", grpo + overrides, out, args.steps, "critic/score/mean")
+            values["held_out"] = ",".join(map(str, held_out(data)))
+            train("grpo", filled("grpo", values) + overrides, out, args.steps, "critic/score/mean")
     with state.phase("report", "summary.json and report.html") as todo:
         if todo:
             how = {"rollout": rollout, "decoding": decoding(config.actor_rollout_ref.rollout.val_kwargs)}
             summarize(out, args.steps, state.state, how)
     print_summary(out)
+
+
+def filled(kind: str, values: Mapping[str, Any]) -> list[str]:
+    """The overrides for the training ``kind`` in ``quickstart.yaml``."""
+    overrides = yaml.safe_load((resources.files(__package__) / "quickstart.yaml").read_text())[kind]
+    return [f"{key}={value.format_map(values)}" for key, value in overrides.items()]
 
 
 def decoding(sampling: Any) -> str:

@@ -1,9 +1,9 @@
 """Read prepared data as verl does: through its own data set classes, with a model's own tokenizer and processor.
 
-``python -m data_prep validate`` checks everything about the data that needs no verl, and counts prompts without
-decoding images. This command is its other half: every row of an RL file goes through verl's RLHFDataset, chat template,
-image reader and processor as in a rollout, every row of an SFT file through MultiTurnSFTDataset. Each row that raises
-an exception or is too long is listed. Exit status 0: verl reads every row, 1: it does not, 2: wrong use.
+``python -m data_prep validate`` checks what needs no verl, and counts prompts without decoding images. Here every row
+of an RL file goes through verl's RLHFDataset, chat template, image reader and processor as in a rollout, every row of
+an SFT file through MultiTurnSFTDataset. Each row that raises an exception or is too long is listed. Exit status 0: verl
+reads every row, 1: it does not, 2: wrong use.
 """
 
 import argparse
@@ -70,13 +70,13 @@ def read_lengths(path: Path, tokenizer: Any, processor: Any, *, sft: bool, limit
     from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
     from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-    rl_config = OmegaConf.create({"filter_overlong_prompts": False, "max_prompt_length": limit})
-    sft_config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize})
-    reader, config = (MultiTurnSFTDataset, sft_config) if sft else (RLHFDataset, rl_config)
+    rl_config = {"filter_overlong_prompts": False, "max_prompt_length": limit}
+    sft_config = {"pad_mode": "no_padding", "truncation": "left", "max_length": sys.maxsize}
+    config = OmegaConf.create(sft_config if sft else rl_config)
     lengths = Lengths(path, "SFT" if sft else "RL", limit)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            data: Any = reader([str(path)], tokenizer, config, processor)
+            data: Any = (MultiTurnSFTDataset if sft else RLHFDataset)([str(path)], tokenizer, config, processor)
     except Exception as error:  # whatever verl raises is the finding
         lengths.defects.append(f"verl cannot open it: {type(error).__name__}: {error}")
         return lengths
@@ -93,16 +93,14 @@ def read_lengths(path: Path, tokenizer: Any, processor: Any, *, sft: bool, limit
     rows, stored = len(data), pq.read_metadata(path).num_rows
     if rows != stored:
         lengths.defects.append(f"verl sees {rows} rows, the file has {stored}")
-    numbers = range(rows if first is None else min(rows, first))
+    numbers = range(min(rows, first or rows))
     for number in tqdm(numbers, desc=path.name, unit="row", disable=not sys.stderr.isatty()):
         try:
-            tokens = len(input_ids(data[number]))
+            lengths.tokens.append(tokens := len(input_ids(data[number])))
+            if tokens > limit:
+                lengths.defects.append(f"row {number}: {tokens} tokens, over the limit of {limit}")
         except Exception as error:  # verl catches any exception here and drops the row
             lengths.defects.append(f"row {number}: {type(error).__name__}: {error}")
-            continue
-        lengths.tokens.append(tokens)
-        if tokens > limit:
-            lengths.defects.append(f"row {number}: {tokens} tokens, over the limit of {limit}")
     return lengths
 
 
@@ -119,22 +117,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-prompt-length", type=positive, default=1024, help="data.max_prompt_length of the RL run")
     parser.add_argument("--max-length", type=positive, default=1024, help="data.max_length of the SFT run")
     parser.add_argument("--first", type=positive, metavar="N", help="read only the first N rows of each file")
-    args = parser.parse_args(argv)
-    return exit_status("read_check", lambda: check(args))
+    return exit_status("read_check", lambda: check(parser.parse_args(argv)))
 
 
 def check(args: argparse.Namespace) -> int:
     """Read all files and print their lengths and defects; returns the exit status."""
     sft = {path: checks.is_sft(read_schema(path)) for given in args.data for path in parquet_files(given)}
-    tokenizer, processor = load_model(args.model)
-    failed = False
+    model, failed = load_model(args.model), False
     for path, is_sft in sft.items():
         limit = args.max_length if is_sft else args.max_prompt_length
-        lengths = read_lengths(path, tokenizer, processor, sft=is_sft, limit=limit, first=args.first)
+        lengths = read_lengths(path, *model, sft=is_sft, limit=limit, first=args.first)
         print(lengths, flush=True)
-        failed = failed or bool(lengths.defects)
+        failed |= bool(lengths.defects)
     print("FAILED" if failed else "passed: verl reads every row")
-    return 1 if failed else 0
+    return int(failed)
 
 
 if __name__ == "__main__":

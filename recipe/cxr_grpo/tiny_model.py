@@ -1,32 +1,23 @@
 """A Qwen3-VL of one to three million parameters with random weights, in the format of the published checkpoints.
 
-The folder has all that ``from_pretrained``, verl and vLLM read from a Qwen3-VL folder. The vocabulary is made from the
-words of the demo data set, so that a report takes one token per word and a box four; everything else is spelled in
-bytes, so no text is out of vocabulary.
+The vocabulary is made from the words of the demo data set, so that a report takes one token per word and a box four;
+everything else is spelled in bytes, so no text is out of vocabulary.
 """
 
 import argparse
 import sys
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 
-_TOKENS = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
-SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _TOKENS)
-END_OF_TEXT, END_OF_TURN = SPECIAL_TOKENS[0], SPECIAL_TOKENS[2]
+import yaml
 
-# Our own, with Qwen's turn markers: one turn per message, images in their order among the parts.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{%- if message.content is string %}{{ message.content }}{%- else %}"
-    "{%- for part in message.content %}"
-    "{%- if part.type == 'image' or 'image' in part %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{%- elif part.type == 'video' or 'video' in part %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}"
-    "{%- elif 'text' in part %}{{ part.text }}{%- endif %}"
-    "{%- endfor %}{%- endif %}{{ '<|im_end|>\\n' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
-)
+_SETTINGS = yaml.safe_load((resources.files(__package__) / "tiny_model.yaml").read_text())
+SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _SETTINGS["special_tokens"])
+END_OF_TEXT, END_OF_TURN = SPECIAL_TOKENS[0], SPECIAL_TOKENS[2]
+CHAT_TEMPLATE = "".join(_SETTINGS["chat_template"])
 IMAGE_SIDE = 128  # in pixels, to which square images shrink: 16 visual tokens
-PATCH, MERGE = 16, 2
+PATCH, MERGE = (_SETTINGS["vision_config"][key] for key in ("patch_size", "spatial_merge_size"))
 CELL = PATCH * MERGE  # side in pixels of the square that one visual token covers
 
 
@@ -75,39 +66,15 @@ def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     ids = tokenizer.get_vocab()
-    heads = hidden_size // 32
-    end_of_text = {"bos_token_id": ids[END_OF_TEXT], "pad_token_id": ids[END_OF_TEXT]}
+    heads = hidden_size // _SETTINGS["text_config"]["head_dim"]
+    ends = {"bos_token_id": ids[END_OF_TEXT], "pad_token_id": ids[END_OF_TEXT]}
     width = {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size}
-    rope = {"rope_type": "default", "mrope_section": [8, 4, 4], "mrope_interleaved": True}
+    text = {"vocab_size": -(-len(tokenizer) // 64) * 64, "num_hidden_layers": layers, "num_attention_heads": heads}
+    text |= {"num_key_value_heads": max(heads // 2, 1), **width, **ends, "eos_token_id": ids[END_OF_TURN]}
+    vision = {"num_heads": heads, "out_hidden_size": hidden_size, **width}
     config = Qwen3VLConfig(
-        text_config={
-            # vllm 0.28.0 config/model.py:1005 looks the text model up by this name.
-            "architectures": ["Qwen3ForCausalLM"],
-            "vocab_size": -(-len(tokenizer) // 64) * 64,
-            **width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": max(heads // 2, 1),
-            "head_dim": 32,
-            "max_position_embeddings": 4096,
-            "rope_scaling": rope,
-            "rope_parameters": rope | {"rope_theta": 10000.0},
-            "tie_word_embeddings": True,
-            **end_of_text,
-            "eos_token_id": ids[END_OF_TURN],
-            "dtype": "bfloat16",
-        },
-        vision_config={
-            "depth": 3,
-            **width,
-            "num_heads": heads,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
-            "out_hidden_size": hidden_size,
-            "num_position_embeddings": 256,
-            "deepstack_visual_indexes": [1],
-        },
+        text_config=_SETTINGS["text_config"] | text,
+        vision_config=_SETTINGS["vision_config"] | vision,
         **{f"{name}_token_id": ids[f"<|{name}_pad|>"] for name in ("image", "video")},
         **{f"{name}_token_id": ids[f"<|{name}|>"] for name in ("vision_start", "vision_end")},
         tie_word_embeddings=True,
@@ -115,7 +82,7 @@ def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config)
     model.bfloat16()
-    model.generation_config.update(**end_of_text, eos_token_id=[ids[END_OF_TURN]], do_sample=True)
+    model.generation_config.update(**ends, eos_token_id=[ids[END_OF_TURN]], do_sample=True)
     return model
 
 
@@ -141,8 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
     parser.add_argument("--hidden-size", type=int, default=128, help="width, a multiple of 64 (%(default)s)")
     parser.add_argument("--layers", type=int, default=4, help="layers of the language model (%(default)s)")
-    side = "side of a square image, pixels (%(default)s)"
-    parser.add_argument("--image-side", type=int, default=IMAGE_SIDE, help=side)
+    parser.add_argument("--image-side", type=int, default=IMAGE_SIDE, help="side of a square in pixels (%(default)s)")
     parser.add_argument("--vocab-size", type=int, default=2048, help="most tokens of the vocabulary (%(default)s)")
     args = parser.parse_args(argv)
     for option, value, unit in (("--hidden-size", args.hidden_size, 64), ("--image-side", args.image_side, CELL)):

@@ -1,8 +1,7 @@
 """verl's GRPO trainer on a machine without an accelerator.
 
-Stock verl 0.9.1 supports only NVIDIA and Ascend devices. Two entry points add the CPU and do nothing unless
-``VERL_PLATFORM=cpu``: ``verl.plugins`` loads :mod:`.plugin` at ``import verl`` in every process, and
-``vllm.general_plugins`` calls :func:`.vllm_plugin.register` in each of vLLM's own. This file imports neither of them.
+Two entry points do nothing unless ``VERL_PLATFORM=cpu``: ``verl.plugins`` loads :mod:`.plugin` at ``import verl`` in
+every process, ``vllm.general_plugins`` calls :func:`.vllm_plugin.register` in each of vLLM's own. This imports neither.
 """
 
 import os

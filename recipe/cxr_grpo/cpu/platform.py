@@ -17,10 +17,7 @@ def _returning(value: Any) -> Any:
 
 
 def _freeze_garbage(*_args: Any, **_kwargs: Any) -> None:
-    """Leave the objects that exist at the first call out of later garbage collections.
-
-    verl calls this several times a step, and scanning all that is loaded takes a tenth of a tiny model's SFT step.
-    """
+    """Leave objects of the first call out of garbage collection: scanning takes a tenth of a tiny model's SFT step."""
     if not gc.get_freeze_count():
         gc.freeze()
 

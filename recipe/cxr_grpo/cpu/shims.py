@@ -47,11 +47,9 @@ def process_group_backend() -> bool:
 
     # verl 0.9.1 utils/distributed.py:63 and :89 ask for "cpu:gloo,cpu:gloo"; torch 2.13.0 refuses the duplicate.
     doubled = "cpu:gloo,cpu:gloo"
-    try:
+    with contextlib.suppress(ValueError):
         dist.BackendConfig(dist.Backend(doubled))
         return False
-    except ValueError:
-        pass
     original = dist.init_process_group
     if original.__module__ == __name__:  # of an earlier call
         return False

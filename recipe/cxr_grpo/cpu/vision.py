@@ -1,7 +1,6 @@
 """Each image is read, prepared and seen by the model once for all rollouts of a prompt; on a CPU that takes long.
 
-Of Qwen3-VL's vision model the gradient is the same but for rounding: an image's gradient is the sum over the rollouts
-that show it.
+Gradients are the same but for rounding: an image's is the sum over the rollouts that show it.
 """
 
 import functools
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from recipe.cxr_grpo.plugin.after import change_after_import
+from recipe.cxr_grpo.plugin import change_after_import
 
 _MOST = 64  # results of each kind: more than a batch has prompts
 
@@ -78,7 +77,7 @@ def _value_key(value: Any) -> str:
         return f"{value!r} {file.st_mtime_ns} {file.st_size}"
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
-    if value is None or isinstance(value, str | bool | int | float):
+    if isinstance(value, str | bool | int | float | None):
         return repr(value)
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_value_key, value)) + "]"
@@ -133,15 +132,13 @@ def first_equals(images: Any, grids: list[list[int]]) -> list[int]:
 
 
 def by_matrix_product(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The `forward` of a Qwen3VLVisionPatchEmbed as a matrix product, several times as fast on a CPU.
-
-    The strides of its convolution don't overlap. With another module in its place, such as an adapter, it is unchanged.
-    """
+    """The `forward` of a Qwen3VLVisionPatchEmbed as a matrix product, faster on a CPU; unchanged with an adapter."""
 
     @functools.wraps(forward)
     def wrapper(self: Any, hidden_states: Any) -> Any:
         from torch import nn
 
+        # The convolution's strides don't overlap.
         if type(self.proj) is not nn.Conv3d or self.proj.stride != self.proj.kernel_size:
             return forward(self, hidden_states)
         weight = self.proj.weight.flatten(1)

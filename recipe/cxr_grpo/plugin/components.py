@@ -1,6 +1,6 @@
 """Metrics of every part of the reward, of a training step and of a validation; ``trainers`` gives them to verl.
 
-verl's trainers import slowly, so nothing here imports them: every reward worker imports this for :func:`scorer_counts`.
+Nothing here imports verl's trainers, which takes long: every reward worker imports this for :func:`scorer_counts`.
 """
 
 import math
@@ -31,20 +31,14 @@ def statistics(rollouts: Sequence[ScoredRollout], spec: RewardSpec, groups: int,
     Per task, ``reward/<task>/<key>/<statistic>`` with key ``score`` or a reward's name:
 
     - ``mean`` and ``std`` over the task's rollouts, ``group_std`` the mean over groups of the spread within a group;
-    - ``zero_spread_rate``: share of groups whose rollouts all have the same value; with the score, such a group gives
-      no gradient. Groups with one rollout left are not counted;
+    - ``zero_spread_rate``: share of groups of two or more whose rollouts all have the same value;
     - ``floor_rate`` (rewards only): share of rollouts at the floor of the reward, earned or because the model failed.
 
-    Diagnostics such as ``answer_chars`` and ``model_failed`` have ``mean`` and ``std``. ``reward/<task>/rollouts`` is
-    the number of rollouts. A rollout that a reward of weight 0 failed on has NaN there and is left out of that reward's
-    statistics. A task without a rollout has no entries: a gap in a curve, not a zero.
-
-    ``reward/failed_rollouts`` and ``reward/failed_groups`` count what has no reward because scoring (or anything else
-    in a rollout) raised; a group is failed if it lost at least one rollout. The trainer adds which reward it was, as
-    ``reward/scorers/<reward>/failures`` and ``…/retries`` of this step.
+    Diagnostics have ``mean`` and ``std`` only. NaN, of a reward of weight 0 that failed, is left out. A task without a
+    rollout has no entries: a gap in a curve, not a zero. ``reward/failed_rollouts`` have no reward because something
+    raised; ``reward/failed_groups`` lost at least one rollout.
     """
-    sizes = Counter(rollout.group for rollout in rollouts)
-    complete = sum(size >= group_size for size in sizes.values())
+    complete = sum(size >= group_size for size in Counter(rollout.group for rollout in rollouts).values())
     metrics: dict[str, float] = {
         "reward/failed_rollouts": max(groups * group_size - len(rollouts), 0),
         "reward/failed_groups": max(groups - complete, 0),
@@ -91,13 +85,9 @@ def with_failures(
     """A validation's columns with a row for each rollout that has no reward, and the counts of these as metrics.
 
     verl 0.9.1 leaves failed rollouts out of every metric but ``acc``, where each counts 0: better than the truth if
-    rewards are negative (metric_utils.py:955). Here each counts as an answer of a failed model does, the floor of its
-    task's rewards; ``acc_success_only`` is the mean without them, as in verl. NaN, a component of another task, becomes
-    None: verl leaves None out of its means, and a component without any value out of its metrics.
-
-    ``expected`` maps data source and uid of each prompt to the number of its rollouts. The metrics are
-    ``reward/validation/rollouts`` (asked for), ``reward/validation/failed_rollouts`` and, per data source,
-    ``val-aux/<data source>/failed_rollouts``.
+    rewards are negative (metric_utils.py:955). Here each counts the floor of its task's rewards in ``acc``;
+    ``acc_success_only`` is the mean without them. NaN, a component of another task, becomes None: verl leaves
+    it out. ``expected`` maps data source and uid of each prompt to the number of its rollouts.
     """
     sources, uids = list(scored.sources), list(scored.uids)
     values = {key: without_nan(column) for key, column in scored.values.items()}

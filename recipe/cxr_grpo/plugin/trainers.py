@@ -1,7 +1,6 @@
-"""verl's own V1 trainers with every component of the reward in their logs and dumps.
+"""verl's own V1 trainers with every component of the reward in their logs and dumps; stock verl 0.9.1 lacks them.
 
-Chosen with ``trainer.v1.trainer_mode=cxr_sync`` (or ``cxr_colocate_async``, ``cxr_separate_async``). Stock verl 0.9.1
-logs and dumps the components in validation only, and counts a validation's failed rollouts wrongly.
+Chosen with ``trainer.v1.trainer_mode=cxr_sync`` (or ``cxr_colocate_async``, ``cxr_separate_async``).
 """
 
 from collections import Counter
@@ -52,10 +51,7 @@ class ComponentLogs:
         super().__init__(config)  # type: ignore[call-arg]
 
     def on_step_begin(self) -> None:
-        """As verl's, but end the run if a reward that it trains on was given up; one of weight 0 only watches.
-
-        verl itself ends when all samples of a step fail: not if the scorer of one task is dead and the other's alive.
-        """
+        """As verl's, which ends when all samples of a step fail; also ends if a reward with a weight was given up."""
         super().on_step_begin()  # type: ignore[misc]
         trained = {part.reward.name for parts in self.spec.tasks.values() for part in parts if part.weight}
         for name, _, cause in self._reward_workers():
@@ -128,19 +124,14 @@ class ComponentLogs:
         return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens.unbind()]
 
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
-        """As verl's, but the only rollout left of a group, which has no baseline, gets an advantage of 0.
-
-        verl's GRPO would use its bare reward as its advantage (verl 0.9.1 core_algos.py:315).
-        """
+        """As verl's, but a group's only rollout gets an advantage of 0, not its bare reward (core_algos.py:315)."""
         batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         if self.use_critic or self.config.actor_rollout_ref.rollout.n == 1:
             return batch
-        groups: dict[str, list[str]] = {}
-        for key in scored_keys(batch):
-            groups.setdefault(group_of(key), []).append(key)
-        lone = [keys for keys in groups.values() if len({key.rsplit("_", 1)[0] for key in keys}) == 1]
-        if lone:
-            selection = {"keys": [key for keys in lone for key in keys], "partition_id": batch.partition_id}
+        keys = scored_keys(batch)
+        sessions = Counter(session.rsplit("_", 1)[0] for session in {key.rsplit("_", 1)[0] for key in keys})
+        if lone := [key for key in keys if sessions[group_of(key)] == 1]:
+            selection = {"keys": lone, "partition_id": batch.partition_id}
             data = tq.kv_batch_get(**selection, select_fields=["advantages", "returns"])
             tq.kv_batch_put(**selection, fields=data.apply(lambda values: values * 0.0))
         return batch

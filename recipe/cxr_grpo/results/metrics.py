@@ -26,8 +26,6 @@ def component_means(logged: Mapping[str, float]) -> dict[str, float]:
 
 def component_curves(out: Path) -> dict[str, dict[int, float]]:
     """The mean of every reward over a GRPO run, ``<task>/<reward>`` -> step -> mean."""
-    curves: dict[str, dict[int, float]] = {}
-    for step, logged in read_metrics(out, "grpo").items():
-        for name, mean in component_means(logged).items():
-            curves.setdefault(name, {})[step] = mean
-    return curves
+    means = {step: component_means(logged) for step, logged in read_metrics(out, "grpo").items()}
+    names = dict.fromkeys(name for of_step in means.values() for name in of_step)
+    return {name: {step: of_step[name] for step, of_step in means.items() if name in of_step} for name in names}

@@ -1,7 +1,4 @@
-"""The page of a run: numbers, curves, and validation films before and after GRPO.
-
-One self-contained HTML file: styles, curves (SVG) and films (PNG) are embedded, nothing is fetched.
-"""
+"""The page of a run as one HTML file, nothing fetched: numbers, curves, and validation films before and after GRPO."""
 
 import base64
 import io
@@ -26,10 +23,7 @@ def write_page(
     after: Mapping[str, Row],
     images: Mapping[str, Path],
 ) -> None:
-    """Write the page from ``summary.json``, the curves of :func:`.metrics.component_curves` and two validations.
-
-    Keys of ``before``, ``after`` and ``images`` (image files) are sample ids.
-    """
+    """Write the page of a summary and curves; keys of ``before``, ``after`` and ``images`` (files) are sample ids."""
     from jinja2 import Environment
 
     samples = {}
@@ -56,8 +50,7 @@ def _curves(components: Mapping[str, Mapping[int, float]]) -> str:
     from matplotlib.figure import Figure
     from pandas import Series
 
-    columns = min(3, max(1, len(components)))
-    rows = max(1, -(-len(components) // columns))
+    columns, rows = min(3, max(1, len(components))), max(1, -(-len(components) // 3))
     figure = Figure(figsize=(3.6 * columns, 2.4 * rows))
     for number, (name, values) in enumerate(components.items(), 1):
         means = Series(values)

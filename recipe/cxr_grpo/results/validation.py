@@ -78,8 +78,8 @@ class Estimate(NamedTuple):
 def estimate(values: Sequence[float], patients: Sequence[str], seed: int = 0) -> Estimate:
     """Mean of ``values`` with a cluster bootstrap over ``patients``: whole patients are drawn with replacement.
 
-    Films of one patient are not independent, so resampling films would give too narrow an interval. Raises ValueError
-    without values, for a NaN or infinite one, or if there is not one patient for each.
+    Films of one patient are not independent. Raises ValueError without values, for one that is not finite, or if there
+    is not one patient for each.
     """
     if len(values) != len(patients) or not len(values):
         raise ValueError(f"need values, each with its patient; got {len(values)} values, {len(patients)} patients")

@@ -6,8 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from recipe.cxr_grpo import cpu
 from recipe.cxr_grpo.plugin.reward import check_reward
@@ -18,30 +21,17 @@ MODEL_KEYS = {"grpo": "actor_rollout_ref.model.path", "sft": "model.path"}
 
 MIN_FREE_BYTES = 2 * 1024**3  # on the disk: Ray's object store and logs, and two checkpoints of a tiny model
 
-_CPU_ENVIRONMENT = {
-    # A tiny model's matrices are too small to share: on two cores a step of 128 rollouts took 6.6 s with one thread
-    # per process and 8 s with two.
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "RAY_DEDUP_LOGS": "0",
-    "HYDRA_FULL_ERROR": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 would let anything else on the machine go first
-}
+_CPU_ENVIRONMENT: dict[str, str] = yaml.safe_load((resources.files(__package__) / "cpu_environment.yaml").read_text())
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> Any:
     """The Hydra config ``config_name`` of this recipe with ``overrides``; UsageError if Hydra refuses one of them."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_module
-    from hydra.errors import HydraException
+    import hydra
 
     try:
-        with initialize_config_module(CONFIG_MODULE, version_base=None):
-            return hydra_compose(config_name, overrides=list(overrides))
-    except HydraException as error:
+        with hydra.initialize_config_module(CONFIG_MODULE, version_base=None):
+            return hydra.compose(config_name, overrides=list(overrides))
+    except hydra.errors.HydraException as error:
         raise UsageError(
             f"config {config_name}: {error}. Overrides are Hydra's: key=value, or +key=value to add a key."
         ) from error
@@ -83,14 +73,13 @@ def check_batches(config: Any) -> None:
     batch, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
     if batch % mini:
         raise UsageError(f"data.train_batch_size={batch} is not a multiple of ppo_mini_batch_size={mini} (prompts)")
-    parts = []
-    if not actor.use_dynamic_bsz:
-        parts.append(("actor.ppo_mini_batch_size", mini, "actor.ppo_micro_batch_size_per_gpu"))
-    if actor.use_kl_loss and not ref.log_prob_use_dynamic_bsz:
-        parts.append(("data.train_batch_size", batch, "ref.log_prob_micro_batch_size_per_gpu"))
-    for prompts_key, prompts, answers_key in parts:
+    update, use_ref = not actor.use_dynamic_bsz, actor.use_kl_loss and not ref.log_prob_use_dynamic_bsz
+    for used, prompts_key, prompts, answers_key in (
+        (update, "actor.ppo_mini_batch_size", mini, "actor.ppo_micro_batch_size_per_gpu"),
+        (use_ref, "data.train_batch_size", batch, "ref.log_prob_micro_batch_size_per_gpu"),
+    ):
         section, key = answers_key.split(".")
-        if (answers := settings[section][key]) and prompts * n % answers:
+        if used and (answers := settings[section][key]) and prompts * n % answers:
             raise UsageError(
                 f"{prompts_key}={prompts} prompts x rollout.n={n} answers is not a multiple of {answers_key}={answers} "
                 "(answers); keys actor, ref and rollout are in actor_rollout_ref"
@@ -108,10 +97,7 @@ def own_ray(config: Any) -> bool:
 
 
 def ray_overrides(config: Any, env: Mapping[str, str]) -> list[str]:
-    """Overrides for a run's Ray: a private folder for its own, environment variables for a cluster that it joins.
-
-    Workers of a cluster do not inherit the driver's environment, and a cluster refuses a size from outside.
-    """
+    """Overrides for a run's own Ray (a private folder) or a cluster (its workers inherit no environment, no size)."""
     ray_init = "ray_kwargs.ray_init"
     if own_ray(config):
         return [f"+{ray_init}._temp_dir={{RAY_TMP}}"]

@@ -1,8 +1,7 @@
 """Run one command and end every process that it started, however it ends.
 
-Ray's daemons leave the process group of their driver, a failed driver can hang with all of them alive, and ``ray stop``
-would end every Ray on the machine. So each run marks its environment, which all its descendants inherit, and only
-processes with this mark are ended.
+Ray's daemons leave their driver's process group, and ``ray stop`` would end every Ray on the machine. So each run marks
+its environment, which all its descendants inherit, and only processes with this mark are ended.
 """
 
 import contextlib
@@ -42,11 +41,10 @@ def end_marked(mark: str, grace: float = 5.0) -> None:
 @contextlib.contextmanager
 def machine_lock(name: str, refusal: str) -> Iterator[None]:
     """Hold the lock ``name``; UsageError with ``refusal`` if another process on this machine holds it."""
-    path = f"/tmp/{name}.lock"  # not TMPDIR, which differs between users
-    try:
-        descriptor = os.open(path, os.O_RDONLY)  # another user's file can be locked, too
-    except FileNotFoundError:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    path = Path(f"/tmp/{name}.lock")  # not TMPDIR, which differs between users
+    if not path.exists():
+        path.touch(0o644)
+    descriptor = os.open(path, os.O_RDONLY)  # another user's file can be locked, too
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -66,10 +64,6 @@ def _signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def run(
     command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, watch: Callable[[], None] = lambda: None
 ) -> int:
@@ -82,7 +76,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="cxr-", ignore_cleanup_errors=True) as folder, log.open("ab") as sink:
         arguments = [argument.replace("{RAY_TMP}", folder) for argument in command]
         # SIGTERM and SIGHUP end a run as Ctrl-C does, with the clean-up, which nothing interrupts.
-        with _signals(_interrupt, signal.SIGTERM, signal.SIGHUP):
+        with _signals(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
             given = {**os.environ, **(env or {}), MARK: mark}
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
             # In a session of its own: Ctrl-C reaches only this process, which then ends the run.

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,7 @@ def exit_status(command: str, work: Callable[[], int | None]) -> int:
 def run_training(
     kind: str, config_name: str, overrides: Sequence[str], *, out: Path, watch: Callable[[], None] = lambda: None
 ) -> None:
-    """Check and run one training; writes ``out/<kind>.log``, and its metrics for :mod:`..results.metrics`.
-
-    Raises UsageError for what :func:`check_run` refuses, RunFailed if the trainer ends with an error.
-    """
+    """Check and run one training with log and metrics in ``out``; RunFailed if the trainer ends with an error."""
     config = compose(config_name, overrides)
     check_run(kind, config, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -53,10 +50,9 @@ def run_training(
     if kind == "grpo":
         command += ray_overrides(config, env)
     else:
-        # What torchrun sets, for the single process of a laptop.
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+        with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
+        # What torchrun sets, for the single process of a laptop.
         env |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     log = out / f"{kind}.log"
@@ -68,7 +64,9 @@ def run_training(
             file.seek(start)  # earlier attempts at the run are in the same log
             lines = file.read().splitlines()
         tail = "".join(f"  | {line}\n" for line in lines[-SHOWN_LINES:])
-        cause = last_scorer_failure(lines)
+        # In whatever form Ray wrapped it.
+        failures = [line.partition("ScorerUnavailable: ")[2].strip() for line in lines]
+        cause = next((f"The last scorer failure: {failure}" for failure in reversed(failures) if failure), "")
         raise RunFailed(f"{kind} ended with status {status}; the end of {log}:\n{tail}{cause}")
 
 
@@ -76,8 +74,7 @@ def weights_lock(config: Any) -> contextlib.AbstractContextManager[None]:
     """A lock that keeps two runs on one machine from mixing up their weights: the second gets UsageError.
 
     verl 0.9.1 workers/rollout/vllm_rollout/vllm_rollout.py:141 sends weights to vLLM over a socket in /tmp that is
-    named by Ray's job id, which is 01000000 in every Ray that a run starts for itself: of two runs on one machine each
-    may get the other's weights, or wait forever for its own.
+    named by Ray's job id, which is 01000000 in every Ray that a run starts for itself.
     """
     if config.actor_rollout_ref.rollout.name != "vllm" or not own_ray(config):
         return contextlib.nullcontext()
@@ -86,9 +83,3 @@ def weights_lock(config: Any) -> contextlib.AbstractContextManager[None]:
         "/tmp/rl-colocate-zmq-01000000-*.sock. Wait for its end, or run both in one Ray (ray_kwargs.ray_init.address)."
     )
     return processes.machine_lock("cxr-grpo-01000000", refusal)
-
-
-def last_scorer_failure(lines: Iterable[str]) -> str:
-    """The last scorer failure in the lines of a run's log, in whatever form Ray wrapped it; "" if there is none."""
-    messages = [line.partition("ScorerUnavailable: ")[2].strip() for line in lines]
-    return next((f"The last scorer failure: {message}" for message in reversed(messages) if message), "")
