@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.options import positive, probability
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import tables
 from data_prep.sample import Sample, stable_hash
@@ -29,17 +28,6 @@ _PARTS = re.compile(r"[^A-Za-z0-9]")
 _NORMAL = re.compile(r"\b(?:no|not|without|normal|unremarkable|clear|intact|negative|free|within (?:normal )?limits)\b")
 _BUT = re.compile(r"\b(?:but|except|however|although|other than|apart from)\b")
 _TEST_FIRST = ("test", "val", "train")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that this module reads."""
-    add = parser.add_argument
-    splits = "published splits, CSV or JSON: split of each patient, study or sample id; other patients keep theirs"
-    normal = "at most this share of normal films among the training samples for reports and for detection"
-    add("--split-file", type=Path, metavar="FILE", help=splits)
-    add("--per-label", type=positive, metavar="N", help="at most N training samples for each phrase to be located")
-    add("--max-normal", type=probability, metavar="SHARE", help=normal)
-    add("--balance-seed", type=int, default=0, help="another seed leaves out other samples")
 
 
 def select(
