@@ -22,14 +22,6 @@ from data_prep.writer.card import check_place, write_card
 from data_prep.writer.dataset import MAX_PIXELS, MIN_PIXELS, DatasetWriter
 from reward_fns.errors import UsageError
 
-_ASK = "--endpoint http://127.0.0.1:8000/v1 --model NAME --yes"
-# Commands that work on prepared data: module with `add_arguments` and `run`, summary, arguments of an example.
-_TOOLS: tuple[tuple[Any, str, str], ...] = (
-    (validate, "check prepared data before a run depends on them", "--sheet sheet.png --json report.json"),
-    (filter, "rewrite reports so that only what is visible remains", f"--out data/clean {_ASK}"),
-    (traces, "have a teacher model write reasoning for a cold start", f"--out data/cold {_ASK}"),
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `python -m data_prep`; returns the exit status."""
@@ -141,11 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         entry.add_arguments(command)
         add_options(command, "prepare")
         command.set_defaults(context=(), min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
-    for tool, summary, example in _TOOLS:
+    for tool in (validate, filter, traces):
         name, formatter = tool.__name__.rpartition(".")[2], argparse.RawDescriptionHelpFormatter
-        example = f"example: python -m data_prep {name} data/mine {example}"
-        texts = {"help": summary, "description": HELP["descriptions"][name], "epilog": example}
-        command = commands.add_parser(name, formatter_class=formatter, **texts)
+        command = commands.add_parser(name, formatter_class=formatter, **HELP["commands"][name])
         command.set_defaults(run=tool.run, out=None)
         tool.add_arguments(command)
     return parser

@@ -125,5 +125,5 @@ def test_wrong_use(data, model, capsys, arguments, message, status):
 
 
 def test_the_two_halves_name_each_other():
-    assert "recipe.cxr_grpo.read_check" in HELP["descriptions"]["validate"]
+    assert "recipe.cxr_grpo.read_check" in HELP["commands"]["validate"]["description"]
     assert "data_prep validate" in read_check.__doc__
