@@ -1,8 +1,4 @@
-"""Asking a language model many questions: which server may see the texts, what it will cost, and resuming.
-
-The server is any that speaks OpenAI's chat API, as `vllm serve` does. A key comes from the environment variable
-CXR_GRPO_LLM_KEY only.
-"""
+"""Asking a language model many questions over OpenAI's chat API: who may see the texts, the cost, resuming."""
 
 import argparse
 import asyncio
@@ -31,7 +27,7 @@ from data_prep.writer.staging import write_problems
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import Judge, JudgeFailure
 
-KEY = "CXR_GRPO_LLM_KEY"
+KEY = "CXR_GRPO_LLM_KEY"  # the environment variable that a key comes from, and nothing else
 _TEMPERATURE_STEPS = (0.0, 0.3, 0.6)  # added to the temperature, one attempt each
 CHARACTERS_PER_TOKEN = 4  # of English, roughly, in the tokenizers of today's models
 REMINDER = (

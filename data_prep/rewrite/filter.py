@@ -22,9 +22,7 @@ from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged,
 from reward_fns.errors import UsageError
 from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 
-NOTHING = "NOTHING VISIBLE"
-"""The answer of the model when no statement remains."""
-
+NOTHING = "NOTHING VISIBLE"  # the answer of the model when no statement remains
 _META = phrase("about_the_task")
 _HEADING = re.compile(r"^\s*(?:#+\s.*|[-*]\s.*|\*\*.*|```.*|([A-Z][A-Za-z /]{2,30}):(?=\s|$).*)$", re.MULTILINE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -49,7 +47,6 @@ def run(options: argparse.Namespace) -> int:
             return 0
         return _write(source, options, visible_only, {"method": "rules"}, Problems())
     prompt = asking.template("filter")
-
     key = partial(asking.key_of, model, prompt)
 
     def questions() -> Iterator[asking.Question]:
