@@ -12,24 +12,15 @@ from typing import Any
 
 from data_prep.checks import validate
 from data_prep.checks.box_units import BoxUnits
-from data_prep.options import CONTEXT, context, folder, positive
+from data_prep.options import HELP, add_options
 from data_prep.problems import Problems, RefusedData
 from data_prep.registry import DataSet, data_sets
 from data_prep.rewrite import filter, traces
 from data_prep.sample import BadSample
-from data_prep.selection import add_arguments as add_selection_arguments
 from data_prep.selection import select
 from data_prep.writer.card import check_place, write_card
 from data_prep.writer.dataset import MAX_PIXELS, MIN_PIXELS, DatasetWriter
 from reward_fns.errors import UsageError
-
-_ASK = "--endpoint http://127.0.0.1:8000/v1 --model NAME --yes"
-# Commands that work on prepared data: module with `add_arguments` and `run`, summary, arguments of an example.
-_TOOLS: tuple[tuple[Any, str, str], ...] = (
-    (validate, "check prepared data before a run depends on them", "--sheet sheet.png --json report.json"),
-    (filter, "rewrite reports so that only what is visible remains", f"--out data/clean {_ASK}"),
-    (traces, "have a teacher model write reasoning for a cold start", f"--out data/cold {_ASK}"),
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,32 +131,11 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(entry.name, formatter_class=formatter, help=entry.summary, **texts)
         command.set_defaults(run=partial(_prepare, entry))
         entry.add_arguments(command)
-        _common_arguments(command)
-    for tool, summary, example in _TOOLS:
+        add_options(command, "prepare")
+        command.set_defaults(context=(), min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    for tool in (validate, filter, traces):
         name, formatter = tool.__name__.rpartition(".")[2], argparse.RawDescriptionHelpFormatter
-        example = f"example: python -m data_prep {name} data/mine {example}"
-        texts = {"help": summary, "description": tool.__doc__, "epilog": example}
-        command = commands.add_parser(name, formatter_class=formatter, **texts)
+        command = commands.add_parser(name, formatter_class=formatter, **HELP["commands"][name])
         command.set_defaults(run=tool.run, out=None)
         tool.add_arguments(command)
     return parser
-
-
-def _common_arguments(parser: argparse.ArgumentParser) -> None:
-    formats = "box convention of the model: radvlm, qwen3vl, qwen25vl or pixel"
-    context_help = f"add to the questions for reports, where the set has it, some of {','.join(CONTEXT)}"
-    add = parser.add_argument
-    add("--out", type=folder, required=True, help="folder for the parquet files")
-    add("--box-format", default="radvlm", help=formats)
-    add("--thinking", action="store_true", help="RL prompts ask for a reasoning trace")
-    add("--format-hint", action="store_true", help="describe the answer format in the question")
-    add("--context", type=context, default=(), metavar="NAMES", help=context_help)
-    add("--limit", type=positive, help="stop after N samples", metavar="N")
-    add("--embed", action="store_true", help="store images in the parquet files, not as paths")
-    add("--strict", action="store_true", help="refuse the data for any problem but known quirks")
-    add("--trust-boxes", action="store_true", help="accept boxes that seem to be in a wrong unit")
-    add_selection_arguments(parser)
-    add("--card", action="store_true", help="write README.md: counts, options, versions, hashes")
-    add("--shard-rows", type=positive, metavar="N", help="shards of N rows for each parquet file")
-    add("--min-pixels", type=positive, default=MIN_PIXELS, help="scale images up to this many pixels")
-    add("--max-pixels", type=positive, default=MAX_PIXELS, help="scale images down to this many")

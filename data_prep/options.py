@@ -1,10 +1,16 @@
-"""Types of command line options that several parts share."""
+"""Command line options: the table of help.yaml, and their types."""
 
 import argparse
 import math
 import re
+from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+HELP: Mapping[str, Any] = yaml.safe_load((files(__package__) / "help.yaml").read_text(encoding="utf-8"))
 CONTEXT = ("indication", "prior", "lateral")
 
 
@@ -56,3 +62,22 @@ def with_group(text: str) -> re.Pattern[str]:
     if pattern.groups < 1:
         raise argparse.ArgumentTypeError("needs a group in round brackets that captures the patient")
     return pattern
+
+
+def words(text: str) -> tuple[int, int]:
+    """Lowest and highest number of words of a trace, e.g. "40,400"."""
+    low, _, high = text.partition(",")
+    if not 0 < int(low) <= int(high):
+        raise argparse.ArgumentTypeError(f"need two numbers low,high with 0 < low <= high, got {text}")
+    return int(low), int(high)
+
+
+_TYPES = (int, float, Path, positive, probability, folder, context, words)
+TYPES: Mapping[str, Callable[[str], Any]] = {kind.__name__: kind for kind in _TYPES}
+
+
+def add_options(parser: argparse._ActionsContainer, group: str, changed: Mapping[str, Any] | None = None) -> None:
+    """Add a group of options of help.yaml, with these arguments of argparse changed."""
+    for flag, given in HELP[group].items():
+        settings = {**given, **(changed or {}).get(flag, {})}
+        parser.add_argument(flag, **settings | ({"type": TYPES[settings["type"]]} if "type" in settings else {}))

@@ -1,4 +1,8 @@
-"""Which samples of a data set are written, and to which split: published splits, and balance of the training split."""
+"""Which samples of a data set are written, and to which split: published splits, and balance of the training split.
+
+MS-CXR and Chest ImaGenome come with splits of their own: a patient of the one's test split is in the other's training
+split. MIMIC-CXR's official file decides for all of them, by patient, and where a set says otherwise is counted.
+"""
 
 import argparse
 import json
@@ -9,31 +13,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_prep.options import positive, probability
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import tables
 from data_prep.sample import Sample, stable_hash
-from data_prep.splits import NAMES
 from reward_fns.errors import UsageError
 
+FILE = "mimic-cxr-2.0.0-split.csv"
+NAMES = {"train": "train", "validate": "val", "val": "val", "valid": "val", "test": "test"}
+"""What published files call the splits -> what `Sample.split` calls them."""
 _ID_COLUMNS = ("id", "sample_id", "study_id", "study", "image_id", "dicom_id", "uid", "patient_id", "subject_id")
 _PARTS = re.compile(r"[^A-Za-z0-9]")
 _NORMAL = re.compile(r"\b(?:no|not|without|normal|unremarkable|clear|intact|negative|free|within (?:normal )?limits)\b")
 _BUT = re.compile(r"\b(?:but|except|however|although|other than|apart from)\b")
 _TEST_FIRST = ("test", "val", "train")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that this module reads."""
-    add = parser.add_argument
-    splits = "published splits, CSV or JSON: split of each patient, study or sample id; other patients keep theirs"
-    normal = "at most this share of normal films among the training samples for reports and for detection"
-    add("--split-file", type=Path, metavar="FILE", help=splits)
-    add("--per-label", type=positive, metavar="N", help="at most N training samples for each phrase to be located")
-    add("--max-normal", type=probability, metavar="SHARE", help=normal)
-    add("--balance-seed", type=int, default=0, help="another seed leaves out other samples")
 
 
 def select(
@@ -200,3 +194,37 @@ def _pairs(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
 
 def _identity(entry: Any) -> str:
     return str(entry if isinstance(entry, str | int) else entry[next((k for k in _ID_COLUMNS if k in entry), "id")])
+
+
+def read_mimic_splits(path: Path, problems: Problems) -> Mapping[str, str]:
+    """Subject id -> split, from MIMIC-CXR-JPG's `mimic-cxr-2.0.0-split.csv` (dicom_id, study_id, subject_id, split).
+
+    UsageError: the file cannot be read or lacks a column. RefusedData: a patient is in two splits, or a split has a
+    name that MIMIC-CXR does not use.
+    """
+    splits: dict[str, str] = {}
+    for subject, named in tables.rows(path, ("subject_id", "split"), problems):
+        split = NAMES.get(named)
+        if split is None:
+            raise RefusedData(f"{path}: split {named!r} of subject {subject} is none of train, validate and test")
+        if splits.setdefault(subject, split) != split:
+            advice = "with patients in several splits no result can be trusted, so get the official file again"
+            raise RefusedData(f"{path}: subject {subject} is in two splits, {splits[subject]} and {split}; {advice}")
+    return splits
+
+
+class Authority(NamedTuple):
+    """Gives each patient's split, and counts where other files disagree; `path`, of the splits, is for messages."""
+
+    splits: Mapping[str, str]
+    path: Path
+    problems: Problems
+
+    def split(self, subject: str, where: str, own: str | None = None) -> str | None:
+        """The split of a subject_id, None (a problem) if unknown; `own` is what the data set itself says."""
+        split = self.splits.get(subject)
+        if split is None:
+            self.problems.add("no_split", where, f"subject {subject} is not in {self.path}; not used")
+        elif own is not None and own != split:
+            self.problems.notes[f"in {own} by their own file, in {split} by MIMIC-CXR's, which is followed"] += 1
+        return split

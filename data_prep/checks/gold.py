@@ -12,11 +12,10 @@ from reward_fns.ground_truth import GroundTruth
 from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import Component, RewardSpec, resolve
 
-LIGHT: Mapping[str, Any] = {
+LIGHT: Mapping[str, Any] = {  # rewards that need no weights
     "grounding": [{"name": "box_soft_f1", "options": {"variant": "symmetric"}}],
     "report": [{"name": "gleu"}],
 }
-"""Rewards that need no weights."""
 _EPSILON = 1e-6
 _NOTHING = "There is nothing to mark."
 

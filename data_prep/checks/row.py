@@ -11,8 +11,7 @@ from data_prep.writer.rows import rl_schema, sft_schema
 from reward_fns.conventions import CONVENTIONS
 from reward_fns.ground_truth import Defect, GroundTruth, parse_ground_truth
 
-RL_TASKS = tuple(task for task in TASKS if task != "conversation")
-"""Tasks that rewards can score."""
+RL_TASKS = tuple(task for task in TASKS if task != "conversation")  # those that rewards can score
 _PLACEHOLDERS = ("", "none", "null", "nan", "na", "nil", "tbd", "nonetype", "undefined", "notavailable")
 
 

@@ -14,8 +14,7 @@ from data_prep.checks.findings import Seen, digest
 _DEEP = ("I", "F")  # first letter of Pillow's modes with more than 8 bits
 _SCHEME = "file://"
 
-Film = tuple[int, int] | str | None
-"""Width and height in pixels, or what is wrong with the image, or None if it was not looked at."""
+Film = tuple[int, int] | str | None  # sides in pixels, what is wrong with the image, None: not looked at
 
 
 class BadPicture(ValueError):

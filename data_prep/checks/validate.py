@@ -1,16 +1,4 @@
-"""Check prepared parquet files before a run depends on them. Exit status 0: passed, 1: not passed, 2: wrong use.
-
-Checked are columns and types as verl 0.9.1 reads them; every image (it opens, to its end, with 8 bits and the size that
-the row says); boxes, one by one and, for their unit, all of a data set together; the count of <image>; whether
-data_source, extra_info and ground_truth agree; ids; rows that ask the same of the same image; patients and images in
-two splits, over all files given; and whether the gold answer of every row earns what it should from the rewards
-(box_soft_f1 and gleu, or those of --preset or --spec). It also prints what a perfect answer earns in each box format.
-With --model the tokens of every prompt are counted with that model's tokenizer and image processor, and with
---max-response those of every gold answer. Files are read row by row: memory does not grow with them.
-
-This command does not load the data with verl itself: python -m recipe.cxr_grpo.read_check does, through verl's own data
-set classes and the model's processor, where the package is installed with verl.
-"""
+"""`python -m data_prep validate`: checks of prepared parquet files before a run depends on them; see help.yaml."""
 
 import argparse
 import json
@@ -31,7 +19,7 @@ from data_prep.checks.findings import FileCounts, Findings, Seen, digest, table
 from data_prep.checks.lengths import PromptLengths
 from data_prep.checks.row_images import Film, Films
 from data_prep.checks.sheet import Sheet, tile_of_row
-from data_prep.options import positive
+from data_prep.options import add_options
 from reward_fns.errors import UsageError
 from reward_fns.ground_truth import Defect, GroundTruth
 
@@ -40,23 +28,8 @@ _BATCH = 64  # rows in memory at a time, with their embedded images
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep validate`."""
-    add, rewards = parser.add_argument, parser.add_mutually_exclusive_group()
-    response = "tokens, with --model: list gold answers longer than N, verl's data.max_response_length"
-    images = "read images to their end (default), their headers only, or not at all"
-    prompt = "tokens, with --model; verl's data.max_prompt_length"
-    add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="parquet files, or folders of them")
-    add("--model", metavar="PATH", help="folder or hub id of a model: counts the tokens of prompts")
-    add("--max-prompt-length", type=positive, default=1024, help=prompt)
-    add("--max-response", type=positive, metavar="N", help=response)
-    rewards.add_argument("--preset", help="rewards for the gold answers, from python -m reward_fns list --presets")
-    rewards.add_argument("--spec", metavar="FILE", help="rewards for the gold answers, a reward spec in YAML")
-    add("--images", choices=("decode", "header", "skip"), default="decode", help=images)
-    add("--trust-boxes", action="store_true", help="accept boxes that seem to be in a wrong unit")
-    add("--json", type=Path, metavar="OUT", help="write counts and defects here")
-    add("--sheet", type=Path, metavar="OUT.png", help="draw rows with their boxes here, defects first")
-    add("--task", choices=checks.RL_TASKS, help="with --sheet: draw only rows of this task")
-    add("--count", type=positive, default=24, help="with --sheet: number of rows (default %(default)s)")
-    add("--seed", type=int, default=0, help="with --sheet: another seed draws other rows")
+    add_options(parser, "validate")
+    add_options(parser.add_mutually_exclusive_group(), "rewards")
 
 
 class Validator:

@@ -25,7 +25,7 @@ from data_prep.readers import tables
 from data_prep.readers.archives import Reader, Unreadable, folder_text, zip_texts
 from data_prep.readers.reports import folder, mimic_patient
 from data_prep.readers.sections import IRREGULAR, Sections, line, parse
-from data_prep.splits import FILE, Authority, read_mimic_splits
+from data_prep.selection import FILE, Authority, read_mimic_splits
 from reward_fns.errors import UsageError
 
 _METADATA = "mimic-cxr-2.0.0-metadata.csv"

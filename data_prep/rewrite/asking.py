@@ -1,8 +1,4 @@
-"""Asking a language model many questions: which server may see the texts, what it will cost, and resuming.
-
-The server is any that speaks OpenAI's chat API, as `vllm serve` does. A key comes from the environment variable
-CXR_GRPO_LLM_KEY only.
-"""
+"""Asking a language model many questions over OpenAI's chat API: who may see the texts, the cost, resuming."""
 
 import argparse
 import asyncio
@@ -24,14 +20,14 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from data_prep.options import positive
+from data_prep.options import add_options
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import jsons
 from data_prep.writer.staging import write_problems
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import Judge, JudgeFailure
 
-KEY = "CXR_GRPO_LLM_KEY"
+KEY = "CXR_GRPO_LLM_KEY"  # the environment variable that a key comes from, and nothing else
 _TEMPERATURE_STEPS = (0.0, 0.3, 0.6)  # added to the temperature, one attempt each
 CHARACTERS_PER_TOKEN = 4  # of English, roughly, in the tokenizers of today's models
 REMINDER = (
@@ -100,17 +96,10 @@ class Journal(AbstractContextManager["Journal"]):
 
 def add_arguments(parser: argparse.ArgumentParser, *, required: bool, max_tokens: int) -> None:
     """Add the options of commands that ask a model."""
-    add = parser.add_argument_group("the model").add_argument
-    private = "treat this host of the endpoint as yours"
-    add("--endpoint", metavar="URL", required=required, help="server, as http://127.0.0.1:8000/v1")
-    add("--model", metavar="NAME", required=required, help="the server's name of the model")
-    add("--allow-remote", action="store_true", help=f"send to another machine. {REMINDER}")
-    add("--private-host", action="append", default=[], metavar="NAME", help=private)
-    add("--max-tokens", type=positive, default=max_tokens, help="limit of an answer (%(default)s)")
-    add("--concurrency", type=positive, default=32, help="requests at a time (%(default)s)")
-    add("--journal", type=Path, metavar="FILE", help="the answers so far (OUT/journal.sqlite)")
-    add("--dry-run", action="store_true", help="print the cost, ask nothing, write nothing")
-    add("--yes", action="store_true", help="start without confirmation, as a batch job must")
+    changed: dict[str, dict[str, object]] = {name: {"required": required} for name in ("--endpoint", "--model")}
+    changed |= {"--allow-remote": {"help": f"send to another machine. {REMINDER}"}}
+    add_options(parser.add_argument_group("the model"), "the model", changed)
+    parser.set_defaults(max_tokens=max_tokens)
 
 
 def server(options: argparse.Namespace) -> Judge:

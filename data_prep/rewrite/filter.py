@@ -1,15 +1,4 @@
-"""Rewrite the reports of prepared data so that only what one film can show remains: no comparison with earlier films,
-no history, no recommendation, no mark of a removed name. As the paper does (arXiv 2512.10691), in a prompt of our own.
-
-A language model behind any OpenAI-compatible server does it, or --rules, which need no model, know phrases rather than
-meaning, and so are approximate. Every answer is checked: it may hold no new number, heading, comment or comparison, and
-may not be longer than the report. Answers go to a journal, so that the same command resumes an interrupted run. If
-nothing remains of a report, its row is left out and listed in problems.jsonl; a report that the model failed on is
-never dropped: see --on-failure.
-
-RL files (rows of task report), the SFT files of the same data, and JSON lines are rewritten into --out under the same
-names; images stay where they are. The journal holds report texts: keep it where the data may be.
-"""
+"""`python -m data_prep filter`: reports rewritten so that only what one film can show remains; see help.yaml."""
 
 import argparse
 import json
@@ -24,6 +13,7 @@ from typing import Any
 from data_prep.checks import row as checks
 from data_prep.checks.findings import digest
 from data_prep.checks.validate import parquet_files
+from data_prep.options import add_options
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import jsons
 from data_prep.rewrite import asking
@@ -32,9 +22,7 @@ from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged,
 from reward_fns.errors import UsageError
 from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 
-NOTHING = "NOTHING VISIBLE"
-"""The answer of the model when no statement remains."""
-
+NOTHING = "NOTHING VISIBLE"  # the answer of the model when no statement remains
 _META = phrase("about_the_task")
 _HEADING = re.compile(r"^\s*(?:#+\s.*|[-*]\s.*|\*\*.*|```.*|([A-Z][A-Za-z /]{2,30}):(?=\s|$).*)$", re.MULTILINE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -42,13 +30,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep filter`."""
-    add = parser.add_argument
-    failure = "after failures of the model: write nothing and end with status 1 (default), use rules, or keep the text"
-    add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders of parquet files, or files")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the rewritten files")
-    add("--rules", action="store_true", help="offline and approximate: by rules, without a model")
-    add("--field", default="report", help="key of the report in JSON lines (%(default)s)")
-    add("--on-failure", choices=("stop", "rules", "keep"), default="stop", help=failure)
+    add_options(parser, "filter")
     asking.add_arguments(parser, required=False, max_tokens=1024)
 
 
@@ -65,7 +47,6 @@ def run(options: argparse.Namespace) -> int:
             return 0
         return _write(source, options, visible_only, {"method": "rules"}, Problems())
     prompt = asking.template("filter")
-
     key = partial(asking.key_of, model, prompt)
 
     def questions() -> Iterator[asking.Question]:

@@ -1,8 +1,6 @@
 """Remove by rules what a single film cannot show: comparisons with other films, marks of removed names.
 
-Approximate, for texts that no language model may see: rules know phrases, not meaning. They lose a finding in the same
-clause as a comparison that they remove, and miss wordings that they do not know. Read the counts that
-`python -m data_prep filter --rules` prints, and some of the reports.
+Approximate: rules know phrases, not meaning. They lose a finding in the same clause as a comparison that they remove.
 """
 
 import re

@@ -1,15 +1,4 @@
-"""Have a teacher model write the reasoning for a cold start: <think>...</think> before the answers of SFT files.
-
-The teacher sees the image, the question and the reference answer, and is asked to reason as if it did not know it. Each
-trace is checked: the answer behind it is exactly that of the data, its length is within --words, and it never mentions
-a reference, a label or a given answer. A share of rows keeps its direct answer, against forgetting. Answers go to a
-journal, so that the same command resumes an interrupted run; rows that the teacher failed on are counted and listed in
-problems.jsonl, see --on-failure.
-
-The SFT files (sft_train.parquet, ...) are written into --out under the same names, for verl's sft_trainer; traced
-questions end in --suffix, as RL prompts prepared with --thinking do. The journal holds texts of the data: keep it where
-they may be.
-"""
+"""`python -m data_prep traces`: reasoning by a teacher model before the answers of SFT files; see help.yaml."""
 
 import argparse
 import base64
@@ -26,7 +15,7 @@ from PIL import Image
 from data_prep.checks import row as checks
 from data_prep.checks import row_images
 from data_prep.checks.validate import parquet_files
-from data_prep.options import probability
+from data_prep.options import add_options
 from data_prep.rewrite import asking
 from data_prep.rewrite.rules import phrase
 from data_prep.sample import stable_hash
@@ -39,26 +28,9 @@ _OPEN, _CLOSE = "<think>", "</think>"
 _PIXELS_PER_TOKEN = 28 * 28  # of Qwen2.5-VL; those of Qwen3-VL are larger
 
 
-def words(text: str) -> tuple[int, int]:
-    """Lowest and highest number of words of a trace, e.g. "40,400"."""
-    low, _, high = text.partition(",")
-    if not 0 < int(low) <= int(high):
-        raise argparse.ArgumentTypeError(f"need two numbers low,high with 0 < low <= high, got {text}")
-    return int(low), int(high)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep traces`."""
-    add = parser.add_argument
-    failure = "after failures of the teacher: write nothing and end with status 1 (default), or use direct answers"
-    add("paths", type=Path, nargs="+", metavar="DIR|FILE", help="folders with SFT files, or such files")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the files with traces")
-    add("--direct-share", type=probability, default=0.5, help="rows without a trace (%(default)s)")
-    add("--words", type=words, default=(40, 400), metavar="LOW,HIGH", help="length of a trace (40,400)")
-    add("--suffix", default=" /think", help="end of questions with a trace (%(default)r)")
-    add("--seed", type=int, default=0, help="chooses the rows without a trace")
-    add("--temperature", type=float, default=0.7, help="of the teacher's sampling (%(default)s)")
-    add("--on-failure", choices=("stop", "direct"), default="stop", help=failure)
+    add_options(parser, "traces")
     asking.add_arguments(parser, required=True, max_tokens=2048)
 
 

@@ -36,7 +36,7 @@ from data_prep.readers.mimic import Film, Mimic
 from data_prep.readers.mimic import add_arguments as mimic_arguments
 from data_prep.registry import data_set
 from data_prep.sample import Sample, stable_hash
-from data_prep.splits import NAMES
+from data_prep.selection import NAMES
 from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 

@@ -30,7 +30,7 @@ from data_prep.readers import images, reports, tables
 from data_prep.readers.sections import Sections, line, whole
 from data_prep.registry import data_set
 from data_prep.sample import Sample
-from data_prep.splits import NAMES
+from data_prep.selection import NAMES
 
 _TABLE = "df_chexpert_plus_240401.csv"
 _FILM = ("path_to_image", "frontal_lateral", "ap_pa", "split")

@@ -29,7 +29,7 @@ from data_prep.readers.mimic import add_arguments as mimic_arguments
 from data_prep.readers.sections import line
 from data_prep.registry import data_set
 from data_prep.sample import Sample, stable_hash
-from data_prep.splits import NAMES
+from data_prep.selection import NAMES
 from reward_fns.boxes import Box
 
 _COLUMNS = ("dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height")

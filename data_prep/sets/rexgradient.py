@@ -25,7 +25,7 @@ from data_prep.readers import images, jsons, pictures, reports
 from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
-from data_prep.splits import NAMES
+from data_prep.selection import NAMES
 from reward_fns.errors import UsageError
 
 _VIEWS = {"PA": 0, "POSTERO_ANTERIOR": 0, "AP": 1, "ANTERO_POSTERIOR": 1}

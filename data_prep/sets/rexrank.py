@@ -27,7 +27,7 @@ from data_prep.readers import images, jsons, pictures, reports
 from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
-from data_prep.splits import NAMES
+from data_prep.selection import NAMES
 
 _FOLDERS = ("", "images", "files", "PNG")
 _INDICATION = re.compile(r"Indication:(.*?)(?:Comparison:|$)", re.DOTALL)

@@ -81,11 +81,8 @@ def _inputs(problems: Problems) -> Iterable[tuple[str, int, str]]:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(package: str) -> tuple[str, str]:

@@ -16,14 +16,9 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 _INFO = ("id", "patient_id", "split", "index", "thinking", "task", "box_format", "width", "height")
 _INFO_TYPES = {"index": pa.int64(), "thinking": pa.bool_(), "width": pa.int64(), "height": pa.int64()}
 _EXTRA_INFO = pa.struct([(name, _INFO_TYPES.get(name, pa.string())) for name in _INFO])
-
-
 _QUESTIONS: dict[str, list[str]] = yaml.safe_load((files(__package__) / "questions.yaml").read_text(encoding="utf-8"))
-_REPORT_HINTS = {
-    "findings": "Answer with the findings alone: one paragraph of plain text, without headings or lists.",
-    "impression": "Answer with the impression alone: one paragraph of plain text, without headings or lists.",
-    "report": 'Answer in plain text without lists, as "Findings: ... Impression: ...".',
-}
+_PARAGRAPH = "Answer with the {} alone: one paragraph of plain text, without headings or lists."
+_REPORT_HINT = 'Answer in plain text without lists, as "Findings: ... Impression: ...".'
 _NOTHING = {False: "There is no such finding.", True: "There is no abnormality."}  # named: every abnormality is asked
 
 
@@ -37,16 +32,9 @@ def _images_type(embed: bool) -> pa.DataType:
 @cache
 def rl_schema(embed: bool = False) -> pa.Schema:
     """Schema of train, val and test.parquet (verl 0.9.1, RLHFDataset); `embed`: images as bytes, not as paths."""
-    return pa.schema(
-        [
-            ("data_source", pa.string()),
-            ("prompt", _MESSAGES),
-            ("images", _images_type(embed)),
-            ("ability", pa.string()),
-            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-            ("extra_info", _EXTRA_INFO),
-        ]
-    )
+    model = pa.struct([("style", pa.string()), ("ground_truth", pa.string())])
+    columns = [("data_source", pa.string()), ("prompt", _MESSAGES), ("images", _images_type(embed))]
+    return pa.schema([*columns, ("ability", pa.string()), ("reward_model", model), ("extra_info", _EXTRA_INFO)])
 
 
 @cache
@@ -120,7 +108,7 @@ def render(
     question = sample.question or wordings[stable_hash(sample.id) % len(wordings)].format(phrase=sample.phrase)
     named = kind == "detection"
     if sample.task == "report":
-        answer, hint = sample.report or "", _REPORT_HINTS[kind]
+        answer, hint = sample.report or "", _REPORT_HINT if kind == "report" else _PARAGRAPH.format(kind)
     else:
         answer = convention.render(sample.boxes, frame, named=named) if sample.boxes else _NOTHING[named]
         hint = convention.describe(named=named)

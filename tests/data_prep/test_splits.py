@@ -5,7 +5,7 @@ from fixtures import chest_imagenome, mimic_cxr, ms_cxr
 
 from data_prep.cli import main
 from data_prep.problems import Problems, RefusedData
-from data_prep.splits import Authority, read_mimic_splits
+from data_prep.selection import Authority, read_mimic_splits
 from reward_fns.errors import UsageError
 
 
