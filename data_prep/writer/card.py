@@ -81,8 +81,11 @@ def _inputs(problems: Problems) -> Iterable[tuple[str, int, str]]:
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):  # hashlib.file_digest needs Python 3.11
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _version(package: str) -> tuple[str, str]:
