@@ -23,10 +23,7 @@ class Unreadable(ValueError):
 
 @contextmanager
 def zip_texts(path: Path, problems: Problems, largest: int) -> Iterator[tuple[list[str], Reader]]:
-    """Names and reader of the files in a zip archive; backslashes in names are read as slashes.
-
-    Entries whose name leaves the archive ("../x", "/x") or occurs twice are problems.
-    """
+    """Names, with slashes, and reader of the files in a zip archive; names that leave it or repeat are problems."""
     problems.source(path)
     try:
         archive = zipfile.ZipFile(path)
@@ -65,10 +62,7 @@ def folder_text(folder: Path, largest: int, name: str) -> bytes | None:
 
 
 def all_files(path: Path, suffix: str, largest: int, problems: Problems) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file with the suffix: in a tar archive's order, of a folder by name, sub-folders too.
-
-    The archive may be gzipped. Entries whose name leaves it, links and files of more than `largest` bytes are problems.
-    """
+    """Name and content of each file with the suffix, in the order of a tar archive or, in a folder, by name."""
     if not path.is_dir():
         problems.source(path)
         yield from _tar_files(path, suffix, largest, problems)
@@ -94,8 +88,7 @@ def _tar_files(path: Path, suffix: str, largest: int, problems: Problems) -> Ite
             raw = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if zipped else file
             archive = tarfile.open(fileobj=raw, mode="r|")  # noqa: SIM115 (reading it whole closes it)
             for member in archive:
-                name = member.name
-                unpacked += member.size
+                name, unpacked = member.name, unpacked + member.size
                 if unpacked > _LARGEST_ARCHIVE:
                     raise RefusedData(f"{path} unpacks to more than {_LARGEST_ARCHIVE:,} bytes; get it again")
                 if not name.endswith(suffix) or member.isdir():

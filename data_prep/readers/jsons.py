@@ -26,10 +26,7 @@ _TAGS = re.compile(r"<(?:image|video|audio)>")
 
 
 def objects(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a list or of JSON lines, in UTF-8, with its place, "item 3" or "line 3".
-
-    A broken line or item is a problem and skipped; a broken list is refused: the next item cannot be found.
-    """
+    """Each object of a list or of JSON lines, with its place; broken ones are problems, a broken list is refused."""
     with _opened(path, problems) as file:
         start = file.read(_BLOCK).decode("utf-8-sig", "replace").lstrip()[:1]
         file.seek(0)
@@ -193,7 +190,7 @@ def _image(image: Any) -> str:
 def _turns(messages: Any, problems: Problems) -> tuple[tuple[str, str], ...]:
     texts: list[str] = []
     for message in messages if isinstance(messages, list) else []:
-        speaker, value = (message.get("from"), message.get("value")) if isinstance(message, dict) else (None, None)
+        speaker, value = map(message.get, ("from", "value")) if isinstance(message, dict) else (None, None)
         wanted = _ANSWERS if len(texts) % 2 else _ASKS
         if speaker not in wanted or not isinstance(value, str):
             wrong = f"message {len(texts) + 1} must be a text from {wanted[0]!r}, but is from {speaker!r}"

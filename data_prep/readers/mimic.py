@@ -1,14 +1,10 @@
 """What the data sets on MIMIC-CXR's images share: options, images, splits, where a file lies, and the reports.
 
 MIMIC-CXR-JPG 2.1.0 has `files/p10/p10000032/s50414267/<dicom_id>.jpg` and the tables `mimic-cxr-2.0.0-metadata.csv`
-and `mimic-cxr-2.0.0-split.csv`, each also read as `.csv.gz`. The metadata give each JPG's Rows (height) and Columns
-(width), so no image is opened. Reports are read one at a time from
-
-- `mimic-cxr-reports.zip`; packed anew, its names may begin otherwise than with `files/`, or have backslashes: a report
-  is found by its last two parts, `p10000032/s50414267.txt`;
-- the folder that it unpacks to, or the `files` in it (slower: 227,835 small files);
-- `mimic_cxr_sectioned.csv` (`.gz`), which the official scripts make: study, impression, findings, last_paragraph,
-  comparison. It leaves out the 54 studies of `sections.IRREGULAR`, so they are left out everywhere.
+and `mimic-cxr-2.0.0-split.csv`, or `.csv.gz`. The metadata give each JPG's size, so no image is opened. Reports come
+from `mimic-cxr-reports.zip`, also packed anew, because a report is found by `p10000032/s50414267.txt`; from the folder
+that it unpacks to (slower); or from `mimic_cxr_sectioned.csv` (`.gz`), which the official scripts make. That one leaves
+out the 54 studies of `sections.IRREGULAR`, so they are left out everywhere.
 """
 
 import argparse
@@ -135,10 +131,7 @@ def is_table(source: Path) -> bool:
 
 
 def reports(source: Path, wanted: Mapping[str, str], problems: Problems) -> Reports:
-    """Study id, sections and whole text ("" in a CSV file) of each wanted study whose report can be read.
-
-    They come in the order of `wanted`, which maps a study id to its subject id, or in that of a CSV file.
-    """
+    """Id, sections and text ("" in a CSV) of each study of `wanted` (study -> subject), in its or the CSV's order."""
     regular = {study: subject for study, subject in wanted.items() if study not in IRREGULAR}
     if left_out := len(wanted) - len(regular):
         problems.notes["studies without regular sections, which the official rules leave out"] += left_out

@@ -15,6 +15,7 @@ from data_prep.sample import SPLITS, Sample, split_of
 from reward_fns.errors import UsageError
 
 _PLACEHOLDERS = {"", "none", "nan", "null", "n/a", "na"}
+_Film = Film | tuple[None, int, int]  # a film, or none
 _FOLDER = re.compile(r"(?:^|/)(p\d{8}|patient\d{5,})(?=/)")
 
 
@@ -87,26 +88,17 @@ class Study(NamedTuple):
     prior: str = ""
 
     def sample(
-        self,
-        dataset: str,
-        identity: str,
-        options: argparse.Namespace,
-        film: Film | tuple[None, int, int] = (None, 0, 0),
-        lateral: Path | bytes | None = None,
+        self, dataset: str, identity: str, options: argparse.Namespace, film: _Film, lateral: Path | bytes | None = None
     ) -> Sample:
         """The sample of one image of the study, or of none."""
         reason = self.indication if "indication" in options.context else ""
-        texts: dict[str, Any] = {"report": self.report, "indication": reason, "prior": self.prior}
+        texts: dict[str, Any] = {"kind": self.kind, "report": self.report, "indication": reason, "prior": self.prior}
         ids, (image, width, height) = (identity, self.patient, self.split, dataset, "report"), film
-        return Sample(*ids, image, width, height, kind=self.kind, lateral=lateral, **texts)
+        return Sample(*ids, image, width, height, lateral=lateral, **texts)
 
 
 def views(
-    frontal: Sequence[str],
-    lateral: Sequence[str],
-    study: str,
-    options: argparse.Namespace,
-    find: Callable[[str], Path | None],
+    frontal: list[str], lateral: list[str], study: str, options: argparse.Namespace, find: Callable[[str], Path | None]
 ) -> tuple[list[tuple[str, Path]], Path | None]:
     """`Study.films` and `Study.lateral` of images by name, best first, without those that `find` reports missing."""
     wanted = frontal[:1] if options.per == "study" else frontal

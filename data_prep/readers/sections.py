@@ -29,7 +29,6 @@ _WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 _IMPRESSION, _FINDINGS, _INDICATION, _VIEWS = (
     re.compile("|".join(_WORDS[name])) for name in ("impression", "findings", "indication", "views")
 )
-_OTHER = ("history", "comparison", "addendum")
 # Studies treated by hand, which the section file leaves out for it.
 IRREGULAR = frozenset(_WORDS["irregular"].split())
 
@@ -77,7 +76,7 @@ def _bodies(text: str) -> Iterator[tuple[str, str]]:
 def _group(name: str) -> str | None:
     if _IMPRESSION.fullmatch(name):
         return "impression"
-    views = not any(other in name for other in _OTHER) and _VIEWS.search(name)
+    views = not any(other in name for other in ("history", "comparison", "addendum")) and _VIEWS.search(name)
     return "findings" if views or _FINDINGS.fullmatch(name) else None
 
 
@@ -87,10 +86,7 @@ def line(text: str) -> str:
 
 
 def choose(sections: Sections, wanted: str) -> tuple[str, str] | None:
-    """The kind of question (`sample.KINDS`) and the reference text for it, or None if the report does not have it.
-
-    "fallback" is the findings, else the impression, else the last paragraph, as RadVLM's released data code takes them.
-    """
+    """Kind of question and reference text, or None; "fallback": findings, else impression, else last paragraph."""
     findings, impression, last_paragraph = sections
     if wanted == "both":
         both = f"Findings: {findings} Impression: {impression}"

@@ -31,12 +31,7 @@ def header(path: Path) -> list[str]:
 
 
 def rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tuple[str, ...]]:
-    """The values of the named columns, two or more, of every row, as text; memory does not grow with the file.
-
-    Raises:
-        UsageError: the file cannot be opened or lacks a column.
-        RefusedData: it is damaged: cut short, not UTF-8, or a row that has not all columns.
-    """
+    """The named columns, two or more, of every row; UsageError without file or column, RefusedData for damage."""
     problems.source(path)
     with _open(path) as reader:
         names: list[str] = next(reader, [])

@@ -1,18 +1,4 @@
-"""Your own data, one JSON object per line (or a JSON list of them): reports and boxes, one question per object.
-
-Keys: `id` (unique), `patient_id` (repeat the id if every image is another patient), `image` (below --root) and either
-
-    `report`     the reference text; `kind` findings (the default), impression or report
-    `phrase`     what to locate, with `boxes`, [[x1, y1, x2, y2], ...], empty if it is not there, and perhaps `labels`,
-                 one per box; `kind` finding (the default), anatomy, abnormality, phrase or detection
-
-and where wanted `question`, asked instead of one of our own, and `split`: train, val or test. Boxes are left, top,
-right and bottom edge in the unit --box-unit: shares of the image's width and height, or its pixels. Other keys are
-ignored and counted.
-
-    {"id": "a1", "patient_id": "p7", "image": "a.png", "report": "The lungs are clear."}
-    {"id": "a2", "patient_id": "p7", "image": "a.png", "phrase": "left nodule", "boxes": [[0.6, 0.2, 0.7, 0.3]]}
-"""
+"""Your own data, one JSON object per line (or a JSON list of them); `jsonl.txt`, shown by `--help`, gives the keys."""
 
 import argparse
 import reprlib
@@ -40,7 +26,7 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The loader's own options; `--help` shows the keys of an object."""
-    parser.description, parser.formatter_class = __doc__, _Help
+    parser.description, parser.formatter_class = Path(__file__).with_suffix(".txt").read_text("utf-8"), _Help
     parser.add_argument("--root", type=Path, required=True, help="folder of the images")
     parser.add_argument("--annotations", type=Path, required=True, help="file with one JSON object per line")
     parser.add_argument("--name", default="jsonl", help="name of the data set in the rows")
@@ -62,7 +48,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     records = _records(tqdm(objects(options.annotations, problems), unit="object", disable=None), options, problems)
     for (where, item), film in pictures.read(records, options, problems):
         try:
-            boxes = _boxes(item, *film[1:], options.box_unit)
+            boxes = tuple(_boxes(item, *film[1:], options.box_unit))
         except (TypeError, ValueError, OverflowError) as error:
             problems.add("bad_box", where, f"{error}; not used")
             continue
@@ -113,28 +99,25 @@ def _wrong(item: dict[str, Any]) -> str:
     return ""
 
 
-def _boxes(item: dict[str, Any], width: int, height: int, unit: str) -> tuple[Box, ...]:
+def _boxes(item: dict[str, Any], width: int, height: int, unit: str) -> Iterator[Box]:
     """The boxes of an object; an error if one is malformed, outside the image or in the other unit."""
     boxes = item.get("boxes", [])
     labels = item.get("labels", [item.get("phrase", "")] * len(boxes) if isinstance(boxes, list) else None)
     if not isinstance(boxes, list) or not isinstance(labels, list) or len(labels) != len(boxes):
         raise TypeError("boxes must be a list of boxes, and labels a list with one for each")
-    return tuple(_box(box, str(label), width, height, unit) for box, label in zip(boxes, labels, strict=True))
-
-
-def _box(box: Any, label: str, width: int, height: int, unit: str) -> Box:
-    shown = f"box {reprlib.repr(box)} with --box-unit {unit}"
-    if not isinstance(box, list) or [type(value) in (int, float) for value in box] != [True] * 4:
-        raise TypeError(f"{shown} is not [x1, y1, x2, y2]")
-    x1, y1, x2, y2 = box
-    if x1 >= x2 or y1 >= y2:
-        raise ValueError(f"{shown} has no area; give the right and bottom edge, not width and height")
-    if unit == "share" and max(box) > 1:
-        raise ValueError(f"{shown} is larger than 1; if it is in pixels, give --box-unit pixel")
-    if unit == "pixel" and min(x2 - x1, y2 - y1) < 1:
-        raise ValueError(f"{shown} is smaller than a pixel; if it is in shares of the image, leave --box-unit out")
     across, down = (width, height) if unit == "pixel" else (1, 1)
-    try:
-        return Box(x1 / across, y1 / down, x2 / across, y2 / down, label)
-    except ValueError as error:
-        raise ValueError(f"{shown} is outside the {width} x {height} image: {error}") from error
+    for box, label in zip(boxes, labels, strict=True):
+        shown = f"box {reprlib.repr(box)} with --box-unit {unit}"
+        if not isinstance(box, list) or [type(value) in (int, float) for value in box] != [True] * 4:
+            raise TypeError(f"{shown} is not [x1, y1, x2, y2]")
+        x1, y1, x2, y2 = box
+        if x1 >= x2 or y1 >= y2:
+            raise ValueError(f"{shown} has no area; give the right and bottom edge, not width and height")
+        if unit == "share" and max(box) > 1:
+            raise ValueError(f"{shown} is larger than 1; if it is in pixels, give --box-unit pixel")
+        if unit == "pixel" and min(x2 - x1, y2 - y1) < 1:
+            raise ValueError(f"{shown} is smaller than a pixel; if it is in shares of the image, leave --box-unit out")
+        try:
+            yield Box(x1 / across, y1 / down, x2 / across, y2 / down, str(label))
+        except ValueError as error:
+            raise ValueError(f"{shown} is outside the {width} x {height} image: {error}") from error

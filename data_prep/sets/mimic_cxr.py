@@ -29,7 +29,6 @@ from data_prep.registry import data_set
 from data_prep.sample import Sample
 from reward_fns.errors import UsageError
 
-_LATERAL = ("LATERAL", "LL")
 _Report = tuple[str, Sections, str]
 
 
@@ -104,7 +103,7 @@ def _studies(images: mimic.Mimic, options: argparse.Namespace, problems: Problem
             entry.films.append(film)
         elif not film.view:
             problems.notes["images with a blank ViewPosition, not used (--views PA AP UNKNOWN uses them)"] += 1
-        elif lateral and film.view in _LATERAL and (entry.lateral is None or film.dicom < entry.lateral.dicom):
+        elif lateral and film.view in ("LATERAL", "LL") and (entry.lateral is None or film.dicom < entry.lateral.dicom):
             entry.lateral = film
     problems.count("studies", len(studies))
     problems.count("patients", len({entry.subject for name, entry in studies.items() if name not in two_patients}))

@@ -78,7 +78,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
     records = _kaggle(options.reports, views, problems) if kaggle else _nlm(options.reports, problems)
     studies = _studies(tqdm(records, unit="report", disable=None), views, options, problems)
     if options.text_only:
-        return (study.sample("openi", study.id, options) for study in studies)
+        return (study.sample("openi", study.id, options, (None, 0, 0)) for study in studies)
     return reports.samples(studies, "openi", options, problems)
 
 

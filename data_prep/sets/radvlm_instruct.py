@@ -34,7 +34,6 @@ from tqdm import tqdm
 from data_prep.problems import Problems
 from data_prep.readers import pictures, reports
 from data_prep.readers.jsons import Dialog, dialogs, task_content
-from data_prep.readers.reports import film_patient, padchest_patients, patient_in_path
 from data_prep.registry import data_set
 from data_prep.sample import Sample
 
@@ -80,14 +79,14 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         content = _content(dialog, source, problems)
         if content is None:
             continue
-        patient = patient_in_path(dialog.image) or film_patient(dialog.image)
+        patient = reports.patient_in_path(dialog.image) or reports.film_patient(dialog.image)
         if source.name == "padchest_gr":
             if padchest is None:
                 # Beside the film or above, below --root.
                 above = [options.root, *(folder for folder in path.parents if folder.is_relative_to(options.root))]
                 beside = next(filter(Path.is_file, (folder / _MASTER_TABLE for folder in above)), None)
                 table = options.padchest_table or beside
-                padchest = padchest_patients(table, problems) if table else {}
+                padchest = reports.padchest_patients(table, problems) if table else {}
             if patient not in padchest:
                 wrong = f"no {_MASTER_TABLE} names the patient of {path.name}; give it by --padchest-table; not used"
                 problems.add("no_patient", f"id {dialog.id}", wrong)

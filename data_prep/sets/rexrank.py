@@ -79,9 +79,8 @@ def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[report
             problems.notes["studies without a frontal image"] += 1
         # The key image first: it is what the leaderboard shows to models that take one image.
         frontal.sort(key=lambda image: image != entry.get("key_image_path"))
-        films = reports.views(
-            frontal, lateral, name, options, partial(_image, options.root, where=name, problems=problems)
-        )
+        find = partial(_image, options.root, where=name, problems=problems)
+        films = reports.views(frontal, lateral, name, options, find)
         reason = _INDICATION.search(str(entry.get("context")))
         yield reports.Study(name, patient, NAMES[split], *chosen, *films, reports.known_text(reason and reason[1]))
 
