@@ -217,8 +217,7 @@ def _film_apart(path: Path, store_pixels: int | None) -> Film:
 
 
 def _start() -> tuple[SpawnProcess, Connection]:
-    # Spawned, not forked: a fork copies locks that other threads hold. Not a ProcessPoolExecutor: its own thread waits
-    # for the process too, which hides how the process died.
+    # Spawned, because a fork copies other threads' locks; a ProcessPoolExecutor would hide how its process died.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
