@@ -57,6 +57,6 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
                 asked.append(absent[rng.integers(len(absent))])
             for kind in asked:
                 findings, boxes = [found for found, _ in by_kind[kind]], [box for _, box in by_kind[kind]]
-                answer = {"phrase": phrase(kind, findings), "boxes": tuple(sorted(boxes, key=lambda box: box.x1))}
+                wanted, ordered = phrase(kind, findings), tuple(sorted(boxes, key=lambda box: box.x1))
                 name = f"{identity}-{kind.replace(' ', '-')}"
-                yield replace(base, id=name, task="grounding", report=None, **answer)
+                yield replace(base, id=name, task="grounding", report=None, phrase=wanted, boxes=ordered)
