@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -83,7 +82,14 @@ def films(
     them; `UsageError` if that fails.
     """
     convert = film if workers == 1 else _film_apart
-    work = partial(_attempt, partial(_keep_film, keep, convert) if keep else convert, store_pixels=store_pixels)
+
+    def work(path: Path) -> Film | Unreadable:
+        try:
+            return _keep_film(keep, convert, path, store_pixels) if keep else convert(path, store_pixels)
+        except Unreadable as error:
+            # A new one, because the frames of the old one's traceback would keep this thread's process alive.
+            return Unreadable(str(error))
+
     if workers == 1:
         yield from map(work, paths)
         return
@@ -97,14 +103,6 @@ def films(
         yield from (converted.result() for converted in waiting)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _attempt(convert: Callable[[Path, int | None], Film], path: Path, store_pixels: int | None) -> Film | Unreadable:
-    try:
-        return convert(path, store_pixels)
-    except Unreadable as error:
-        # A new one, because the frames of the old one's traceback would keep this thread's process alive.
-        return Unreadable(str(error))
 
 
 def _keep_film(folder: Path, convert: Callable[[Path, int | None], Film], path: Path, store_pixels: int | None) -> Film:
@@ -219,8 +217,7 @@ def _film_apart(path: Path, store_pixels: int | None) -> Film:
 
 
 def _start() -> tuple[SpawnProcess, Connection]:
-    # Spawned, not forked: a fork copies locks that other threads hold. Not a ProcessPoolExecutor: its own thread waits
-    # for the process too, which hides how the process died.
+    # Spawned, because a fork copies other threads' locks; a ProcessPoolExecutor would hide how its process died.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), daemon=True)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tqdm import tqdm
 
@@ -59,7 +59,12 @@ class _Film:
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
     """Yield one grounding sample per image and category; unusable annotations go to `problems`."""
     root = reports.folder(options.root, "--root", "the images")
-    content = _read_coco(options.annotations, problems)
+    content = box_sets.read_json(options.annotations, problems)
+    for part in ("images", "categories", "annotations"):
+        entries = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            wrong = f"is not in COCO format: it needs a list {part!r} of objects"
+            raise UsageError(f"--annotations {options.annotations} {wrong}")
     categories = _read_categories(content, problems)
     films = _read_films(content, problems)
     _attach_boxes(content, films, categories, problems)
@@ -83,15 +88,6 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         row = (patient, reports.split(options, patient), options.name)
         questions = [film.questions[name] for name in sorted(film.questions)]
         yield from box_sets.grounding_samples(film.id, questions, picture, row, problems)
-
-
-def _read_coco(path: Path, problems: Problems) -> _Content:
-    content = box_sets.read_json(path, problems)
-    for part in ("images", "categories", "annotations"):
-        entries = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UsageError(f"--annotations {path} is not in COCO format: it needs a list {part!r} of objects")
-    return cast("_Content", content)
 
 
 def _entries(content: _Content, part: str, keys: tuple[str, ...], problems: Problems) -> Iterator[dict[str, Any]]:

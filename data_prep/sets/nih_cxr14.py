@@ -65,10 +65,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         table = options.labels or tables.find(root, _LABELS, "--labels")
         for name, labels in tables.rows(table, ("Image Index", "Finding Labels"), problems):
             if questions := films.get(name):
-                # In the words of the list of boxes.
-                present = {
-                    box_sets.readable(label).replace("infiltration", "infiltrate") for label in labels.split("|")
-                }
+                read = map(box_sets.readable, labels.split("|"))
+                present = {label.replace("infiltration", "infiltrate") for label in read}  # as the list of boxes has it
                 questions |= box_sets.absent_questions(name, boxed, present | questions.keys(), options)
     folders = [root, root / "images", *sorted(root.glob("images_*")), *sorted(root.glob("images_*/images"))]
     names = tqdm(films, unit="film", disable=None)

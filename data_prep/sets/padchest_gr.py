@@ -19,9 +19,11 @@ Licence: the agreement of BIMCV for PadChest-GR. Counts: 4,555 studies with 7,03
 
 import argparse
 import re
+from collections import namedtuple
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -35,7 +37,6 @@ from reward_fns.errors import UsageError
 _REPORTS, _TABLE = "grounded_reports_20240819.json", "master_table.csv"
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "test": "test"}
 _DENIAL = r"\b(?:no|not|without)\b[^.]*"
-_FRONTAL = ("PA", "AP")
 _NAME = re.compile(r"[\w-][\w.-]*\.png")
 _Patients = dict[str, tuple[str, str]]
 _OVERSHOOT = 0.005  # share of the film past its border that counts as rounding and is clipped
@@ -50,13 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_arguments(parser)
 
 
-class _Study(NamedTuple):
-    id: str
-    row: tuple[str, str, str]  # patient, split, data set
-    image: str
-    questions: list[box_sets.Question]
-    labels: set[str]  # of the positive sentences
-    negatives: str  # the negative sentences
+# `row` is patient, split and data set; labels are those of the positive sentences.
+_Study = namedtuple("_Study", "id row image questions labels negatives")
 
 
 @data_set(
@@ -130,7 +126,7 @@ def _studies(
             problems.add("no_split", where, f"{_TABLE} gives it no patient and split; study not used")
         elif projections is not None and image not in projections:
             problems.add("unknown_image", where, f"{image} is not in the table of --parent; study not used")
-        elif projections is not None and projections[image] not in _FRONTAL:
+        elif projections is not None and projections[image] not in ("PA", "AP"):
             problems.notes[f"films of projection {projections[image] or 'unknown'}, not used"] += 1
         else:
             yield _Study(study, (*patients[study], "padchest_gr"), image, questions, labels, negatives)
@@ -165,8 +161,7 @@ def _questions(
         elif not box_sets.is_utf8(sentence + label):
             problems.add("bad_text", here, f"sentence {sentence!r} or labels {label!r} are not valid Unicode; not used")
         else:
-            boxes = [
-                box_sets.normalized_box(quad, (1, 1), label, here, problems, overshoot=_OVERSHOOT) for quad in quads
-            ]
+            box = partial(box_sets.normalized_box, size=(1, 1), label=label, where=here, overshoot=_OVERSHOOT)
+            boxes = [box(quad, problems=problems) for quad in quads]
             questions.append(box_sets.Question(str(number), " ".join(sentence.split()), boxes, kind="phrase"))
     return questions, all_labels, ". ".join(negatives)

@@ -46,25 +46,17 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         for number in range(2 if build.random() < _SECOND_FILM else 1):
             rng = np.random.default_rng([options.seed, patient, number])
             film = Film(anatomy, Exposure.draw(rng), draw_findings(rng))
-            yield from _film_samples(f"{patient_id}-{number}", patient_id, split, film, rng, options.absent)
-
-
-def _film_samples(
-    film_id: str, patient_id: str, split: str, film: Film, rng: np.random.Generator, absent_share: float
-) -> Iterator[Sample]:
-    pixels, boxed = render(film)
-    picture = png_bytes(Image.fromarray(pixels)), SIZE, SIZE
-    row = patient_id, split, "demo", "report"
-    base = Sample(f"{film_id}-report", *row, *picture, report=report(film.findings, rng))
-    yield base
-    present = {finding.kind for finding in film.findings}
-    absent = [kind for kind in KINDS if kind not in present]
-    asked = [kind for kind in KINDS if kind in present]
-    if rng.random() < absent_share:
-        asked.append(absent[rng.integers(len(absent))])
-    for kind in asked:
-        findings = [finding for finding in film.findings if finding.kind == kind]
-        wanted = phrase(kind, findings) if findings else kind
-        boxes = tuple(sorted((box for finding, box in boxed if finding.kind == kind), key=lambda box: box.x1))
-        identity = f"{film_id}-{kind.replace(' ', '-')}"
-        yield replace(base, id=identity, task="grounding", report=None, phrase=wanted, boxes=boxes)
+            pixels, boxed = render(film)
+            identity, picture = f"{patient_id}-{number}", (png_bytes(Image.fromarray(pixels)), SIZE, SIZE)
+            row = patient_id, split, "demo", "report"
+            base = Sample(f"{identity}-report", *row, *picture, report=report(film.findings, rng))
+            yield base
+            by_kind = {kind: [(found, box) for found, box in boxed if found.kind == kind] for kind in KINDS}
+            absent, asked = ([kind for kind in KINDS if bool(by_kind[kind]) is present] for present in (False, True))
+            if rng.random() < options.absent:
+                asked.append(absent[rng.integers(len(absent))])
+            for kind in asked:
+                findings, boxes = [found for found, _ in by_kind[kind]], [box for _, box in by_kind[kind]]
+                wanted, ordered = phrase(kind, findings), tuple(sorted(boxes, key=lambda box: box.x1))
+                name = f"{identity}-{kind.replace(' ', '-')}"
+                yield replace(base, id=name, task="grounding", report=None, phrase=wanted, boxes=ordered)

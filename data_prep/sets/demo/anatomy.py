@@ -8,15 +8,12 @@ finding's box is read off its own mask. All lengths are fractions of the image s
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
-
-if TYPE_CHECKING:
-    from typing import Self
 
 Field = NDArray[np.floating]  # float32 throughout, which halves the time
 
@@ -29,7 +26,7 @@ _CENTERS: Field = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5  # of t
 
 class _Drawn(SimpleNamespace):
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Self":
+    def draw(cls, rng: np.random.Generator) -> Any:
         """A random instance within the ranges of anatomy.yaml, drawn in their order."""
         ranges = _RANGES[cls.__name__].items()
         return cls(**{name: int(rng.integers(r)) if isinstance(r, int) else rng.uniform(*r) for name, r in ranges})

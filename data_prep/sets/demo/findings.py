@@ -3,6 +3,7 @@
 A box is the extent of its lesion's mask, so it is tight under any pose. No lesion of a film hides another.
 """
 
+from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,17 +14,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from data_prep.sets.demo.anatomy import SIZE, Anatomy, Chest, Exposure, Field, radius, ramp
+from data_prep.sets.demo.anatomy import SIZE, Chest, Field, radius, ramp
 from reward_fns.boxes import Box
 
 SIDES = ("right", "left")
 ZONES = {"upper": (0.25, 0.36), "mid": (0.42, 0.52), "lower": (0.57, 0.66)}  # y of a lesion's center
 
-OPACITY, NODULE, EFFUSION = "opacity", "nodule", "pleural effusion"
-HEART, PNEUMOTHORAX, PACEMAKER, LINE = "enlarged heart", "pneumothorax", "pacemaker", "central line"
-KINDS = (OPACITY, NODULE, EFFUSION, HEART, PNEUMOTHORAX, PACEMAKER, LINE)
 _DRAWN = yaml.safe_load(Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8"))
 _WORDINGS = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8"))
+OPACITY, NODULE, EFFUSION, HEART, PNEUMOTHORAX, PACEMAKER, LINE = KINDS = tuple(_DRAWN)
 _IN_LUNG = (OPACITY, NODULE)
 _NECK_TO_VEIN = [(-0.10, 0.03), (-0.085, 0.12), (-0.055, 0.22), (-0.045, 0.32)]
 _VISIBLE = 0.4  # a pixel belongs to the box where the lesion's mask exceeds this
@@ -42,13 +41,7 @@ class Finding:
     turn: float = 0.0
 
 
-@dataclass(frozen=True)
-class Film:
-    """Everything needed to draw a film again, with or without some of its findings."""
-
-    anatomy: Anatomy
-    exposure: Exposure
-    findings: tuple[Finding, ...]
+Film = namedtuple("Film", "anatomy exposure findings")  # all that is needed to draw a film again
 
 
 def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:

@@ -1,6 +1,5 @@
 import re
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,9 +36,9 @@ def test_a_finding_changes_the_film_inside_its_box_and_fills_it(kind):
             if finding.kind != kind:
                 continue
             seen += 1
-            alone = replace(film, findings=(finding,))
+            alone = film._replace(findings=(finding,))
             drawn, boxed = render(alone)
-            without, _ = render(replace(film, findings=()))
+            without, _ = render(film._replace(findings=()))
             change = np.abs(drawn.astype(float) - without)
             (_, box), = boxed  # fmt: skip
             x1, y1, x2, y2 = (round(value * SIZE) for value in (box.x1, box.y1, box.x2, box.y2))
