@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
-from annotated_types import Ge, GroupedMetadata, Le
+from annotated_types import Interval
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from reward_fns.errors import UsageError, unknown
@@ -25,16 +25,11 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
 
 
-@dataclass(frozen=True)
-class Between(GroupedMetadata):
+class Between(Interval):
     """Bounds of a number, both included, for an annotation such as `Annotated[float, Between(0, 1)]`."""
 
-    low: float
-    high: float
-
-    def __iter__(self) -> Iterator[object]:
-        yield Ge(self.low)
-        yield Le(self.high)
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(ge=low, le=high)
 
 
 def check_value(name: str, value: Any, hint: Any) -> Any:
@@ -77,7 +72,7 @@ def _complaint(name: str, value: Any, hint: Any, error: ValidationError) -> str:
         index = "".join(f"[{part!r}]" for part in first["loc"] if isinstance(part, int))
         return f"{name}{index}: {first['msg'].lower()}, got {first['input']!r}"
     bounds = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Between)]
-    span = "".join(f" from {extra.low} to {extra.high}" for extra in bounds)
+    span = "".join(f" from {extra.ge} to {extra.le}" for extra in bounds)
     return f"{name} must be {_NAMES[plain]}{span}, got {value!r}"
 
 
@@ -242,6 +237,7 @@ class CallSettings(NamedTuple):
 
 _DEFAULT = CallSettings(EngineOptions(), float("inf"))
 _current: ContextVar[CallSettings] = ContextVar("reward_fns_call_settings", default=_DEFAULT)
+current = _current.get  # the settings in force for the reward that is being called
 
 
 @contextlib.contextmanager
@@ -252,8 +248,3 @@ def using(options: EngineOptions, timeout: float = float("inf")) -> Iterator[Non
         yield
     finally:
         _current.reset(token)
-
-
-def current() -> CallSettings:
-    """The settings in force for the reward that is being called."""
-    return _current.get()

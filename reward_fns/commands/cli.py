@@ -45,27 +45,11 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, formatter_class=raw, **texts[name])
         command.set_defaults(run=run)
         which = command.add_mutually_exclusive_group(required=True) if "--rewards" in options else command
-        for flag, text in options.items():
+        for flag, settings in options.items():
             group = which if flag in ("--rewards", "--spec", "--preset", "--all") else command
-            group.add_argument(flag, help=text, **_OPTIONS[flag])
+            path: dict[str, Any] = {"type": Path} if flag in ("file", "--file", "--out") else {}
+            group.add_argument(flag, **path, **settings)
     return parser
-
-
-# What argparse must know of every option; help.yaml says which command has it, and what it is for.
-_OPTIONS: dict[str, Any] = {
-    "--presets": {"action": "store_true"},
-    "--file": {"type": Path, "required": True, "metavar": "JSONL"},
-    "--rewards": {"metavar": "A[,B]"},
-    "--spec": {"metavar": "FILE"},
-    "--preset": {"metavar": "NAME"},
-    "--all": {"action": "store_true"},
-    "--out": {"type": Path, "metavar": "JSONL"},
-    "--box-format": {"default": "radvlm", "metavar": "NAME"},
-    "--engine": {"nargs": "+", "required": True, "metavar": "K=V"},
-    "file": {"type": Path, "nargs": "?", "metavar": "FILE"},
-    "--name": {},
-    "--options": {"nargs": "+", "default": [], "metavar": "K=V"},
-}
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -9,9 +9,9 @@ import hypothesis
 import pytest
 
 import reward_fns
-from reward_fns import failures, registry, settings
+from reward_fns import calling, registry, settings
 
-# The same examples on every machine, without a time limit that a busy one would miss or a folder of past failures.
+# The same examples on every machine, without a time limit that a busy one would miss or a folder of past calling.
 hypothesis.settings.register_profile("reward_fns", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("reward_fns")
 
@@ -22,10 +22,10 @@ judge_server = fake_openai.judge_server
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     """Failed samples are tried again at once, and no failure of one test counts in another."""
-    failures.forget()
+    calling.forget()
     monkeypatch.setattr(settings.FailureRules, "pause", lambda self, retry: 0.0)
     yield
-    failures.forget()
+    calling.forget()
 
 
 @pytest.fixture

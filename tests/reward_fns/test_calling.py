@@ -8,8 +8,8 @@ import pytest
 from toy_rewards import report, toy, values
 
 import reward_fns
+from reward_fns.calling import counts
 from reward_fns.errors import DataError
-from reward_fns.failures import counts
 from reward_fns.registry import get, reward
 from reward_fns.scoring import Rollout, score_batch, score_samples
 from reward_fns.spec import resolve

@@ -3,9 +3,9 @@ import random
 
 import pytest
 
-from reward_fns import failures
+from reward_fns import calling as failures
+from reward_fns.calling import Counts, counts, failed, forget, given_up, succeeded
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import Counts, counts, failed, forget, given_up, succeeded
 from reward_fns.settings import FailureRules
 
 real_pause = FailureRules.pause  # the fixture of this folder takes the waiting out

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reward_fns.failures import Counts, counts, given_up
+from reward_fns.calling import Counts, counts, given_up
 from reward_fns.registry import DIAGNOSTICS
 from reward_fns.spec import RewardSpec
 

@@ -17,9 +17,9 @@ from verl.utils.debug import marked_timer
 
 from recipe.cxr_grpo.plugin import components
 from recipe.cxr_grpo.plugin.reward import check_reward, record_weights
+from reward_fns.calling import Counts
 from reward_fns.engine import serving
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import Counts
 
 PREFIX = "cxr_"
 

@@ -12,8 +12,8 @@ pytest.importorskip("verl")
 
 from omegaconf import OmegaConf
 
+from reward_fns.calling import Counts
 from reward_fns.errors import ScorerUnavailable, UsageError
-from reward_fns.failures import Counts
 from reward_fns.spec import resolve
 
 SPEC = {"report": [{"name": "gleu"}], "grounding": [{"name": "box_iou"}]}
