@@ -35,8 +35,8 @@ Layers = list[tuple[Tensor, Tensor]]
 class Layout:
     """Rows of at most `length` wordpieces with their special tokens, and where in them each piece's vector is read.
 
-    Unless `marked`, rows lack the special tokens: the package leaves them out for tokenizers without a class of their
-    own, as ModernBERT's, yet reads vectors as if they were there; the weights were trained so.
+    Unless `marked` (tokenizers without an own class, as ModernBERT's) the package leaves the special tokens out, yet
+    reads vectors as if they were there; the weights were trained so.
     """
 
     head: list[int]
@@ -90,10 +90,7 @@ class Marks(NamedTuple):
 
 
 class RadGraph:
-    """A model from an unpacked archive: `tokenise`, `encode` and `decode`, for one thread at a time.
-
-    What follows the encoder is always float32. UsageError says what an archive of another shape misses or has left.
-    """
+    """A model from an unpacked archive, for one thread at a time; what follows the encoder is always float32."""
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], encoder: Path, name: str, options: EngineOptions

@@ -36,10 +36,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubFolder:
-    """The files of such a repository or folder that a transformers model or its tokenizer is read from.
-
-    A pattern with a wildcard may match nothing; any other must be there.
-    """
+    """A model's or tokenizer's files in such a repository or folder; only a wildcard pattern may match nothing."""
 
     repo: str
     revision: str = "main"
@@ -73,7 +70,7 @@ def download(specs: Iterable[RewardSpec]) -> list[str]:
 
 
 def fetch(file: HubFile) -> Path:
-    """Path of a file in the Hugging Face cache (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE), downloaded if need be."""
+    """Path of a file in the Hugging Face cache (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE), or a UsageError."""
     folder = Path(file.repo).expanduser()
     if folder.is_dir():
         _demand(folder, [file.name])
