@@ -33,7 +33,6 @@ class Cache(Generic[Found]):
 
     @property
     def bytes(self) -> int:
-        """Bytes of all results in the cache."""
         return self._protected.bytes + self._probation.bytes
 
     def get(self, key: str) -> Found | None:

@@ -62,6 +62,5 @@ def scorer_packages() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
-        raise UsageError(
-            f"{error.name} is not installed, but neural rewards need it: pip install 'cxr-grpo[scorers]'"
-        ) from error
+        what = f"{error.name} is not installed, but neural rewards need it"
+        raise UsageError(f"{what}: pip install 'cxr-grpo[scorers]'") from error

@@ -208,7 +208,10 @@ class Lane(Generic[Found]):
             for (entry, _), result in zip(batch, results, strict=True):
                 self._answer(entry, result)
         except Exception as error:
-            if _out_of_memory(error):
+            import torch
+
+            # A CPU allocator raises no type of its own.
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
                 self._budget = max(_LEAST_BATCH, min(self._budget, padded // 2))
             elif "CUDA error" in str(error):  # after which the process can't use its GPU any more
                 self.trouble = repr(error)
@@ -220,8 +223,6 @@ class Lane(Generic[Found]):
         if len(batch) > 1:  # not in the handler, where the error still holds the batch's memory
             self.counts["halved"] += 1
             if self._device.startswith("cuda"):
-                import torch
-
                 torch.cuda.empty_cache()
             self._read(batch[: len(batch) // 2])
             self._read(batch[len(batch) // 2 :])
@@ -266,13 +267,6 @@ def _result(entry: _Entry[Found], deadline: float) -> Found:
 def after_fork() -> None:  # a forked process has none of the threads that might hold this lock
     global _cpu
     _cpu = threading.Lock()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    import torch
-
-    # A CPU allocator raises no type of its own.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def batches(lengths: Sequence[int], tokens: int, spread: float = math.inf) -> Iterator[list[int]]:

@@ -94,18 +94,11 @@ def trouble() -> str | None:
 
 
 def _lane(key: Key, build: Build[Found], options: EngineOptions) -> Lane[Found]:
+    """The lane of a model; its reader is built by the first caller, and shared by lanes with other queues or caches."""
     identity = key, options
-    if identity not in _lanes:
-        reader = _reader(key, build, options)
-        with _lock:
-            if identity not in _lanes:
-                _lanes[identity] = Lane(str(key[0]), reader, options)
-    return _lanes[identity]
-
-
-def _reader(key: Key, build: Build[Found], options: EngineOptions) -> Reader[Found]:
-    """The reader of a model, built by the first caller; others wait. Lanes with other queues or caches share it."""
     model = key, options.device, options.dtype, options.compile
+    if identity in _lanes:  # without the lock, which is held while any model is built
+        return _lanes[identity]
     with _building, scorer_packages():
         if model not in _readers:
             import torch
@@ -113,7 +106,10 @@ def _reader(key: Key, build: Build[Found], options: EngineOptions) -> Reader[Fou
             if options.threads not in (0, torch.get_num_threads()):
                 torch.set_num_threads(options.threads)
             _readers[model] = build(options)
-        return _readers[model]
+        with _lock:
+            if identity not in _lanes:
+                _lanes[identity] = Lane(str(key[0]), _readers[model], options)
+            return _lanes[identity]
 
 
 def _after_fork() -> None:

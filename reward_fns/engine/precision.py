@@ -58,9 +58,8 @@ class Changes:
                 self._count("CheXbert, labels changed", len(old.classes), changed)
 
     def _count(self, what: str, total: int, changed: int) -> None:
-        counts = self.counts.setdefault(what, [0, 0])
-        counts[0] += total
-        counts[1] += changed
+        before = self.counts.get(what, (0, 0))
+        self.counts[what] = [before[0] + total, before[1] + changed]
 
     def lines(self) -> list[str]:
         """The changes, a line for each reward and each kind of result."""

@@ -46,10 +46,9 @@ class Judge:
     direct: bool = False  # ask only this host: use no proxy and follow no redirect
 
     async def complete(self, prompt: str, *, max_tokens: int, stop: str) -> Answer:
-        """Continue a prompt as it is, without a chat template, at temperature 0. Raises TooLong, JudgeFailure.
+        """Continue a prompt without a chat template, at temperature 0. Raises TooLong, JudgeFailure.
 
-        Before that the client retries (connection, 408, 409, 429 and 5xx) with exponential back-off and jitter, or as
-        the server's Retry-After says.
+        The client retries 408, 409, 429, 5xx and lost connections, with back-off or as Retry-After says.
         """
         request = {"prompt": prompt, "stop": stop, "max_tokens": max_tokens, "temperature": 0.0}
         return await _on_judge_loop(self._ask("completions", request))
@@ -123,8 +122,7 @@ def _client(base_url: str, key: str, direct: bool) -> Any:
     return openai.AsyncOpenAI(base_url=base_url, api_key=key, http_client=http_client)
 
 
-# All requests of the process run in one event loop: a client's connections belong to a loop, and the loops in which
-# scores are asked for come and go.
+# A client's connections belong to one event loop, and the loops in which scores are asked for come and go.
 _lock = threading.Lock()
 _home: tuple[threading.Thread, asyncio.AbstractEventLoop] | None = None
 

@@ -24,6 +24,7 @@ INSIGNIFICANT = "Clinically Insignificant Errors"
 MATCHED = "Matched Findings"
 _SECTIONS = ("Explanation", SIGNIFICANT, INSIGNIFICANT, MATCHED)
 _KINDS = "abcdef"
+_NONE = re.compile(r"(no|none|n/a)\b", re.IGNORECASE)  # how a section without any item begins
 PROMPTS = Path(__file__).parent / "prompts"
 SCHEMA: dict[str, Any] = yaml.safe_load((PROMPTS / "schema.yaml").read_text())
 """JSON schema of an answer in mode json."""
@@ -59,12 +60,8 @@ def disarm(report: str) -> str:
     text = unicodedata.normalize("NFKC", report)
     text = "".join(char if char.isspace() or unicodedata.category(char)[0] != "C" else "" for char in text)
     text = re.sub(r"<(?![\s\d=.,~-])", "(", text.translate(str.maketrans("[]{}", "()()")))
-    return _cut(" ".join(text.split()[:WORDS]))
-
-
-def _cut(text: str) -> str:
-    """The start of a text that has about `TOKENS` tokens, by a count that no tokenizer much exceeds."""
-    # Three letters, or any other sign, are one token; what is not ASCII is one for each byte in UTF-8.
+    text = " ".join(text.split()[:WORDS])
+    # No tokenizer much exceeds this count: one for three letters or any other sign, for non-ASCII one a UTF-8 byte.
     tokens = 0
     for piece in re.finditer(r"[A-Za-z]{1,3}|[^A-Za-z\s]", text):
         tokens += 1 if piece[0].isascii() else len(piece[0].encode("utf-8", "ignore"))
@@ -134,9 +131,8 @@ def read_strict(answer: str) -> Verdict:
             raise _unreadable(f"has more than one section {name}", answer)
     parts = re.split(r"^[ \t]*\[([A-Za-z ]+)\]:", answer, flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))
-    for name in (SIGNIFICANT, MATCHED):
-        if name not in sections:
-            raise _unreadable(f"has no section {name}", answer)
+    if missing := [name for name in (SIGNIFICANT, MATCHED) if name not in sections]:
+        raise _unreadable(f"has no section {missing[0]}", answer)
     errors = [_strict_errors(sections.get(name, ""), name, answer) for name in (SIGNIFICANT, INSIGNIFICANT)]
     return Verdict(_strict_matched(sections[MATCHED], answer), *errors)
 
@@ -154,29 +150,22 @@ def _strict_errors(section: str, name: str, answer: str) -> int:
         if item[2] is None or item[1] in counts:
             raise _unreadable(f"counts ({item[1]}) in {name} twice or without a number", answer)
         counts[item[1]] = int(item[2])
-    if section and bool(counts) == _says_none(section):
+    if section and bool(counts) == bool(_NONE.match(section)):
         raise _unreadable(f"has {'counts and says that there is none' if counts else 'no count'} in {name}", answer)
     return sum(counts.values())
 
 
 def _strict_matched(section: str, answer: str) -> int:
     count = re.match(r"([0-9]{1,2})\.(?!\d)", section)
-    if count is None and not _says_none(section):
+    if count is None and not _NONE.match(section):
         raise _unreadable(f"has no count in {MATCHED}", answer)
     if len(re.findall(r"^[ \t]*[0-9]{1,2}\.(?!\d)", section, flags=re.MULTILINE)) > 1:  # one may be a quotation
         raise _unreadable(f"has more than one count in {MATCHED}", answer)
     return int(count[1]) if count else 0
 
 
-def _says_none(section: str) -> bool:
-    return re.match(r"(no|none|n/a)\b", section, flags=re.IGNORECASE) is not None
-
-
 def read_json(answer: str) -> Verdict | None:
-    """The counts of an answer in JSON, or None if the judge says that the candidate is not a report.
-
-    JudgeFailure says why an answer is not a single object of `SCHEMA`.
-    """
+    """The counts of an answer in JSON; None if the candidate is no report to it. JudgeFailure if not of `SCHEMA`."""
     try:
         raw = _keyed(json.loads(answer, object_pairs_hook=_without_repeats), SCHEMA["required"])
         errors = [_keyed(raw[name], _KINDS).values() for name in ("significant_errors", "insignificant_errors")]

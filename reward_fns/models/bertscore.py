@@ -143,10 +143,9 @@ def _means(prediction: States, reference: States) -> Any:
     import torch
 
     device = prediction.states.device
-    reference = States(reference.states.to(device), reference.counts.to(device), reference.full)
     # bert-score lets [CLS] and [SEP] be matched, though they don't count themselves.
-    cosines = prediction.states @ reference.states.T
-    best = (prediction.counts, cosines.amax(dim=1)), (reference.counts, cosines.amax(dim=0))
+    cosines = prediction.states @ reference.states.to(device).T
+    best = (prediction.counts, cosines.amax(dim=1)), (reference.counts.to(device), cosines.amax(dim=0))
     return torch.stack([likeness[counts].mean() for counts, likeness in best])
 
 

@@ -17,9 +17,7 @@ class Entity:
     label: str  # "OBS-DP" and so on (model radgraph) or "Observation::definitely present" (the others)
     start: int  # first and last word, counted from 0
     end: int
-    relations: tuple[
-        tuple[str, int], ...
-    ] = ()  # type, such as "modify", and the other entity's index in the annotation
+    relations: tuple[tuple[str, int], ...] = ()  # type, such as "modify", and the other entity's index
 
 
 Annotation = tuple[Entity, ...]
@@ -74,8 +72,7 @@ def _facts(annotation: Annotation, level: Level, case_mode: CaseMode) -> set[Has
         elif level == "partial":
             facts.add((tokens, entity.label, True))
         else:
-            # Relations are without case in either mode.
-            low = entity.tokens.lower()
+            low = entity.tokens.lower()  # relations are without case in either mode
             facts |= {(low, entity.label, kind, annotation[to].tokens.lower()) for kind, to in entity.relations}
     return facts
 

@@ -35,8 +35,8 @@ Layers = list[tuple[Tensor, Tensor]]
 class Layout:
     """Rows of at most `length` wordpieces with their special tokens, and where in them each piece's vector is read.
 
-    Unless `marked`, rows lack the special tokens: the package leaves them out for tokenizers without a class of their
-    own, as ModernBERT's, yet reads vectors as if they were there; the weights were trained so.
+    Unless `marked` (tokenizers without an own class, as ModernBERT's) the package leaves the special tokens out, yet
+    reads vectors as if they were there; the weights were trained so.
     """
 
     head: list[int]
@@ -90,10 +90,7 @@ class Marks(NamedTuple):
 
 
 class RadGraph:
-    """A model from an unpacked archive: `tokenise`, `encode` and `decode`, for one thread at a time.
-
-    What follows the encoder is always float32. UsageError says what an archive of another shape misses or has left.
-    """
+    """A model from an unpacked archive, for one thread at a time; what follows the encoder is always float32."""
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], encoder: Path, name: str, options: EngineOptions
@@ -110,7 +107,7 @@ class RadGraph:
 
         self._tokenizer = AutoTokenizer.from_pretrained(str(encoder))
         self._tokenizer.model_max_length = 1 << 30  # no warning: a long word is laid out over several rows
-        whole, bare = self._ids(["a"], special=True)[0], self._ids(["a"])[0]
+        whole, bare = (self._tokenizer(["a"], add_special_tokens=own)["input_ids"][0] for own in (True, False))
         at = whole.index(bare[0])
         length = config["dataset_reader"]["token_indexers"]["bert"].get("max_length")
         marked = length is None or type(self._tokenizer) is not PreTrainedTokenizerFast
@@ -139,7 +136,8 @@ class RadGraph:
         new = sorted({word for report in reports for word in report} - self._known.keys())
         # The package's reader takes these two for a full stop and a question mark.
         spelled = [word[1:] if word in ("/.", "/?") else word for word in new]
-        self._known.update(zip(new, self._ids(spelled) if new else [], strict=True))
+        pieces = self._tokenizer(spelled, add_special_tokens=False)["input_ids"] if new else []
+        self._known.update(zip(new, pieces, strict=True))
         tokenised = [Report(words, [self._known[word] for word in words]) for words in reports]
         return [(sum(map(len, report.pieces)), report) for report in tokenised]
 
@@ -162,16 +160,12 @@ class RadGraph:
             self._pair_head = layers(pair[0], pair[1])
         except KeyError as error:
             raise UsageError(f"{folder / 'weights.th'} has no {error}: not an archive of model {name}") from error
-        left = sorted(key for key in state if not key.startswith((_ENCODER, *_UNUSED)) and key != _WIDTHS)
-        if left:
+        if left := sorted(key for key in state if not key.startswith((_ENCODER, *_UNUSED)) and key != _WIDTHS):
             raise UsageError(f"{folder / 'weights.th'} has weights that RadGraph does not: {', '.join(left[:3])}")
         # Null, "no entity", is the first entity label and has no weights; for relations it is not in the list.
         outputs = len(self._entity_head[-1][1]), len(self._pair_head[-1][1])
         if self._entity_labels[:1] != [""] or outputs != (len(self._entity_labels) - 1, len(self._relation_labels)):
             raise UsageError(f"labels in {folder / 'vocabulary'} don't fit the weights, which have {outputs} of them")
-
-    def _ids(self, words: list[str], special: bool = False) -> Any:
-        return self._tokenizer(words, add_special_tokens=special)["input_ids"]
 
     @torch.inference_mode()
     def encode(self, reports: Sequence[Report]) -> list[Marks | None]:

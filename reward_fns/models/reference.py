@@ -42,10 +42,7 @@ def radgraph(model: str, folder: Path) -> Callable[[Sequence[str]], list[Annotat
 
 
 def f1chexbert(folder: Path, **options: Any) -> Callable[[str], list[float]]:
-    """The f1chexbert package's function from a text to the logits of all 14 heads, followed by the [CLS] state.
-
-    The folder holds chexbert.pth; the options are those of the package's class, such as `device`.
-    """
+    """The f1chexbert package's function from a text to the logits of all 14 heads, followed by the [CLS] state."""
     import torch
 
     package = _package("f1chexbert", "f1chexbert.f1chexbert")

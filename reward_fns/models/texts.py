@@ -30,8 +30,6 @@ def score_long_pairs(
 ) -> list[float]:
     """Scores of the pairs whose texts both have at least `min_chars` characters; the floor for the others.
 
-    `score`, from predictions and references to one number a pair, is called once, with the long pairs only.
-
     >>> score_long_pairs(lambda ours, theirs: [1.0] * len(ours), ["None.", "No mass."], ["No mass."] * 2, 6, -3.0)
     [-3.0, 1.0]
     """

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from reward_fns.engine.device import scorer_packages
 from reward_fns.errors import UsageError
@@ -36,27 +36,19 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubFolder:
-    """The files of such a repository or folder that a transformers model or its tokenizer is read from.
-
-    A pattern with a wildcard may match nothing; any other must be there.
-    """
+    """A model's or tokenizer's files in such a repository or folder; only a wildcard pattern may match nothing."""
 
     repo: str
     revision: str = "main"
     patterns: tuple[str, ...] = CONFIG_AND_TOKENIZER
 
 
-class _UsedFile(NamedTuple):
-    size: int
-    sha256: str
-
-
-_used: dict[str, _UsedFile] = {}
+_used: dict[str, tuple[int, str]] = {}  # size and SHA-256
 
 
 def loaded() -> dict[str, str]:
     """SHA-256 of every file this process has fetched, under `repo@revision/file`, or its path in a local folder."""
-    return {name: file.sha256 for name, file in _used.items()}
+    return {name: sha256 for name, (_, sha256) in _used.items()}
 
 
 def download(specs: Iterable[RewardSpec]) -> list[str]:
@@ -69,7 +61,7 @@ def download(specs: Iterable[RewardSpec]) -> list[str]:
                 before = set(_used)
                 _ = fetch(source) if isinstance(source, HubFile) else fetch_folder(source)
                 for name in [name for name in _used if name not in before]:
-                    print(f"{_used[name].sha256}  {_used[name].size:>12}  {name}", flush=True)
+                    print(f"{_used[name][1]}  {_used[name][0]:>12}  {name}", flush=True)
         except UsageError as error:
             failures[f"{reward.name}: {error}"] = None
     for failure in failures:
@@ -78,11 +70,7 @@ def download(specs: Iterable[RewardSpec]) -> list[str]:
 
 
 def fetch(file: HubFile) -> Path:
-    """Path of a file, which is downloaded if it is not in the Hugging Face cache yet.
-
-    Where the cache is, and whether the hub is asked at all, follows HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE. A file
-    that can't be fetched is a UsageError: which file, which cache, and what to run on a machine with internet.
-    """
+    """Path of a file in the Hugging Face cache (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE), or a UsageError."""
     folder = Path(file.repo).expanduser()
     if folder.is_dir():
         _demand(folder, [file.name])
@@ -112,9 +100,7 @@ def fetch_folder(folder: HubFolder) -> Path:
 def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
     """The folder `$XDG_CACHE_HOME/cxr-grpo/<SHA-256 of the archive>/<name>`, unpacked once from a tar archive.
 
-    (~/.cache where that is not set.) Any number of processes may ask at the same time: each unpacks into a folder of
-    its own, and the first to finish gives it its name, under which there is never half an archive. UsageError if the
-    archive is damaged or lacks one of the files, or if there is no room for it.
+    (~/.cache where that is not set.) Safe in many processes: each unpacks into an own folder, which is then renamed.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxr-grpo"
     target = root / _sha256(archive) / name
@@ -177,7 +163,7 @@ def _demand(folder: Path, names: Sequence[str]) -> None:
 def _record(source: HubFile | HubFolder, path: Path) -> None:
     hub = not Path(source.repo).expanduser().is_dir()
     name = f"{source.repo}@{source.revision}/{path.name}" if hub else str(path)
-    _used[name] = _UsedFile(path.stat().st_size, _sha256(path))
+    _used[name] = path.stat().st_size, _sha256(path)
 
 
 def _sha256(path: Path) -> str:
