@@ -231,4 +231,8 @@ def _cluster(trial: Trial) -> Iterator[None]:
             yield
         finally:
             leave()
+            if served:
+                from ray import serve
+
+                serve.shutdown()  # else this process asks this cluster's controller in the next cluster, too
             ray.shutdown()
