@@ -165,7 +165,7 @@ def test_a_folder_that_is_not_there_is_wrong_use(run, tmp_path):
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real list of boxes")
 def test_all_real_boxes_are_in_range(run, tmp_path, rows):
     listed = gzip.decompress((REAL / "BBox_List_2017.csv.gz").read_bytes()).decode().splitlines()[1:]
-    any_film = films.png(tmp_path / "film.png", films.pixels(8, 8, bits=8))
+    any_film = films.png(tmp_path / "film.png", films.pixels(256, 256, bits=8))
     (tmp_path / "films").mkdir()
     for name in {line.split(",")[0] for line in listed}:
         (tmp_path / "films" / name).symlink_to(any_film)
