@@ -72,12 +72,17 @@ def words(text: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-_TYPES = (int, float, Path, positive, probability, folder, context, words)
+_ALTERNATIVES = ("rewards", "splits")  # groups of which one option can be given
+_TYPES = (int, float, Path, positive, probability, shares, folder, context, words)
 TYPES: Mapping[str, Callable[[str], Any]] = {kind.__name__: kind for kind in _TYPES}
 
 
-def add_options(parser: argparse._ActionsContainer, group: str, changed: Mapping[str, Any] | None = None) -> None:
-    """Add a group of options of help.yaml, with these arguments of argparse changed."""
-    for flag, given in HELP[group].items():
-        settings = {**given, **(changed or {}).get(flag, {})}
-        parser.add_argument(flag, **settings | ({"type": TYPES[settings["type"]]} if "type" in settings else {}))
+def add_options(
+    parser: argparse._ActionsContainer, *groups: str, changed: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Add groups of options of help.yaml, with these arguments of argparse changed."""
+    for group in groups:
+        place = parser.add_mutually_exclusive_group() if group in _ALTERNATIVES else parser
+        for flag, given in HELP[group].items():
+            settings = {**given, **(changed or {}).get(flag, {})}
+            place.add_argument(flag, **settings | ({"type": TYPES[settings["type"]]} if "type" in settings else {}))

@@ -5,7 +5,6 @@ split. MIMIC-CXR's official file decides for all of them, by patient, and where 
 """
 
 import argparse
-import json
 import pickle
 import re
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import tables
+from data_prep.readers import jsons, tables
 from data_prep.sample import Sample, stable_hash
 from reward_fns.errors import UsageError
 
@@ -173,13 +172,10 @@ def _pairs(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
         identity = next((name for known in _ID_COLUMNS for name in names if name.lower() == known), names[0])
         yield from ((row[0], row[1]) for row in tables.rows(path, (identity, split), problems))
         return
-    problems.source(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"--split-file {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--split-file {path} is not JSON: {error}") from error
+        content = jsons.read(path, problems)
+    except RefusedData as error:
+        raise UsageError(f"--split-file {error}") from error
     try:
         if isinstance(content, list):
             yield from ((_identity(entry), str(entry["split"])) for entry in content)

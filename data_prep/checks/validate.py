@@ -28,8 +28,7 @@ _BATCH = 64  # rows in memory at a time, with their embedded images
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m data_prep validate`."""
-    add_options(parser, "validate")
-    add_options(parser.add_mutually_exclusive_group(), "rewards")
+    add_options(parser, "validate", "rewards")
 
 
 class Validator:

@@ -4,7 +4,6 @@ A question with a malformed box is left out whole: with its other boxes alone, a
 """
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,6 @@ from data_prep.problems import Problems, RefusedData
 from data_prep.readers.images import Film
 from data_prep.sample import Sample, stable_hash
 from reward_fns.boxes import Box
-from reward_fns.errors import UsageError
 
 _THINNEST = 1e-6  # share of the image's side; less would vanish in the arithmetic on boxes
 _EMPTY = "questions whose right answer is 'nothing there'; paper_grounding scores it 0, quickstart 1"
@@ -144,19 +142,3 @@ def readable(label: str) -> str:
     """
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|[_\s]+", " ", label).split()
     return " ".join(word if word.isupper() else word.lower() for word in words)
-
-
-def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold the text; JSON can escape half of a surrogate pair, which it cannot."""
-    return text.isascii() or not re.search("[\ud800-\udfff]", text)
-
-
-def read_json(path: Path, problems: Problems) -> Any:
-    """The content of a JSON file in UTF-8, with or without a byte order mark; errors as `tables.rows`."""
-    problems.source(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise RefusedData(f"{path} is not valid JSON: {error}; get it again") from error

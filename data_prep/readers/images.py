@@ -7,7 +7,6 @@ Films whose decoder may crash, and all films with several workers, are converted
 crash costs one film, not the run. A process whose parent is gone ends by itself.
 """
 
-import argparse
 import hashlib
 import io
 import math
@@ -29,7 +28,6 @@ from typing import cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.options import positive
 from data_prep.readers import dicom
 from reward_fns.errors import UsageError
 
@@ -43,13 +41,6 @@ _CONVERSION = 1  # to be raised when films come out otherwise than before
 
 class Unreadable(ValueError):
     """A film that cannot be used; the message names the file, what is wrong with it and what to do."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every set whose films are converted."""
-    parser.add_argument("--workers", type=positive, default=1, help="processes that convert films")
-    parser.add_argument("--store-pixels", type=positive, metavar="N", help="scale larger films to N pixels (1048576)")
-    parser.add_argument("--keep-films", type=Path, metavar="DIR", help="keep converted films, to resume a stopped run")
 
 
 def size(path: Path) -> tuple[int, int]:

@@ -55,15 +55,8 @@ class Film(NamedTuple):
         return mimic_patient(self.subject)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every set on MIMIC-CXR's images."""
-    parser.add_argument("--root", type=Path, required=True, help="folder of MIMIC-CXR-JPG: files/ and the csv tables")
-    parser.add_argument("--mimic-splits", type=Path, help=f"MIMIC-CXR's split file (else ROOT/{FILE}, or .gz)")
-    parser.add_argument("--check-images", action="store_true", help="list images that are missing (asks the disk)")
-
-
 class Mimic:
-    """The images under `--root`, with the split of each patient, by the options of `add_arguments`."""
+    """The images under `--root`, with the split of each patient, by the options `mimic`."""
 
     def __init__(self, options: argparse.Namespace, problems: Problems) -> None:
         root = folder(options.root, "--root", "files/ and the tables of MIMIC-CXR-JPG")

@@ -38,7 +38,7 @@ def read(
 ) -> Iterator[tuple[_Record, Film]]:
     """Each record that has a path, with its picture, in the same order; a file that cannot be read is a problem.
 
-    Only a few records are taken ahead of what is yielded; `options` are those of `images.add_arguments`.
+    Only a few records are taken ahead of what is yielded; `options` are the group `images` of help.yaml.
     """
     waiting: deque[_Record] = deque()
 

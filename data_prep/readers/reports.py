@@ -1,4 +1,4 @@
-"""Steps that sets share: options, the part of a report that is asked for, rows per study or image, patients' names."""
+"""Steps that sets share: the part of a report that is asked for, rows per study or image, patients' names."""
 
 import argparse
 import re
@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from data_prep.options import shares
 from data_prep.problems import Problems
 from data_prep.readers import pictures, tables
 from data_prep.readers.images import Film
-from data_prep.readers.sections import SECTIONS, Sections, choose, line
-from data_prep.sample import SPLITS, Sample, split_of
+from data_prep.readers.sections import Sections, choose, line
+from data_prep.sample import Sample, split_of
 from reward_fns.errors import UsageError
 
 _PLACEHOLDERS = {"", "none", "nan", "null", "n/a", "na"}
@@ -19,22 +18,8 @@ _Film = Film | tuple[None, int, int]  # a film, or none
 _FOLDER = re.compile(r"(?:^|/)(p\d{8}|patient\d{5,})(?=/)")
 
 
-def add_arguments(parser: argparse.ArgumentParser, section: str = "findings") -> None:
-    """`--section` with this default, and `--per`."""
-    parser.add_argument("--section", choices=SECTIONS, default=section, help="the part of a report that is asked for")
-    parser.add_argument("--per", choices=("study", "image"), default="study", help="one row per study or per image")
-
-
-def add_splits(parser: argparse.ArgumentParser, by_hash: str | None = None) -> None:
-    """`--split` and `--split-by-hash` with this default, for sets without a published split; see `split`."""
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--split", choices=SPLITS, help=f"one split for all (else {'by hash' if by_hash else 'train'})")
-    by_shares = "or shares of patients, train,val,test: 0.8,0.1,0.1"
-    group.add_argument("--split-by-hash", type=shares, default=by_hash, help=by_shares)
-
-
 def split(options: argparse.Namespace, patient: str, salt: str = "") -> str:
-    """The split of a patient by the options of `add_splits`."""
+    """The split of a patient by the options `splits`, for sets without a published split."""
     by_hash = options.split is None and options.split_by_hash
     return split_of(patient, by_hash, salt) if by_hash else options.split or "train"
 

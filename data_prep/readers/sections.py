@@ -21,8 +21,6 @@ from typing import NamedTuple
 
 import yaml
 
-SECTIONS = ("findings", "impression", "both", "fallback")  # what can be asked for, see `choose`
-
 _HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s[^\n]*")
 _PARAGRAPH = "\n \n"
 _WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))

@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool, max_tokens
     """Add the options of commands that ask a model."""
     changed: dict[str, dict[str, object]] = {name: {"required": required} for name in ("--endpoint", "--model")}
     changed |= {"--allow-remote": {"help": f"send to another machine. {REMINDER}"}}
-    add_options(parser.add_argument_group("the model"), "the model", changed)
+    add_options(parser.add_argument_group("the model"), "the model", changed=changed)
     parser.set_defaults(max_tokens=max_tokens)
 
 

@@ -28,12 +28,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.options import positive
+from data_prep.options import add_options, positive
 from data_prep.problems import Problems
 from data_prep.readers import box_sets, tables
 from data_prep.readers.archives import Reader, folder_text, zip_texts
 from data_prep.readers.mimic import Film, Mimic
-from data_prep.readers.mimic import add_arguments as mimic_arguments
 from data_prep.registry import data_set
 from data_prep.sample import Sample, stable_hash
 from data_prep.selection import NAMES
@@ -52,7 +51,7 @@ _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    mimic_arguments(parser)
+    add_options(parser, "mimic")
     parser.add_argument("--annotations", type=Path, required=True, help="folder of Chest ImaGenome: silver_dataset/")
     parser.add_argument("--regions", type=positive, default=1, help="regions asked for per image, drawn by its id")
     box_sets.add_negatives(parser, "of those that its report says are absent, by the scene graph")

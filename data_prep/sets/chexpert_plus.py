@@ -25,8 +25,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems
-from data_prep.readers import images, reports, tables
+from data_prep.readers import reports, tables
 from data_prep.readers.sections import Sections, line, whole
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -44,8 +45,8 @@ _Key = tuple[str, str]  # patient and study
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of CheXpert Plus."""
     parser.add_argument("--root", type=Path, required=True, help=f"folder with {_TABLE} and PNG/ or DICOM/")
-    reports.add_arguments(parser, section="impression")
-    images.add_arguments(parser)
+    add_options(parser, "reports", "images")
+    parser.set_defaults(section="impression")
 
 
 class _Film(NamedTuple):

@@ -18,9 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.options import with_group
+from data_prep.options import add_options, with_group
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import box_sets, images, pictures, reports
+from data_prep.readers import box_sets, images, jsons, pictures, reports
 from data_prep.registry import data_set
 from data_prep.sample import Sample, stable_hash
 from reward_fns.errors import UsageError
@@ -35,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--include-empty", action="store_true", help="ask images without boxes for an absent finding")
     box_sets.add_negatives(parser, "of the file's categories")
     parser.add_argument("--patient-regex", type=with_group, help="first group in file_name is the patient (else: file)")
-    reports.add_splits(parser)
-    images.add_arguments(parser)
+    add_options(parser, "splits", "images")
 
 
 @dataclass
@@ -59,7 +58,7 @@ class _Film:
 def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]:
     """Yield one grounding sample per image and category; unusable annotations go to `problems`."""
     root = reports.folder(options.root, "--root", "the images")
-    content = box_sets.read_json(options.annotations, problems)
+    content = jsons.read(options.annotations, problems)
     for part in ("images", "categories", "annotations"):
         entries = content.get(part) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -99,8 +98,8 @@ def _entries(content: _Content, part: str, keys: tuple[str, ...], problems: Prob
             problems.add("missing_key", where, f"no {' or '.join(missing)}; entry not used")
         elif identity in seen:
             problems.add("duplicate_id", where, f"id {identity} was used before; entry not used")
-        elif damaged := [key for key in keys if not box_sets.is_utf8(str(entry[key]))]:
-            problems.add("bad_text", where, f"{damaged[0]} {entry[damaged[0]]!r} is not valid Unicode; entry not used")
+        elif wrong := jsons.defect([entry[key] for key in keys]):
+            problems.add("bad_text", where, f"{wrong}; entry not used")
         else:
             seen.add(identity)
             yield entry

@@ -8,8 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems
-from data_prep.readers import images, pictures, reports
+from data_prep.readers import pictures, reports
 from data_prep.readers.jsons import objects
 from data_prep.registry import data_set
 from data_prep.sample import KINDS, SPLITS, Sample
@@ -31,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="file with one JSON object per line")
     parser.add_argument("--name", default="jsonl", help="name of the data set in the rows")
     parser.add_argument("--box-unit", choices=("share", "pixel"), default="share", help="unit of boxes, of the image")
-    reports.add_splits(parser)
-    images.add_arguments(parser)
+    add_options(parser, "splits", "images")
 
 
 @data_set(

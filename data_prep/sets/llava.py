@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep.options import with_group
+from data_prep.options import add_options, with_group
 from data_prep.problems import Problems
-from data_prep.readers import images, pictures, reports
+from data_prep.readers import pictures, reports
 from data_prep.readers.jsons import Dialog, dialogs, task_content
 from data_prep.registry import data_set
 from data_prep.sample import KINDS, TASKS, Sample
@@ -37,8 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=[kind for kinds in KINDS.values() for kind in kinds], help="of the task")
     parser.add_argument("--source-format", choices=sorted(CONVENTIONS), default="radvlm", help="of boxes in answers")
     parser.add_argument("--patient-regex", type=with_group, help="first group in the path is the patient")
-    reports.add_splits(parser)
-    images.add_arguments(parser)
+    add_options(parser, "splits", "images")
 
 
 @data_set(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems
 from data_prep.readers import mimic, reports
 from data_prep.readers.sections import Sections, indication, whole
@@ -34,10 +35,9 @@ _Report = tuple[str, Sections, str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of MIMIC-CXR."""
-    mimic.add_arguments(parser)
+    add_options(parser, "mimic", "reports")
     archive = "mimic-cxr-reports.zip, its folder, or mimic_cxr_sectioned.csv"
     parser.add_argument("--reports", type=Path, required=True, help=archive)
-    reports.add_arguments(parser)
     views = "ViewPositions, best first; UNKNOWN for a blank one"
     parser.add_argument("--views", nargs="+", default=["PA", "AP"], metavar="VIEW", help=views)
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import box_sets, tables
+from data_prep.readers import box_sets, jsons, tables
 from data_prep.readers.mimic import Film, Mimic, ids
-from data_prep.readers.mimic import add_arguments as mimic_arguments
 from data_prep.readers.sections import line
 from data_prep.registry import data_set
 from data_prep.sample import Sample, stable_hash
@@ -37,7 +37,7 @@ _LABELS = "mimic-cxr-2.0.0-chexpert.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    mimic_arguments(parser)
+    add_options(parser, "mimic")
     parser.add_argument("--annotations", type=Path, required=True, help="MS_CXR_Local_Alignment_v1.?.0, .csv or .json")
     box_sets.add_negatives(parser, f"of those that the film's report says are absent, by {_LABELS} in --root")
 
@@ -62,8 +62,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         text = line(row.text)
         key = row.dicom, row.category, text
         problems.count("boxes")
-        if not all(map(box_sets.is_utf8, key)):
-            problems.add("bad_text", row.where, f"{key!r} is not valid Unicode; box not used")
+        if wrong := jsons.defect([*key]):
+            problems.add("bad_text", row.where, f"{wrong}; box not used")
         elif all(key):
             name = f"{row.category}-{stable_hash(text):016x}"
             box = _read_box(row, films, mimic, problems)
@@ -125,7 +125,7 @@ def _table_rows(path: Path, problems: Problems) -> Iterator[_Row]:
 
 
 def _json_rows(path: Path, problems: Problems) -> Iterator[_Row]:
-    content = box_sets.read_json(path, problems)
+    content = jsons.read(path, problems)
     try:
         images = {image["id"]: image for image in content["images"]}
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems
-from data_prep.readers import box_sets, images, pictures, reports, tables
+from data_prep.readers import box_sets, pictures, reports, tables
 from data_prep.registry import data_set
 from data_prep.sample import SPLITS, Sample
 from reward_fns.errors import UsageError
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split.add_argument("--test-list", type=Path, help="or the official test_list.txt; other films are for training")
     box_sets.add_negatives(parser, f"of those that neither a box nor a label of the film in {_LABELS} names")
     parser.add_argument("--labels", type=Path, help=f"the labels for --negatives (default: {_LABELS} in --root)")
-    images.add_arguments(parser)
+    add_options(parser, "images")
 
 
 @data_set(

@@ -28,8 +28,9 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import images, pictures, reports, tables
+from data_prep.readers import pictures, reports, tables
 from data_prep.readers.archives import all_files
 from data_prep.readers.sections import Sections, line
 from data_prep.registry import data_set
@@ -56,9 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", choices=("frontal", "all"), default="frontal", help="which images are used")
     text_only = "rows without image, for report filters and text scorers only"
     parser.add_argument("--text-only", action="store_true", help=text_only)
-    reports.add_arguments(parser)
-    reports.add_splits(parser, by_hash="0.8,0.1,0.1")
-    images.add_arguments(parser)
+    add_options(parser, "reports", "splits", "images")
+    parser.set_defaults(split_by_hash="0.8,0.1,0.1")
 
 
 @data_set(

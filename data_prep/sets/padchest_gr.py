@@ -27,8 +27,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems
-from data_prep.readers import box_sets, images, pictures, reports, tables
+from data_prep.readers import box_sets, pictures, reports, tables
 from data_prep.readers.jsons import objects
 from data_prep.registry import data_set
 from data_prep.sample import SPLITS, Sample
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", choices=("en", "es"), default="en", help="language of the sentences")
     parser.add_argument("--parent", type=Path, help="PadChest's table of images, to keep frontal films (PA, AP) only")
     box_sets.add_negatives(parser, "of labels that a negative sentence of its report names")
-    images.add_arguments(parser)
+    add_options(parser, "images")
 
 
 # `row` is patient, split and data set; labels are those of the positive sentences.
@@ -113,7 +114,7 @@ def _studies(
     for place, item in objects(path, problems):
         problems.count("studies")
         study, image, findings = str(item.get("StudyID")), item.get("ImageID"), item.get("findings")
-        where = f"{path.name}, {place} (study {study if box_sets.is_utf8(study) else repr(study)})"
+        where = f"{path.name}, {place} (study {study})"
         if not isinstance(image, str) or not isinstance(findings, list):
             problems.add("missing_key", where, "needs an ImageID and a list of findings; study not used")
             continue
@@ -158,8 +159,6 @@ def _questions(
         label, quads = ", ".join(labels), quads if isinstance(quads, list) else [quads]
         if not isinstance(sentence, str) or not sentence.strip():
             problems.add("blank", here, f"sentence_{language} is blank; not used")
-        elif not box_sets.is_utf8(sentence + label):
-            problems.add("bad_text", here, f"sentence {sentence!r} or labels {label!r} are not valid Unicode; not used")
         else:
             box = partial(box_sets.normalized_box, size=(1, 1), label=label, where=here, overshoot=_OVERSHOOT)
             boxes = [box(quad, problems=problems) for quad in quads]

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import yaml
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems
 from data_prep.readers import pictures, reports
 from data_prep.readers.jsons import Dialog, dialogs, task_content
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="the set's JSON file")
     parser.add_argument("--sources", nargs="+", choices=sorted(_SOURCES), metavar="SOURCE", help="only these")
     parser.add_argument("--padchest-table", type=Path, help="PadChest-GR's master_table.csv, which names its patients")
-    reports.add_splits(parser)
+    add_options(parser, "splits")
 
 
 @data_set(

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems
-from data_prep.readers import images, jsons, pictures, reports
+from data_prep.readers import jsons, pictures, reports
 from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -35,8 +36,7 @@ _LATERAL = {"LATERAL", "LL", "RL", "LEFT_LATERAL", "RIGHT_LATERAL"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ReXGradient."""
     parser.add_argument("--root", type=Path, required=True, help="folder with metadata/ and deid_png/")
-    reports.add_arguments(parser)
-    images.add_arguments(parser)
+    add_options(parser, "reports", "images")
 
 
 @data_set(

@@ -22,8 +22,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_prep.options import add_options
 from data_prep.problems import Problems
-from data_prep.readers import images, jsons, pictures, reports
+from data_prep.readers import jsons, pictures, reports
 from data_prep.readers.sections import Sections
 from data_prep.registry import data_set
 from data_prep.sample import Sample
@@ -40,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the images: images, files or PNG")
     parser.add_argument("--annotations", type=Path, required=True, help="ReXRank_IUXray_test.json or another of them")
     parser.add_argument("--name", default="rexrank", help="name of the data set in the rows")
-    reports.add_arguments(parser)
-    images.add_arguments(parser)
+    add_options(parser, "reports", "images")
 
 
 @data_set(

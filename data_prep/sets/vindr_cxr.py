@@ -33,9 +33,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.options import probability
+from data_prep.options import add_options, probability
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import box_sets, images, pictures, tables
+from data_prep.readers import box_sets, images, jsons, pictures, tables
 from data_prep.registry import data_set
 from data_prep.sample import Sample, split_of
 from reward_fns.boxes import Box
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=("grounding", "detection", "both"), default="grounding", help=tasks)
     box_sets.add_negatives(parser, "of all findings in the tables (not with --task detection)")
     parser.add_argument("--val-share", type=probability, default=0.0, help="share of training films for validation")
-    images.add_arguments(parser)
+    add_options(parser, "images")
 
 
 @dataclass
@@ -216,7 +216,7 @@ def _read_sizes(names: list[str], problems: Problems) -> dict[str, Size]:
     for path in map(Path, names):
         listed: Iterable[tuple[Any, ...]]
         if path.suffix == ".json":
-            content = box_sets.read_json(path, problems)
+            content = jsons.read(path, problems)
             try:
                 listed = [(image, rows, columns) for image, (rows, columns) in content.items()]
             except (TypeError, ValueError, AttributeError) as error:

@@ -9,9 +9,7 @@ from data_prep.readers.box_sets import (
     absent_questions,
     add_negatives,
     grounding_samples,
-    is_utf8,
     normalized_box,
-    read_json,
     refuse_shares,
 )
 from reward_fns.boxes import Box
@@ -114,14 +112,3 @@ def test_shares_are_not_pixels(tmp_path):
         refuse_shares(0.98, tmp_path)
     refuse_shares(1.5, tmp_path)
     refuse_shares(0, tmp_path)
-
-
-def test_texts_that_utf8_cannot_hold():
-    assert is_utf8("é\U0001f600") and not is_utf8("a\udc00b")
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000])
-def test_broken_json_is_refused(tmp_path, content):
-    (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(RefusedData, match=r"a\.json is not valid JSON"):
-        read_json(tmp_path / "a.json", Problems())

@@ -6,8 +6,6 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main
-from data_prep.problems import Problems, RefusedData
-from data_prep.readers import jsons
 
 
 @pytest.fixture
@@ -139,18 +137,6 @@ def test_broken_lines_are_listed(run):
     good = json.dumps(GOOD).encode()
     status, told, _, kinds = run(good + b'\n{"id": "b", \n' + good.replace(b"Clear", b"Cl\xe4r"))
     assert status == 0 and kinds == {"bad_json": 1, "bad_encoding": 1} and "line 3: is not UTF-8 (byte 0xe4)" in told
-
-
-def test_a_list_is_read_in_blocks_of_any_size(tmp_path, monkeypatch):
-    items = [{"id": f"\u00e4{'x' * n}", "n": [n, {"m": "]},"}]} for n in range(60)]
-    (tmp_path / "a.json").write_text(json.dumps(items, indent=1, ensure_ascii=False), encoding="utf-8")
-    for block in (1, 7, 64, 2**20):
-        monkeypatch.setattr(jsons, "_BLOCK", block)
-        assert [item for _, item in jsons.objects(tmp_path / "a.json", Problems())] == items
-    monkeypatch.setattr(jsons, "_BLOCK", 1)
-    monkeypatch.setattr(jsons, "_LONGEST", 20)
-    with pytest.raises(RefusedData, match="cut short"):
-        list(jsons.objects(tmp_path / "a.json", Problems()))
 
 
 @pytest.mark.parametrize(
