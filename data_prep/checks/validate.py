@@ -27,7 +27,6 @@ _BATCH = 64  # rows in memory at a time, with their embedded images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m data_prep validate`."""
     add_options(parser, "validate", "rewards")
 
 
@@ -122,7 +121,8 @@ class Validator:
             counts.splits[split] += 1
             defects += self._repeats(row, info, where, split, sft=sft)
             if self.lengths and not defects:
-                defects += self._too_long(self.lengths, row, films, truth, info, counts)
+                gold = self._gold.answer(truth, info) if truth and self.options.max_response else None
+                defects += self._too_long(self.lengths, row, films, gold, counts)
             for kind, detail in defects:
                 self._note(counts, kind, where, detail)
             if truth and not defects:
@@ -177,25 +177,19 @@ class Validator:
                 yield Defect("image in two splits", f"{split} here, but {before.replace(chr(10), ' in ')}")
 
     def _too_long(
-        self,
-        lengths: PromptLengths,
-        row: dict[str, Any],
-        films: Sequence[Film],
-        truth: GroundTruth | None,
-        info: Mapping[str, Any],
-        counts: FileCounts,
+        self, lengths: PromptLengths, row: dict[str, Any], films: Sequence[Film], gold: str | None, counts: FileCounts
     ) -> Iterator[Defect]:
-        sft, most = counts.kind == "SFT", self.options.max_response
+        sft = counts.kind == "SFT"
         images = [(*film, entry) for film, entry in zip(films, row["images"], strict=True) if isinstance(film, tuple)]
         tokens = lengths.count(row["messages"][:-1] if sft else row["prompt"], images)
         counts.longest_prompt = max(counts.longest_prompt, tokens)
         if not sft and tokens > (limit := self.options.max_prompt_length):
             detail = f"{tokens} tokens, over --max-prompt-length {limit}; lower --max-pixels or raise it"
             yield Defect("prompt too long", detail)
-        if truth and most:
-            tokens = lengths.count_text(self._gold.answer(truth, info))
+        if gold is not None:
+            tokens = lengths.count_text(gold)
             counts.longest_gold = max(counts.longest_gold, tokens)
-            if tokens > most:
+            if tokens > (most := self.options.max_response):
                 detail = f"{tokens} tokens, over --max-response {most}: no response can be that long"
                 yield Defect("gold answer too long", detail)
 

@@ -95,7 +95,7 @@ class Journal(AbstractContextManager["Journal"]):
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, required: bool, max_tokens: int) -> None:
-    """Add the options of commands that ask a model."""
+    """Add the options of commands that ask a model, which need a `temperature` besides."""
     changed: dict[str, dict[str, object]] = {name: {"required": required} for name in ("--endpoint", "--model")}
     changed |= {"--allow-remote": {"help": f"send to another machine. {REMINDER}"}}
     add_options(parser.add_argument_group("the model"), "the model", changed=changed)
@@ -163,7 +163,7 @@ def origin(model: Judge, prompt: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def answered(
-    options: argparse.Namespace, model: Judge, questions: Callable[[], Iterable[Question]], temperature: float
+    options: argparse.Namespace, model: Judge, questions: Callable[[], Iterable[Question]]
 ) -> Iterator[tuple[Journal, Problems] | None]:
     """Ask all questions that the journal has no answer to, and give it and what failed; None if the user declines.
 
@@ -175,9 +175,8 @@ def answered(
         if not _confirmed(options, requests):
             yield None
             return
-        problems = Problems()
         try:
-            asyncio.run(_ask_all(options, model, questions(), requests, journal, problems, temperature))
+            problems = asyncio.run(_ask_all(options, model, questions(), requests, journal))
         except (KeyboardInterrupt, SystemExit):
             print(f"\nthe answers so far are in {journal.path}; the same command resumes", file=sys.stderr)
             raise
@@ -222,15 +221,10 @@ def _confirmed(options: argparse.Namespace, requests: int) -> bool:
 
 
 async def _ask_all(
-    options: argparse.Namespace,
-    model: Judge,
-    questions: Iterable[Question],
-    requests: int,
-    journal: Journal,
-    problems: Problems,
-    temperature: float,
-) -> None:
-    failed_in_a_row, most = 0, options.concurrency + 3
+    options: argparse.Namespace, model: Judge, questions: Iterable[Question], requests: int, journal: Journal
+) -> Problems:
+    """Put the answers into the journal; returns what failed."""
+    problems, failed_in_a_row, most = Problems(), 0, options.concurrency + 3
     asked: set[str] = set()
     bar = tqdm(total=requests, unit="answer", disable=not sys.stderr.isatty())
     pending = iter(questions)  # shared by all workers
@@ -244,7 +238,7 @@ async def _ask_all(
                 continue
             asked.add(question.key)
             try:
-                await _ask(question, model, journal, temperature, options.max_tokens)
+                await _ask(question, model, journal, options)
                 failed_in_a_row = 0
             except (Unusable, JudgeFailure, RecursionError) as error:  # the last from JSON nested too deeply
                 unusable = isinstance(error, Unusable)
@@ -259,16 +253,18 @@ async def _ask_all(
             f"stopped after {failed_in_a_row} failures in a row, the last: {problems.found[-1].detail}. The answers so "
             f"far are in {journal.path}; the same command resumes"
         )
+    return problems
 
 
-async def _ask(question: Question, model: Judge, journal: Journal, temperature: float, max_tokens: int) -> None:
+async def _ask(question: Question, model: Judge, journal: Journal, options: argparse.Namespace) -> None:
     """Ask a question, up to three times while its answer is unusable, each time at a higher temperature."""
     message = question.message()
     for step in _TEMPERATURE_STEPS:
-        answer = await model.chat(message, max_tokens=max_tokens, temperature=round(temperature + step, 2))
+        temperature = round(options.temperature + step, 2)
+        answer = await model.chat(message, max_tokens=options.max_tokens, temperature=temperature)
         try:
             if not answer.complete:
-                raise Unusable(f"was cut off at --max-tokens {max_tokens}: {answer.text[-100:]!r}")
+                raise Unusable(f"was cut off at --max-tokens {options.max_tokens}: {answer.text[-100:]!r}")
             usable = question.check(answer.text)
             if wrong := jsons.defect(usable):
                 raise Unusable(wrong)

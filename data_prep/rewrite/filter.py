@@ -29,9 +29,9 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m data_prep filter`."""
     add_options(parser, "filter")
     asking.add_arguments(parser, required=False, max_tokens=1024)
+    parser.set_defaults(temperature=0.0)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,13 +39,13 @@ def run(options: argparse.Namespace) -> int:
     if options.rules == bool(options.endpoint and options.model):
         raise UsageError("give either --endpoint and --model, or --rules")
     model = None if options.rules else asking.server(options)
-    source = _Source(options.paths, options.field)
+    source = _Source(options)
     asking.check_targets(source.files, options.out)
     if model is None:
         if options.dry_run:
             print(f"{sum(1 for _ in source.reports()):,} reports; --rules needs no model", file=sys.stderr)
             return 0
-        return _write(source, options, visible_only, {"method": "rules"}, Problems())
+        return _write(source, visible_only, {"method": "rules"}, Problems())
     prompt = asking.template("filter")
     key = partial(asking.key_of, model, prompt)
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
                 partial(check, report),
             )
 
-    with asking.answered(options, model, questions, temperature=0.0) as result:
+    with asking.answered(options, model, questions) as result:
         if result is None:
             return 0
         journal, problems = result
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             return fallback(report) if answer is None else answer
 
         summary = {"method": "model", **asking.origin(model, prompt)}
-        return _write(source, options, rewritten, summary, problems)
+        return _write(source, rewritten, summary, problems)
 
 
 def check(report: str, answer: str) -> str:
@@ -106,10 +106,10 @@ def check(report: str, answer: str) -> str:
 class _Source:
     """The files to rewrite, and the reports in them."""
 
-    def __init__(self, paths: list[Path], field: str) -> None:
-        self.field = field
-        self.json_lines = [path for path in paths if path.suffix == ".jsonl" and path.is_file()]
-        parquet = [file for path in paths if path not in self.json_lines for file in parquet_files(path)]
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.json_lines = [path for path in options.paths if path.suffix == ".jsonl" and path.is_file()]
+        parquet = [file for path in options.paths if path not in self.json_lines for file in parquet_files(path)]
         self.sft = [path for path in parquet if _is_sft(path)]
         self.rl = [path for path in parquet if path not in self.sft]
         self.files = [*self.json_lines, *parquet]
@@ -122,10 +122,11 @@ class _Source:
             for number, row in enumerate(parquet_rows(path)):
                 if truth := _report_truth(path, number, row):
                     yield f"{path} row {number}", truth.report
+        field = self.options.field
         for path in self.json_lines:
             for number, row in _json_rows(path):
-                if isinstance(row.get(self.field), str):
-                    yield f"{path} line {number}", row[self.field]
+                if isinstance(row.get(field), str):
+                    yield f"{path} line {number}", row[field]
 
 
 def _is_sft(path: Path) -> bool:
@@ -161,14 +162,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-def _write(
-    source: _Source,
-    options: argparse.Namespace,
-    rewritten: Callable[[str], str],
-    summary: dict[str, Any],
-    problems: Problems,
-) -> int:
-    failed = len(problems.found)
+def _write(source: _Source, rewritten: Callable[[str], str], summary: dict[str, Any], problems: Problems) -> int:
+    """Write the rewritten files; `problems` are what the model failed on, and rows left out are added."""
+    options, failed = source.options, len(problems.found)
     counts: Counter[str] = Counter(reports=0, changed=0)
     reports: set[bytes] = set()
 
@@ -203,9 +199,9 @@ def _write(
         for path in source.json_lines:
             with (folder / path.name).open("w", encoding="utf-8") as file:
                 for number, row in _json_rows(path):
-                    if isinstance(row.get(source.field), str):
-                        row[source.field] = new_report(row[source.field], f"{path} line {number}")
-                    if row.get(source.field) != "":
+                    if isinstance(row.get(options.field), str):
+                        row[options.field] = new_report(row[options.field], f"{path} line {number}")
+                    if row.get(options.field) != "":
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
                         counts[path.name] += 1
         left_out = len(problems.found) - failed

@@ -29,7 +29,6 @@ _PIXELS_PER_TOKEN = 28 * 28  # of Qwen2.5-VL; those of Qwen3-VL are larger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m data_prep traces`."""
     add_options(parser, "traces")
     asking.add_arguments(parser, required=True, max_tokens=2048)
 
@@ -42,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"no SFT file in {', '.join(map(str, options.paths))}; they have a column messages")
     asking.check_targets(paths, options.out)
     plan = _Plan(model, options, asking.template("trace"))
-    with asking.answered(options, model, lambda: plan.questions(paths), options.temperature) as result:
+    with asking.answered(options, model, lambda: plan.questions(paths)) as result:
         return _write(plan, paths, result[0]) if result else 0
 
 

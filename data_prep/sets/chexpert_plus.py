@@ -43,7 +43,6 @@ _Key = tuple[str, str]  # patient and study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of CheXpert Plus."""
     parser.add_argument("--root", type=Path, required=True, help=f"folder with {_TABLE} and PNG/ or DICOM/")
     add_options(parser, "reports", "images")
     parser.set_defaults(section="impression")

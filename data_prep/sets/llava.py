@@ -29,7 +29,6 @@ from reward_fns.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The LLaVA loader's own options."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the images")
     parser.add_argument("--annotations", type=Path, required=True, help="JSON file in LLaVA's format")
     parser.add_argument("--name", default="llava", help="name of the data set in the rows")

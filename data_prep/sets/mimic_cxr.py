@@ -34,7 +34,6 @@ _Report = tuple[str, Sections, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of MIMIC-CXR."""
     add_options(parser, "mimic", "reports")
     archive = "mimic-cxr-reports.zip, its folder, or mimic_cxr_sectioned.csv"
     parser.add_argument("--reports", type=Path, required=True, help=archive)

@@ -49,7 +49,6 @@ _Views = dict[str, tuple[str, str]]  # image, named as `_key` does -> frontal or
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """OpenI's own options."""
     parser.add_argument("--root", type=Path, help="folder of an edition, where the files below are looked for")
     parser.add_argument("--reports", type=Path, help="NLMCXR_reports.tgz, its unpacked folder, or indiana_reports.csv")
     parser.add_argument("--images", type=Path, help="folder of the images (or else --text-only)")

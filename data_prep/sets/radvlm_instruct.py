@@ -54,7 +54,6 @@ _NAMED = re.compile(r"(?:^|[\s:])an? ((?:(?! an? )[^;\[\]]){1,60}) located at th
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The set's own options."""
     parser.add_argument("--root", type=Path, required=True, help="folder below which the images of all sources lie")
     parser.add_argument("--annotations", type=Path, required=True, help="the set's JSON file")
     parser.add_argument("--sources", nargs="+", choices=sorted(_SOURCES), metavar="SOURCE", help="only these")

@@ -34,7 +34,6 @@ _LATERAL = {"LATERAL", "LL", "RL", "LEFT_LATERAL", "RIGHT_LATERAL"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ReXGradient."""
     parser.add_argument("--root", type=Path, required=True, help="folder with metadata/ and deid_png/")
     add_options(parser, "reports", "images")
 

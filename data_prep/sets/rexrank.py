@@ -37,7 +37,6 @@ _CHEXPERT = re.compile(r"(patient\d+)_study\d+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ReXrank."""
     parser.add_argument("--root", type=Path, required=True, help="folder of the images: images, files or PNG")
     parser.add_argument("--annotations", type=Path, required=True, help="ReXRank_IUXray_test.json or another of them")
     parser.add_argument("--name", default="rexrank", help="name of the data set in the rows")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_prep.problems import RefusedData
 from data_prep.sample import KINDS, SPLITS, BadSample, Sample
-from data_prep.writer.rows import rl_row, rl_schema, sft_row, sft_schema
+from data_prep.writer.rows import render, rl_row, rl_schema, sft_row, sft_schema
 from data_prep.writer.staging import staged, write_text
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
@@ -177,13 +177,13 @@ class DatasetWriter:
         self._ids.add(identity)
         self._split_of[patient] = split
         self.counts[sample.split, sample.task, sample.kind or KINDS[sample.task][0]] += 1
+        name = self.convention.name
+        turns = sample.turns or (render(sample, name, frame, format_hint=self.format_hint),)
         if sample.task != "conversation":
-            rl = self._open(sample.split, rl_schema(self.embed))
-            hints = {"thinking": self.thinking, "format_hint": self.format_hint}
-            rl.add(rl_row(sample, self.convention, frame, images, rl.count, **hints))
+            rl, (question, _) = self._open(sample.split, rl_schema(self.embed)), turns[0]
+            rl.add(rl_row(sample, question, name, frame, images, index=rl.count, thinking=self.thinking))
         if sample.split in _SFT_SPLITS:
-            row = sft_row(sample, self.convention, frame, images, format_hint=self.format_hint)
-            self._open(f"sft_{sample.split}", sft_schema(self.embed)).add(row)
+            self._open(f"sft_{sample.split}", sft_schema(self.embed)).add(sft_row(turns, images))
 
     def finish(self) -> None:
         """Close the parquet files; then `files` is complete, and no sample can be added."""

@@ -1,6 +1,7 @@
 """Samples to rows, for verl's RLHFDataset and its MultiTurnSFTDataset: questions and gold answers in our wordings."""
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -9,8 +10,9 @@ import pyarrow as pa
 import yaml
 
 from data_prep.sample import KINDS, Sample, stable_hash
-from reward_fns.conventions import Convention, Frame, get_convention
+from reward_fns.conventions import Frame, get_convention
 
+_Images = list[dict[str, Any]]  # a row's value of `images`
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _INFO = ("id", "patient_id", "split", "index", "thinking", "task", "box_format", "width", "height")
@@ -44,19 +46,15 @@ def sft_schema(embed: bool = False) -> pa.Schema:
 
 
 def rl_row(
-    sample: Sample,
-    convention: Convention,
-    frame: Frame,
-    images: list[dict[str, Any]],
-    index: int,
-    *,
-    thinking: bool = False,
-    format_hint: bool = False,
+    sample: Sample, question: str, box_format: str, frame: Frame, images: _Images, *, index: int, thinking: bool
 ) -> dict[str, Any]:
-    """One row for RL, in `rl_schema`; `frame` and the options are as in `render`, `index` counts rows of its split."""
-    question, _ = render(sample, convention.name, frame, thinking=thinking, format_hint=format_hint)
+    """One row for RL, in `rl_schema`; question and frame are as in `render`, `index` counts rows of its split.
+
+    `thinking` appends " /think" to the question, which asks for a reasoning trace, as the data script released with
+    arXiv 2512.10691 does.
+    """
     # verl's dumps keep the ground truth but not extra_info: these tell whose row it is and how to read the answer.
-    info = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task, "box_format": convention.name}
+    info = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task, "box_format": box_format}
     sizes = {"width": sample.width, "height": sample.height}
     truth: dict[str, Any] = dict(info)
     if sample.task == "report":
@@ -67,7 +65,7 @@ def rl_row(
         truth["frame"] = list(frame)
     return {
         "data_source": f"{sample.dataset}/{sample.task}",
-        "prompt": [_user(question, images)],
+        "prompt": [_user(question + (" /think" if thinking else ""), images)],
         "images": images,
         "ability": "radiology",
         "reward_model": {"style": "rule", "ground_truth": _to_json(truth)},
@@ -75,11 +73,8 @@ def rl_row(
     }
 
 
-def sft_row(
-    sample: Sample, convention: Convention, frame: Frame, images: list[dict[str, Any]], *, format_hint: bool = False
-) -> dict[str, Any]:
+def sft_row(turns: Iterable[tuple[str, str]], images: _Images) -> dict[str, Any]:
     """One row for SFT, in `sft_schema`; asks without the thinking suffix, as gold answers have no reasoning trace."""
-    turns = sample.turns or (render(sample, convention.name, frame, format_hint=format_hint),)
     messages = []
     for place, (question, answer) in enumerate(turns):
         asked = {"role": "user", "content": question} if place else _user(question, images)
@@ -87,20 +82,17 @@ def sft_row(
     return {"messages": messages, "images": images}
 
 
-def _user(question: str, images: list[dict[str, Any]]) -> dict[str, str]:
+def _user(question: str, images: _Images) -> dict[str, str]:
     return {"role": "user", "content": "<image>\n" * len(images) + question}
 
 
-def render(
-    sample: Sample, box_format: str, frame: tuple[int, int], *, thinking: bool = False, format_hint: bool = False
-) -> tuple[str, str]:
+def render(sample: Sample, box_format: str, frame: Frame, *, format_hint: bool = False) -> tuple[str, str]:
     """Question (without the image tag) and gold answer of a sample that is no conversation.
 
     The wording is chosen by a hash of the sample's id, so it never changes between runs or machines.
 
-    `frame` holds the width and height that the coordinates of `box_format` refer to (`Convention.frame`). `thinking`
-    appends " /think", which asks for a reasoning trace, as the data script released with arXiv 2512.10691 does.
-    `format_hint` describes the answer format, for models never tuned on it. UsageError: an unknown convention.
+    `frame` holds the width and height that the coordinates of `box_format` refer to (`Convention.frame`). `format_hint`
+    describes the answer format, for models never tuned on it. UsageError: an unknown convention.
     """
     convention = get_convention(box_format)
     kind = sample.kind or KINDS[sample.task][0]
@@ -116,7 +108,7 @@ def render(
         question = _context(sample) + question
     if format_hint:
         question = f"{question} {hint}"
-    return question + (" /think" if thinking else ""), sample.answer or answer
+    return question, sample.answer or answer
 
 
 def _context(sample: Sample) -> str:

@@ -65,7 +65,7 @@ def test_a_published_split_moves_whole_patients(run, make_sample, tmp_path, name
         ("a.csv", "id,split\nother,test\n", 1, "none of its 1 ids, e.g. 'other', is a patient, study or sample"),
         ("a.csv", "id,split\ns1,holdout\n", 2, "split 'holdout' of s1 must be train, val or test"),
         ("a.csv", "id,part\ns1,test\n", 2, "has no column split"),
-        ("a.json", "{", 2, "--split-file"),
+        ("a.json", "{", 2, "a.json is not valid JSON"),
         ("a.json", "[1]", 2, "need {id: split}"),
         ("a.json", '[{"name": "s1", "split": "test"}]', 2, "need {id: split}"),
         ("b.json", None, 2, "cannot read"),

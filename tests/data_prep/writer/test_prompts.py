@@ -1,7 +1,7 @@
 import pytest
 
 from data_prep.sample import KINDS
-from data_prep.writer.rows import _QUESTIONS, render
+from data_prep.writer.rows import _QUESTIONS, render, rl_row
 from reward_fns.boxes import Box
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
@@ -33,8 +33,10 @@ def test_the_wording_depends_on_the_id_only(make_sample):
 
 def test_thinking_suffix_and_format_hint(make_sample):
     plain, _ = render(make_sample(), "qwen3vl", (40, 30))
-    full, _ = render(make_sample(), "qwen3vl", (40, 30), thinking=True, format_hint=True)
-    assert full == f"{plain} {get_convention('qwen3vl').hint} /think"
+    full, _ = render(make_sample(), "qwen3vl", (40, 30), format_hint=True)
+    assert full == f"{plain} {get_convention('qwen3vl').hint}"
+    (asked,) = rl_row(make_sample(), full, "qwen3vl", (40, 30), [], index=0, thinking=True)["prompt"]
+    assert asked["content"] == f"{full} /think"
 
 
 @pytest.mark.parametrize("kind", ["", "findings", "impression", "report"])
@@ -75,9 +77,9 @@ def test_wordings_differ_and_name_the_phrase_where_there_is_one(kind):
 
 def test_context_comes_before_the_question_in_which_nothing_else_changes(make_sample):
     report = {"task": "report", "report": "Clear.", "boxes": ()}
-    plain, _ = render(make_sample(**report), "radvlm", (40, 30), thinking=True)
+    plain, _ = render(make_sample(**report), "radvlm", (40, 30))
     context = {"indication": "Cough,\n fever.", "prior": "No change.", "lateral": b"film"}
-    question, answer = render(make_sample(**report, **context), "radvlm", (40, 30), thinking=True)
+    question, answer = render(make_sample(**report, **context), "radvlm", (40, 30))
     assert answer == "Clear."
     assert question == (
         "The first image is the frontal view, the second the lateral view.\n"
