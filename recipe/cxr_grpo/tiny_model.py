@@ -1,133 +1,57 @@
-"""A Qwen3-VL of one to three million parameters with random weights, in the format of the published checkpoints.
+"""Write the demo's Qwen3-VL: with random weights, or trained until it looks at the film.
 
-The vocabulary is made from the words of the demo data set, so that a report takes one token per word and a box four;
-everything else is spelled in bytes, so no text is out of vocabulary.
+The checkpoint in `recipe/cxr_grpo/demo/model` was made by this command with --pretrain.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 
-import yaml
-
-_SETTINGS = yaml.safe_load((resources.files(__package__) / "tiny_model.yaml").read_text())
-SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _SETTINGS["special_tokens"])
-END_OF_TEXT, END_OF_TURN = SPECIAL_TOKENS[0], SPECIAL_TOKENS[2]
-CHAT_TEMPLATE = "".join(_SETTINGS["chat_template"])
-IMAGE_SIDE = 128  # in pixels, to which square images shrink: 16 visual tokens
-PATCH, MERGE = (_SETTINGS["vision_config"][key] for key in ("patch_size", "spatial_merge_size"))
-CELL = PATCH * MERGE  # side in pixels of the square that one visual token covers
-
-
-def demo_corpus() -> Iterable[str]:
-    """Texts whose words become tokens: the demo set's questions and reports, and the roles of a chat."""
-    yield from ["user\n", "assistant\n", "system\n", "<think>", "</think>"] * 4
-    import numpy as np
-
-    from data_prep.sets.demo import findings as demo_findings
-    from data_prep.writer import rows
-
-    rng = np.random.default_rng(0)
-    for _ in range(400):
-        findings = demo_findings.draw_findings(rng)
-        yield demo_findings.report(findings, rng)
-        for kind in {finding.kind for finding in findings}:
-            phrase = demo_findings.phrase(kind, [finding for finding in findings if finding.kind == kind])
-            yield from (wording.format(phrase=phrase) for wording in rows._QUESTIONS["finding"])
-        yield from rows._QUESTIONS["findings"]
-
-
-def build_tokenizer(corpus: Iterable[str], vocab_size: int):
-    """Qwen's tokenizer (byte-level BPE, its own word splitting) trained on ``corpus`` to at most ``vocab_size``.
-
-    Every two-decimal coordinate in each place of a box is one token, so that ``[0.12, 0.3, 0.45, 0.8]`` is four.
-    """
-    from tokenizers import AddedToken, pre_tokenizers
-    from transformers import Qwen2Tokenizer
-
-    numbers = [repr(round(hundredth / 100, 2)) for hundredth in range(101)]
-    coordinates = [form.format(number) for form in ("[{},", " {},", " {}]") for number in numbers]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    empty = Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
-    words = vocab_size - len(SPECIAL_TOKENS) - len(coordinates)
-    trained = empty.train_new_from_iterator(corpus, words, show_progress=False)
-    ends = {"eos_token": END_OF_TURN, "pad_token": END_OF_TEXT}
-    trained.add_special_tokens(ends | {"additional_special_tokens": list(SPECIAL_TOKENS[1:])})
-    trained.add_tokens([AddedToken(text, normalized=False) for text in coordinates])
-    trained.chat_template = CHAT_TEMPLATE
-    return trained
-
-
-def build_model(tokenizer, hidden_size: int, layers: int, seed: int):
-    """A Qwen3-VL with random weights for ``tokenizer``'s vocabulary. Shapes scale with ``hidden_size``."""
-    import torch
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    ids = tokenizer.get_vocab()
-    heads = hidden_size // _SETTINGS["text_config"]["head_dim"]
-    ends = {"bos_token_id": ids[END_OF_TEXT], "pad_token_id": ids[END_OF_TEXT]}
-    width = {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size}
-    text = {"vocab_size": -(-len(tokenizer) // 64) * 64, "num_hidden_layers": layers, "num_attention_heads": heads}
-    text |= {"num_key_value_heads": max(heads // 2, 1), **width, **ends, "eos_token_id": ids[END_OF_TURN]}
-    vision = {"num_heads": heads, "out_hidden_size": hidden_size, **width}
-    config = Qwen3VLConfig(
-        text_config=_SETTINGS["text_config"] | text,
-        vision_config=_SETTINGS["vision_config"] | vision,
-        **{f"{name}_token_id": ids[f"<|{name}_pad|>"] for name in ("image", "video")},
-        **{f"{name}_token_id": ids[f"<|{name}|>"] for name in ("vision_start", "vision_end")},
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(config)
-    model.bfloat16()
-    model.generation_config.update(**ends, eos_token_id=[ids[END_OF_TURN]], do_sample=True)
-    return model
-
-
-def build_processor(tokenizer, max_pixels: int):
-    """Image and video processor around ``tokenizer``; images shrink to at most ``max_pixels``, aspect kept."""
-    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
-
-    patches = {"patch_size": PATCH, "merge_size": MERGE}
-    size = {"shortest_edge": 4 * CELL * CELL, "longest_edge": max_pixels}
-    gray = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    images = Qwen2VLImageProcessor(**patches, temporal_patch_size=2, size=size, **gray)
-    return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(**patches), chat_template=CHAT_TEMPLATE)
+from data_prep.options import positive
+from recipe.cxr_grpo.demo import architecture, pretraining
+from recipe.cxr_grpo.running.training import exit_status, progress
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipe.cxr_grpo.tiny_model",
-        description="Write a tiny Qwen3-VL with random weights.",
-        epilog="example: python -m recipe.cxr_grpo.tiny_model --out runs/tiny --seed 0",
+        description="Write a tiny Qwen3-VL with random weights, or with --pretrain one that looks at the demo's films.",
+        epilog="example: python -m recipe.cxr_grpo.tiny_model --pretrain --out runs/demo_model",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
-    parser.add_argument("--hidden-size", type=int, default=128, help="width, a multiple of 64 (%(default)s)")
-    parser.add_argument("--layers", type=int, default=4, help="layers of the language model (%(default)s)")
-    parser.add_argument("--image-side", type=int, default=IMAGE_SIDE, help="side of a square in pixels (%(default)s)")
-    parser.add_argument("--vocab-size", type=int, default=2048, help="most tokens of the vocabulary (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights, and of --pretrain (%(default)s)")
+    parser.add_argument("--hidden-size", type=positive, default=128, help="width, a multiple of 64 (%(default)s)")
+    parser.add_argument("--layers", type=positive, default=4, help="layers of the language model (%(default)s)")
+    side = "side of a square in pixels (%(default)s)"
+    parser.add_argument("--image-side", type=positive, default=architecture.IMAGE_SIDE, help=side)
+    parser.add_argument("--vocab-size", type=positive, default=2048, help="most tokens of the vocabulary (%(default)s)")
+    pretrain = "train it on generated films, measure whether it looks at them, and write a model card"
+    parser.add_argument("--pretrain", action="store_true", help=pretrain)
+    steps, patients = "supervised steps, with --pretrain (%(default)s)", "demo patients, with --pretrain (%(default)s)"
+    parser.add_argument("--steps", type=positive, default=pretraining.STEPS, help=steps)
+    parser.add_argument("--patients", type=positive, default=pretraining.PATIENTS, help=patients)
     args = parser.parse_args(argv)
-    for option, value, unit in (("--hidden-size", args.hidden_size, 64), ("--image-side", args.image_side, CELL)):
+    for option, value, unit in (
+        ("--hidden-size", args.hidden_size, 64),
+        ("--image-side", args.image_side, architecture.CELL),
+    ):
         if value % unit:
             parser.error(f"{option} must be a multiple of {unit}, got {value}")
-    from recipe.cxr_grpo.cpu import shims
+    return exit_status("tiny_model", lambda: write(args))
 
-    shims.torchvision_operators()
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    tokenizer = build_tokenizer(demo_corpus(), args.vocab_size)
-    model = build_model(tokenizer, args.hidden_size, args.layers, args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for part in (model, build_processor(tokenizer, args.image_side**2), tokenizer):
-        part.save_pretrained(args.out)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+def write(args: argparse.Namespace) -> None:
+    """Write the model that the options ask for."""
+    size = {name: getattr(args, name) for name in ("hidden_size", "layers", "image_side", "vocab_size")}
+    if args.pretrain:
+        with progress("sft", args.steps, "train/loss") as watch:
+            training = {name: getattr(args, name) for name in ("seed", "steps", "patients")}
+            pretraining.pretrain(args.out.absolute(), **training, size=size, watch=watch)
+        print(f"{args.out}: see its README.md for the loss curve, and for what it earns on its own and on other films")
+        return
+    parameters = architecture.write_random(args.out, args.seed, **size)
     print(f"{args.out}: Qwen3-VL with {parameters / 1e6:.2f} M parameters", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,14 +15,15 @@ from data_prep.checks.lengths import PromptLengths
 from data_prep.options import HELP
 from data_prep.sample import Sample
 from data_prep.writer.dataset import DatasetWriter
-from recipe.cxr_grpo import read_check, tiny_model
+from recipe.cxr_grpo import read_check
+from recipe.cxr_grpo.demo import architecture
 from reward_fns.boxes import Box
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     out = tmp_path_factory.mktemp("model") / "tiny"
-    assert tiny_model.main(["--out", str(out), "--hidden-size", "64", "--layers", "1"]) == 0
+    architecture.write_random(out, hidden_size=64, layers=1)
     return str(out)
 
 

@@ -6,6 +6,7 @@ pytest.importorskip("transformers")
 
 from recipe.cxr_grpo import tiny_model
 from recipe.cxr_grpo.cpu import shims
+from recipe.cxr_grpo.demo import architecture
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_model_reads_an_image_and_has_the_promised_size(folder):
 
 def test_the_seed_decides_the_weights(folder, tmp_path):
     for seed, same in ((3, True), (4, False)):
-        tiny_model.main(["--out", str(tmp_path / str(seed)), "--seed", str(seed)])
+        architecture.write_random(tmp_path / str(seed), seed)
         weights = (tmp_path / str(seed) / "model.safetensors").read_bytes()
         assert (weights == (folder / "model.safetensors").read_bytes()) is same
 

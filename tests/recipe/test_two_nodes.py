@@ -11,7 +11,7 @@ pytest.importorskip("vllm")
 pytest.importorskip("ray.serve", exc_type=ImportError)
 
 from data_prep.cli import main as data_prep
-from recipe.cxr_grpo import tiny_model
+from recipe.cxr_grpo.demo import architecture
 from recipe.cxr_grpo.results.metrics import read_metrics
 from recipe.cxr_grpo.running.training import run_training
 from reward_fns.engine.remote import APP
@@ -71,7 +71,7 @@ class Happening:
 def test_a_run_outlives_a_node_of_its_scorers(cluster, text_models, tmp_path):
     data, model = tmp_path / "data", tmp_path / "model"
     assert data_prep(["demo", "--out", str(data), "--patients", "30", "--max-pixels", "16384"]) == 0
-    assert tiny_model.main(["--out", str(model)]) == 0
+    architecture.write_random(model)
     models = {"repo": text_models.scorers, "base": text_models.bert, "encoder": text_models.bert}
     models["bert"] = text_models.root / "distilroberta-base"
     radcliq = {"name": "radcliq", "options": {key: str(value) for key, value in models.items()}}

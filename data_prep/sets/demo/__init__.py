@@ -18,7 +18,7 @@ from data_prep.readers.images import png_bytes
 from data_prep.registry import data_set
 from data_prep.sample import Sample, split_of
 from data_prep.sets.demo.anatomy import SIZE, Anatomy, Exposure
-from data_prep.sets.demo.findings import KINDS, Film, draw_findings, phrase, render, report
+from data_prep.sets.demo.findings import KINDS, Film, draw_findings, loosened, phrase, render, report
 
 _SECOND_FILM = 0.3
 
@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other patients")
     parser.add_argument("--shares", type=shares, default="0.7,0.2,0.1", help="patients in train,val,test")
     parser.add_argument("--absent", type=probability, default=0.0, help="share of films asked for an absent finding")
+    style = "share of the reports' sentences in the house style, the first wording; the others are as readers like"
+    parser.add_argument("--house-style", type=probability, default=0.5, help=style)
+    loose = "most that a side of a box lies too far outside, as a share of the box, as annotators draw them"
+    parser.add_argument("--loose-boxes", type=probability, default=0.0, help=loose)
 
 
 @data_set(
@@ -47,9 +51,12 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             rng = np.random.default_rng([options.seed, patient, number])
             film = Film(anatomy, Exposure.draw(rng), draw_findings(rng))
             pixels, boxed = render(film)
+            if options.loose_boxes:
+                drawn = np.random.default_rng([options.seed, patient, number, 1])
+                boxed = tuple((found, loosened(box, options.loose_boxes, drawn)) for found, box in boxed)
             identity, picture = f"{patient_id}-{number}", (png_bytes(Image.fromarray(pixels)), SIZE, SIZE)
             row = patient_id, split, "demo", "report"
-            base = Sample(f"{identity}-report", *row, *picture, report=report(film.findings, rng))
+            base = Sample(f"{identity}-report", *row, *picture, report=report(film.findings, rng, options.house_style))
             yield base
             by_kind = {kind: [(found, box) for found, box in boxed if found.kind == kind] for kind in KINDS}
             absent, asked = ([kind for kind in KINDS if bool(by_kind[kind]) is present] for present in (False, True))

@@ -184,13 +184,23 @@ def phrase(kind: str, findings: Sequence[Finding]) -> str:
     return f"{sides.pop()} {kind}" if kind in (EFFUSION, PNEUMOTHORAX, PACEMAKER) and len(sides) == 1 else kind
 
 
-def report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
-    """Two to six short sentences: positives with their place, negatives for what is absent; `rng` chooses the words."""
+def loosened(box: Box, most: float, rng: np.random.Generator) -> Box:
+    """The box with each side moved outward by up to `most` of the box's width or height, within the image."""
+    width, height = box.x2 - box.x1, box.y2 - box.y1
+    left, top, right, bottom = rng.uniform(0, most, size=4) * (width, height, width, height)
+    x1, y1, x2, y2 = box.x1 - left, box.y1 - top, box.x2 + right, box.y2 + bottom
+    return Box(max(float(x1), 0.0), max(float(y1), 0.0), min(float(x2), 1.0), min(float(y2), 1.0), box.label)
+
+
+def report(findings: Sequence[Finding], rng: np.random.Generator, house_style: float = 0.5) -> str:
+    """Two to six short sentences: positives with their place, negatives for what is absent; `rng` chooses the words.
+
+    `house_style` is the share of sentences in the house style, the first wording of each.
+    """
 
     def pick(sentence: str, finding: Finding | None = None) -> str:
-        # Half of the sentences are in the house style, the first wording; the others as their reader likes.
         house, *others = _WORDINGS[sentence]
-        wording = house if rng.random() < 0.5 else others[int(rng.integers(len(others)))]
+        wording = house if rng.random() < house_style else others[int(rng.integers(len(others)))]
         said: str = wording.format(f=finding)
         return said[0].upper() + said[1:]
 

@@ -11,6 +11,7 @@ import numpy as np
 from reward_fns.conventions import get_convention
 
 RESAMPLES = 10_000
+OWN = "own"  # the film that a question is about, rather than one of `films.CONTROLS`
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Row:
     answer: str
     truth: dict
     score: float
+
+    @property
+    def films(self) -> str:
+        """Whose film the model saw: ``own``, or the name of a control (see ``films``)."""
+        return self.truth.get("films", OWN)
 
     def quads(self) -> list[tuple[float, float, float, float]]:
         """The boxes in the answer, as shares of the image's width and height."""
@@ -58,13 +64,16 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def read_validation(path: Path) -> dict[str, Row]:
-    """The dump of one evaluation as sample id -> row. Raises ValueError as :func:`read_rows`, or if an id recurs."""
-    rows: dict[str, Row] = {}
+def read_validation(path: Path) -> dict[str, dict[str, Row]]:
+    """The dump of one evaluation as films (``own`` or a control) -> sample id -> row.
+
+    Raises ValueError as :func:`read_rows`, or if an id recurs.
+    """
+    films: dict[str, dict[str, Row]] = {OWN: {}}
     for row in read_rows(path):
-        if rows.setdefault(row.id, row) is not row:
+        if films.setdefault(row.films, {}).setdefault(row.id, row) is not row:
             raise ValueError(f"{path}: sample {row.id} occurs twice")
-    return rows
+    return films
 
 
 class Estimate(NamedTuple):

@@ -3,12 +3,15 @@
 import contextlib
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from data_prep.problems import RefusedData
 from recipe.cxr_grpo.plugin.reward import record_weights
+from recipe.cxr_grpo.results.metrics import read_metrics
 from recipe.cxr_grpo.running import processes
 from recipe.cxr_grpo.running.checks import CONFIG_MODULE, check_run, compose, own_ray, ray_overrides, run_environment
 from reward_fns.errors import UsageError
@@ -32,6 +35,21 @@ def exit_status(command: str, work: Callable[[], int | None]) -> int:
         advice = "\nThe same command resumes." if isinstance(error, RunFailed) else ""
         print(f"{command}: {error}{advice}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+@contextlib.contextmanager
+def progress(kind: str, steps: int, metric: str) -> Iterator[Callable[[Path], None]]:
+    """A bar of a training's steps; yields what moves it, from the metrics in the folder of the run."""
+    with tqdm(total=steps, desc=kind, unit="step", disable=not sys.stderr.isatty()) as bar:
+
+        def move(out: Path) -> None:
+            logged = read_metrics(out, kind)
+            if logged and max(logged) > bar.n:
+                bar.n = max(logged)
+                value = logged[bar.n].get(metric)
+                bar.set_postfix({} if value is None else {metric.split("/")[-2]: f"{value:.3f}"})
+
+        yield move
 
 
 def run_training(

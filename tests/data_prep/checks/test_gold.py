@@ -80,10 +80,10 @@ def test_the_ceiling_of_each_box_format_is_printed(tmp_path, make_sample, capsys
 
 def test_gold_answers_longer_than_a_response_can_be(sound, tmp_path, capsys):
     pytest.importorskip("transformers")
-    from recipe.cxr_grpo import tiny_model
+    from recipe.cxr_grpo.demo import architecture
 
     model = tmp_path / "model"
-    assert tiny_model.main(["--out", str(model), "--hidden-size", "64", "--layers", "1"]) == 0
+    architecture.write_random(model, hidden_size=64, layers=1)
     tokens = PromptLengths(str(model)).count_text("Film 0 is clear.")
     gold = ["--model", model, "--max-response"]
     status, said = verdict(capsys, sound / "train.parquet", *gold, 500)

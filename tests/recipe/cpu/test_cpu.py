@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo import cpu, tiny_model
+from recipe.cxr_grpo import cpu
+from recipe.cxr_grpo.demo import architecture
 from recipe.cxr_grpo.running import checks
 
 SITE = Path(cpu.__file__).parent / "site"
@@ -128,7 +129,7 @@ def test_vllm_s_cpu_build_is_found_under_the_name_that_verl_uses():
 
 @needs_vllm
 def test_the_engine_runs_the_model_itself_and_compiles_nothing(tmp_path):
-    tiny_model.main(["--out", str(tmp_path), "--hidden-size", "64", "--layers", "1"])
+    architecture.write_random(tmp_path, hidden_size=64, layers=1)
     code = f"""
 import os
 import verl

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo import tiny_model
+from recipe.cxr_grpo.demo import architecture
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def generator(tmp_path_factory):
     from recipe.cxr_grpo.cpu.hf_rollout import BatchedGenerator
 
     out = tmp_path_factory.mktemp("model")
-    assert tiny_model.main(["--out", str(out), "--hidden-size", "64", "--layers", "1"]) == 0
+    architecture.write_random(out, hidden_size=64, layers=1)
     return BatchedGenerator(str(out), max_new_tokens=32)
 
 

@@ -139,8 +139,8 @@ from pathlib import Path
 from PIL import Image
 from transformers import AutoProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor as Processor
-from recipe.cxr_grpo import tiny_model
-tiny_model.main(["--out", sys.argv[1], "--hidden-size", "64", "--layers", "1"])
+from recipe.cxr_grpo.demo import architecture
+architecture.write_random(Path(sys.argv[1]), hidden_size=64, layers=1)
 processor = AutoProcessor.from_pretrained(sys.argv[1])
 film = Image.new("RGB", (128, 128), (9, 99, 199))
 ask = lambda text: processor(text=["<|vision_start|><|image_pad|><|vision_end|>" + text], images=[film], videos=None,

@@ -1,0 +1,1 @@
+"""The demo's films and its model: architecture, supervised training, and the checkpoint that comes with the package."""
