@@ -28,13 +28,14 @@ if [[ ! -x $venv/bin/python ]]; then
   echo "run.sh: no virtual environment $venv. Run bash examples/quickstart.sh --install-only, or set VENV to the one it made." >&2
   exit 2
 fi
-# The rollout engine that works on this machine, as the quickstart has found out.
-rollout=$("$venv/bin/python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["rollout"])' "$quickstart/summary.json")
-models=("$quickstart"/sft/global_step_*/huggingface)
+# The model that the quickstart started from, and the rollout engine that works on this machine, as it has found out.
+setting() { "$venv/bin/python" -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$quickstart/summary.json" "$1"; }
+rollout=$(setting rollout)
+model=$(setting model)
 export VERL_PLATFORM=cpu
 exec "$venv/bin/python" -m recipe.cxr_grpo.launch grpo --out "$out" \
   data.train_files="$quickstart/data/train.parquet" data.val_files="$quickstart/data/val.parquet" \
-  actor_rollout_ref.model.path="${models[-1]}" actor_rollout_ref.rollout.name="$rollout" \
+  actor_rollout_ref.model.path="$model" actor_rollout_ref.rollout.name="$rollout" \
   reward.custom_reward_function.reward_kwargs.preset=null \
   reward.custom_reward_function.reward_kwargs.spec="${SPEC:-$here/spec.yaml}" \
   trainer.total_training_steps=12 "$@"

@@ -24,7 +24,7 @@ from data_prep.options import positive
 from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import films, validation
-from recipe.cxr_grpo.results.metrics import component_curves
+from recipe.cxr_grpo.results.metrics import prompt_curves
 from recipe.cxr_grpo.running import checks, evaluation
 from recipe.cxr_grpo.running.training import exit_status, progress, run_training, weights_lock
 from reward_fns.errors import UsageError
@@ -114,7 +114,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
                 run_training("grpo", "quickstart_grpo", chosen, out=out, watch=lambda: move(out))
     with state.phase("report", "summary.json and report.html") as todo:
         if todo:
-            how = {"rollout": rollout, "decoding": decoding(config.actor_rollout_ref.rollout.val_kwargs)}
+            how = {
+                "model": str(model),
+                "rollout": rollout,
+                "decoding": decoding(config.actor_rollout_ref.rollout.val_kwargs),
+            }
             summarize(out, args.steps, state.state, how)
     print_summary(out)
 
@@ -146,7 +150,7 @@ def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
     tables = [pq.read_table(path, columns=["extra_info", "images"]) for path in held_out(out / "data")]
     rows = [row for table in tables for row in table.to_pylist()]
     images = {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
-    report.write_page(out / "report.html", summary, component_curves(out), before["own"], after["own"], images)
+    report.write_page(out / "report.html", summary, prompt_curves(out), before["own"], after["own"], images)
 
 
 def held_out(data: Path) -> list[Path]:
@@ -158,10 +162,11 @@ def print_summary(out: Path) -> None:
     """Print the five lines that a run ends with."""
     summary = json.loads((out / "summary.json").read_text())
     print()
-    for task, change in summary["difference"].items():
-        before, after = summary["before"][task]["mean"], summary["after"][task]["mean"]
-        interval = "95 % interval {:+.3f} to {:+.3f}, n={}".format(*change["ci95"], change["n"])
-        print(f"{task:10} mean validation reward {before:.3f} -> {after:.3f}, {change['mean']:+.3f} ({interval})")
+    for task, gain in summary["difference"].items():
+        before, after = (summary["films"][when][task] for when in ("before", "after"))
+        interval = "95 % interval {:+.3f} to {:+.3f}, n={}".format(*gain["ci95"], gain["n"])
+        own = f"own film {before['own']:.3f} -> {after['own']:.3f}, {gain['mean']:+.3f} ({interval})"
+        print(f"{task:10} {own}; another patient's film {before['swapped']:.3f} -> {after['swapped']:.3f}")
     print("seconds    " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     print(f"results    {out / 'summary.json'}")
     print(f"look at    {out / 'report.html'}")
@@ -171,16 +176,21 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of a command line, and the Hydra overrides in it."""
     parser = argparse.ArgumentParser(
         prog="examples/quickstart.sh",
-        description="Train a tiny vision-language model on demo chest films with GRPO, on the CPU.",
+        description="Improve a small vision-language model on demo chest films with GRPO, on the CPU.",
         epilog="Everything else goes to verl's GRPO trainer as Hydra overrides, for example: "
         "bash examples/quickstart.sh --steps 5 actor_rollout_ref.actor.optim.lr=5e-5",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data, model, training and rollouts (%(default)s)")
-    parser.add_argument("--steps", type=positive, default=40, help="GRPO steps (%(default)s)")
-    parser.add_argument("--sft-steps", type=positive, default=180, help="supervised steps before GRPO (%(default)s)")
+    parser.add_argument("--steps", type=positive, default=30, help="GRPO steps (%(default)s)")
     parser.add_argument("--patients", type=positive, default=900, help="demo patients (%(default)s)")
+    scratch = "train the demo model first, instead of starting from the one that comes with the package"
+    parser.add_argument("--from-scratch", action="store_true", help=scratch)
+    steps = "supervised steps of --from-scratch (%(default)s)"
+    parser.add_argument("--sft-steps", type=positive, default=pretraining.STEPS, help=steps)
     args, overrides = parser.parse_known_args(argv)
+    if args.sft_steps != pretraining.STEPS and not args.from_scratch:
+        parser.error("--sft-steps goes with --from-scratch: GRPO starts from a model that has been trained")
     if wrong := [word for word in overrides if "=" not in word or word.startswith("--")]:
         parser.error(f"unknown argument {wrong[0]!r}; a Hydra override looks like key=value")
     return args, overrides

@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("verl")
 
+from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.results.metrics import read_metrics
 from recipe.cxr_grpo.running import processes
 from recipe.cxr_grpo.running.training import RunFailed, run_training
@@ -30,7 +31,7 @@ SMALL.append("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16")
 
 def start(out, *arguments):
     command = [sys.executable, "-m", "recipe.cxr_grpo.quickstart", "--out", str(out), "--patients", "30"]
-    command += ["--sft-steps", "40", "--steps", "3", *arguments]
+    command += ["--steps", "3", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -73,7 +74,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(finished):
 def test_the_same_command_resumes_and_completes(finished):
     out, *_, status, output = finished
     assert status == 0, output
-    assert "[sft] already done" in output
+    assert "[data] already done" in output
     assert others() == []
     assert (out / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "3"
     assert "global_step_" in (out / "grpo.log").read_text(errors="replace")
@@ -87,11 +88,21 @@ def test_the_summary_has_both_tasks_and_every_phase(finished):
         for value in summary[when].values():
             assert value["n"] > 0
             assert value["ci95"][0] <= value["mean"] <= value["ci95"][1]
-    assert set(summary["seconds"]) == {"data", "model", "sft", "grpo"}
+    assert set(summary["seconds"]) == {"data", "grpo"}
     assert summary["versions"]["verl"] == "0.9.1"
     for task in ("grounding", "report"):
         change = summary["after"][task]["mean"] - summary["before"][task]["mean"]
         assert summary["difference"][task]["mean"] == pytest.approx(change)
+
+
+def test_the_demo_model_looks_at_the_film_before_any_training(finished):
+    films = json.loads((finished[0] / "summary.json").read_text())["films"]
+    for task in ("grounding", "report"):
+        before = films["before"][task]
+        assert before["difference"]["mean"] == pytest.approx(before["own"] - before["swapped"])
+        assert before["difference"]["mean"] > 0.1
+        change = films["after"][task]["difference"]["mean"] - before["difference"]["mean"]
+        assert films["change"][task]["mean"] == pytest.approx(change)
 
 
 def test_no_rollout_was_lost(finished):
@@ -107,7 +118,7 @@ def test_the_trained_model_loads_and_differs_from_where_it_started(finished):
     from safetensors.torch import load_file
 
     out = finished[0]
-    before = load_file(next((out / "sft").glob("global_step_*/huggingface/model.safetensors")))
+    before = load_file(pretraining.MODEL / "model.safetensors")
     after = load_file(out / "checkpoints" / "global_step_3" / "actor" / "huggingface" / "model.safetensors")
     assert before.keys() == after.keys()
     assert any(not before[name].equal(after[name]) for name in before)
@@ -142,8 +153,7 @@ def dump(out, step):
 
 def test_rollouts_by_transformers_where_vllm_is_not_to_be_had(finished, tmp_path):
     out = finished[0]
-    model = next((out / "sft").glob("global_step_*/huggingface"))
-    data = out / "data"
+    model, data = pretraining.MODEL, out / "data"
     grpo(tmp_path, model, data / "train.parquet", data / "val.parquet", 2, "actor_rollout_ref.rollout.name=hf")
     # Log-probabilities of the sampled tokens agree between the rollout's model and the trainer's.
     for step in read_metrics(tmp_path, "grpo").values():
@@ -151,15 +161,13 @@ def test_rollouts_by_transformers_where_vllm_is_not_to_be_had(finished, tmp_path
 
 
 @pytest.mark.skipif(not (REAL / "tbx11k").is_dir(), reason="the real films are not here")
-def test_real_films_through_the_same_recipe(finished, tmp_path):
-    out = finished[0]
-    model = next((out / "sft").glob("global_step_*/huggingface"))
+def test_real_films_through_the_same_recipe(tmp_path):
     films = REAL / "tbx11k"
     command = [sys.executable, "-m", "data_prep", "coco", "--root", films, "--out", tmp_path / "data", "--strict"]
     command += ["--annotations", films / "TBX11K_train.json", "--split", "train", "--max-pixels", "16384"]
     subprocess.run([*map(str, command)], check=True)
     train = tmp_path / "data" / "train.parquet"
-    rows = grpo(tmp_path, model, train, train, 2, "data.train_batch_size=2",
+    rows = grpo(tmp_path, pretraining.MODEL, train, train, 2, "data.train_batch_size=2",
                 "actor_rollout_ref.actor.ppo_mini_batch_size=2", "actor_rollout_ref.rollout.n=8")  # fmt: skip
     assert len(rows) == 16
     assert {json.loads(row["gts"])["task"] for row in rows} == {"grounding"}
@@ -185,13 +193,17 @@ def test_every_rollout_of_a_validation_is_counted_and_every_metric_of_it_is_fini
     logged = read_metrics(out, "grpo")
     for step in (0, 3):
         rows = [json.loads(line) for line in (out / "validation" / f"{step}.jsonl").open()]
-        assert logged[step]["reward/validation/rollouts"] == len(rows) > 0
+        assert logged[step]["reward/validation/rollouts"] == len(rows) > 0  # those on swapped films included
         assert logged[step]["reward/validation/failed_rollouts"] == 0
         assert logged[step]["reward/validation/scorers/gleu/failures"] == 0
         for task, name, other in (("report", "gleu", "box_soft_f1"), ("grounding", "box_soft_f1", "gleu")):
-            values = [row[name] for row in rows if json.loads(row["gts"])["task"] == task]
-            assert logged[step][f"val-aux/demo/{task}/{name}/mean@1"] == pytest.approx(sum(values) / len(values))
-            assert not [key for key in logged[step] if key.startswith(f"val-aux/demo/{task}/{other}/")]
+            truths = [json.loads(row["gts"]) for row in rows]
+            for source, films in (("demo", None), ("demo/films_swapped", "swapped")):
+                values = [row[name] for row, truth in zip(rows, truths, strict=True)
+                          if (truth["task"], truth.get("films")) == (task, films)]  # fmt: skip
+                mean = logged[step][f"val-aux/{source}/{task}/{name}/mean@1"]
+                assert mean == pytest.approx(sum(values) / len(values))
+                assert not [key for key in logged[step] if key.startswith(f"val-aux/{source}/{task}/{other}/")]
         assert all(math.isfinite(value) for value in logged[step].values())
 
 
@@ -245,8 +257,7 @@ def fragile(finished, tmp_path):
         }
         (tmp_path / "spec.yaml").write_text(json.dumps(spec))
         kwargs = "reward.custom_reward_function.reward_kwargs."
-        model = next((out / "sft").glob("global_step_*/huggingface"))
-        train = tmp_path / "train.parquet"
+        model, train = pretraining.MODEL, tmp_path / "train.parquet"
         grpo(tmp_path, model, train, train, steps, "data.shuffle=false", "actor_rollout_ref.rollout.name=hf",
              f"{kwargs}preset=null", f"{kwargs}spec={tmp_path / 'spec.yaml'}",
              "actor_rollout_ref.actor.use_kl_loss=false")  # the only gradient is that of the reward  # fmt: skip

@@ -1,9 +1,12 @@
-"""The metrics that verl's file logger wrote, over all attempts at a run."""
+"""The metrics that verl's file logger wrote, over all attempts at a run, and curves of the rewards in its rollouts."""
 
 import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
+
+from recipe.cxr_grpo.results.validation import Estimate, estimate
 
 
 def read_metrics(out: Path, kind: str) -> dict[int, dict[str, float]]:
@@ -24,8 +27,29 @@ def component_means(logged: Mapping[str, float]) -> dict[str, float]:
     return {component.removeprefix("reward/"): logged[f"{component}/mean"] for component in components}
 
 
-def component_curves(out: Path) -> dict[str, dict[int, float]]:
-    """The mean of every reward over a GRPO run, ``<task>/<reward>`` -> step -> mean."""
-    means = {step: component_means(logged) for step, logged in read_metrics(out, "grpo").items()}
-    names = dict.fromkeys(name for of_step in means.values() for name in of_step)
-    return {name: {step: of_step[name] for step, of_step in means.items() if name in of_step} for name in names}
+def prompt_curves(out: Path, window: int = 5) -> dict[str, dict[float, Estimate]]:
+    """The mean of every reward over a GRPO run, ``<task>/<reward>`` -> middle of a window of steps -> estimate.
+
+    A prompt's value is the mean over its rollouts in ``out/rollouts``, and the interval is a bootstrap over the prompts
+    of the window: a step has too few of them. A reward that failed, of weight 0, is left out.
+    """
+    logged = read_metrics(out, "grpo")
+    names = dict.fromkeys(name for of_step in logged.values() for name in component_means(of_step))
+    prompts: dict[str, dict[int, dict[str, list[float]]]] = {name: {} for name in names}
+    for path in (out / "rollouts").glob("*.jsonl"):
+        with path.open(encoding="utf-8") as file:
+            for row in map(json.loads, file):
+                first = (row["step"] - 1) // window * window + 1
+                for name in names:
+                    task, _, reward = name.partition("/")
+                    if row["task"] == task and row[reward] is not None:
+                        prompt = f"{row['step']}/{row['id']}"
+                        prompts[name].setdefault(first, {}).setdefault(prompt, []).append(row[reward])
+    last = max(logged, default=0)
+    curves: dict[str, dict[float, Estimate]] = {}
+    for name, windows in prompts.items():
+        for first, of_prompt in sorted(windows.items()):
+            middle = (first + min(first + window - 1, last)) / 2
+            means = [fmean(values) for values in of_prompt.values()]
+            curves.setdefault(name, {})[middle] = estimate(means, [*of_prompt])
+    return curves

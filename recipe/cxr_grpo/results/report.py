@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
-from recipe.cxr_grpo.results.validation import Row
+from recipe.cxr_grpo.results.validation import Estimate, Row
 
 COLORS = {"reference": "#2e9e5b", "before": "#d9822b", "after": "#2b6cd9"}
-SHOWN = {"grounding": 12, "report": 3}
+SHOWN = {"grounding": 3, "report": 1}  # samples by each rule of `chosen`
 
 
 def write_page(
     path: Path,
     summary: dict,
-    components: Mapping[str, Mapping[int, float]],
+    curves: Mapping[str, Mapping[float, Estimate]],
     before: Mapping[str, Row],
     after: Mapping[str, Row],
     images: Mapping[str, Path],
@@ -26,17 +24,19 @@ def write_page(
     """Write the page of a summary and curves; keys of ``before``, ``after`` and ``images`` (files) are sample ids."""
     from jinja2 import Environment
 
-    samples = {}
-    for task, count in SHOWN.items():
-        ids = sorted(i for i, row in before.items() if row.task == task)
-        if len(ids) > count:  # at even distances: a choice that does not depend on the results
-            ids = [ids[i] for i in np.linspace(0, len(ids) - 1, count).round().astype(int)]
-        samples[task] = [(before[i], after[i], base64.b64encode(images[i].read_bytes()).decode()) for i in ids]
+    gains = {i: after[i].score - row.score for i, row in before.items()}
+    samples = {
+        task: [
+            (rule, before[i], after[i], base64.b64encode(images[i].read_bytes()).decode())
+            for rule, i in chosen({i: gain for i, gain in gains.items() if before[i].task == task}, count)
+        ]
+        for task, count in SHOWN.items()
+    }
     template = (resources.files(__package__) / "report.html").read_text()
     page = Environment(autoescape=True, keep_trailing_newline=True).from_string(template)
     text = page.render(
         summary=summary,
-        curves=_curves(components),
+        curves=_draw(curves),
         grounding=samples["grounding"],
         reports=samples["report"],
         settings=json.dumps({key: summary[key] for key in ("settings", "seconds", "versions")}, indent=1),
@@ -45,18 +45,34 @@ def write_page(
     path.write_text(text)
 
 
-def _curves(components: Mapping[str, Mapping[int, float]]) -> str:
-    """One small plot per reward component, as SVG."""
-    from matplotlib.figure import Figure
-    from pandas import Series
+def chosen(gains: Mapping[str, float], count: int) -> list[tuple[str, str]]:
+    """Rule and id of the samples to show: ``count`` each of the first by id, the median gains and the worst gains.
 
-    columns, rows = min(3, max(1, len(components))), max(1, -(-len(components) // 3))
+    No sample comes twice.
+
+    >>> chosen({"a": 0.5, "b": -0.1, "c": 0.2, "d": 0.1}, 1)
+    [('first', 'a'), ('median gain', 'd'), ('worst gain', 'b')]
+    """
+    ranked = sorted(gains, key=lambda i: (gains[i], i))
+    middle = max((len(ranked) - count) // 2, 0)
+    rules: dict[str, str] = {}
+    for rule, ids in (("first", sorted(gains)), ("median gain", ranked[middle:]), ("worst gain", ranked)):
+        for i in ids[:count]:
+            rules.setdefault(i, rule)
+    return [(rule, i) for i, rule in rules.items()]
+
+
+def _draw(curves: Mapping[str, Mapping[float, Estimate]]) -> str:
+    """One small plot per reward component, as SVG: mean and 95 % interval."""
+    from matplotlib.figure import Figure
+
+    columns, rows = min(3, max(1, len(curves))), max(1, -(-len(curves) // 3))
     figure = Figure(figsize=(3.6 * columns, 2.4 * rows))
-    for number, (name, values) in enumerate(components.items(), 1):
-        means = Series(values)
+    for number, (name, estimates) in enumerate(curves.items(), 1):
         axis = figure.add_subplot(rows, columns, number)
-        axis.plot(means, ".", color="#9bb8e8", markersize=4)
-        axis.plot(means.rolling(5, center=True, min_periods=1).mean(), color=COLORS["after"])
+        low, high = zip(*(found.ci95 for found in estimates.values()), strict=True)
+        axis.fill_between([*estimates], low, high, color="#9bb8e8", alpha=0.5, linewidth=0)
+        axis.plot([*estimates], [found.mean for found in estimates.values()], ".-", color=COLORS["after"])
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("GRPO step", fontsize=8)
         axis.tick_params(labelsize=8)

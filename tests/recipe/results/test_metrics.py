@@ -1,6 +1,8 @@
 import json
 
-from recipe.cxr_grpo.results.metrics import component_curves, read_metrics
+import pytest
+
+from recipe.cxr_grpo.results.metrics import prompt_curves, read_metrics
 
 
 def test_metrics_of_several_attempts_are_one_series(tmp_path):
@@ -13,15 +15,25 @@ def test_metrics_of_several_attempts_are_one_series(tmp_path):
     assert read_metrics(tmp_path, "grpo") == {1: {"score": 0.1}, 2: {"score": 0.25}, 3: {"score": 0.3}}
 
 
-def test_curves_are_what_the_trainer_logged_over_all_attempts(tmp_path):
-    def line(step, **rewards):
-        data = {"critic/score/mean": 1.0, "reward/report/score/mean": 0.5, "reward/report/answer_chars/mean": 80.0}
-        for name, mean in rewards.items():
-            data |= {f"reward/report/{name}/mean": mean, f"reward/report/{name}/floor_rate": 0.0}
+def test_curves_are_means_over_prompts_of_a_window_of_steps(tmp_path):
+    def logged(step):
+        data = {f"reward/report/gleu/{key}": 0.0 for key in ("mean", "floor_rate")}
+        data |= {"critic/score/mean": 1.0, "reward/report/answer_chars/mean": 80.0}
         return json.dumps({"step": step, "data": data}) + "\n"
 
-    (tmp_path / "grpo.metrics.1.jsonl").write_text(line(1, gleu=0.1) + line(2, gleu=0.2))
-    (tmp_path / "grpo.metrics.2.jsonl").write_text(line(2, gleu=0.25) + line(3, gleu=0.3, rouge_l=0.4))
-    assert component_curves(tmp_path) == {
-        "report/gleu": {1: 0.1, 2: 0.25, 3: 0.3}, "report/rouge_l": {3: 0.4},
-    }  # fmt: skip
+    (tmp_path / "grpo.metrics.1.jsonl").write_text("".join(map(logged, range(1, 8))))
+    (tmp_path / "rollouts").mkdir()
+    for step in range(1, 8):
+        rows = [
+            {"step": step, "id": prompt, "task": "report", "gleu": value}
+            for prompt, values in (("a", [0.0, 0.2]), ("b", [0.4, 0.4])) for value in values
+        ]  # fmt: skip
+        rows += [{"step": step, "id": "g", "task": "grounding", "gleu": None}]
+        rows += [{"step": step, "id": "c", "task": "report", "gleu": None}]  # a reward of weight 0 that failed
+        (tmp_path / "rollouts" / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves = prompt_curves(tmp_path)
+    assert [*curves] == ["report/gleu"]
+    assert [*curves["report/gleu"]] == [3.0, 6.5]
+    first, second = curves["report/gleu"].values()
+    assert (first.mean, first.n, second.n) == (pytest.approx(0.25), 10, 4)
+    assert 0.1 <= first.ci95[0] < 0.25 < first.ci95[1] <= 0.4

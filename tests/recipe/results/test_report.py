@@ -19,9 +19,20 @@ def page(tmp_path):
 
     before = {"a": row("a", "grounding", "no box", 0.0), "r": row("r", "report", "<script>alert(1)</script>", 0.5)}
     after = {"a": row("a", "grounding", "[0.5, 0.5, 0.75, 1.0]", 0.7), "r": row("r", "report", "Clear.", 0.6)}
+    gap = {"own": 0.7, "swapped": 0.25, "difference": {"mean": 0.45, "n": 1, "ci95": (0.4, 0.5)}}
+    found = {"before": {"grounding": gap}, "after": {"grounding": gap}}
+    found |= {"change": {"grounding": {"mean": 0.125, "n": 1, "ci95": (0.1, 0.15)}}}
     summary = validation.compare(before, after) | {"settings": {}, "seconds": {}, "versions": {}, "decoding": "a < b"}
+    summary["films"] = found
     images = dict.fromkeys(before, tmp_path / "film.png")
-    report.write_page(tmp_path / "report.html", summary, {"gleu": {1: 0.1, 2: 0.3}}, before, after, images)
+    report.write_page(
+        tmp_path / "report.html",
+        summary,
+        {"gleu": {3: validation.Estimate(0.1, 9, (0, 0.2)), 8: validation.Estimate(0.3, 9, (0.2, 0.4))}},
+        before,
+        after,
+        images,
+    )
     return Path(tmp_path / "report.html").read_text()
 
 
@@ -42,7 +53,24 @@ def test_nothing_is_fetched(page):
 def test_boxes_are_drawn_where_they_are(page):
     assert 'x="10.00" y="20.00" width="20.00" height="20.00"' in page  # the reference
     assert 'x="50.00" y="50.00" width="25.00" height="50.00"' in page  # after; before has none
-    assert page.count('stroke-width="1.2"/>') == 3
+    assert page.count('stroke-width="1.2"/>') == 2
+
+
+def test_film_dependence_is_said_in_a_sentence(page):
+    words = re.sub(r"<[^>]*>|\s+", " ", page)
+    assert re.search(
+        r"earn 0\.700 on the patient's own film and 0\.250 on another patient's, so 0\.450", " ".join(words.split())
+    )
+    assert "the change is +0.125 (+0.100 to +0.150)" in " ".join(words.split())
+
+
+def test_samples_are_chosen_by_rule():
+    gains = {f"{i:02}": (i * 3 + 9) % 10 / 10 for i in range(10)}  # 00: 0.9, 01: 0.2, ...
+    picked = report.chosen(gains, 2)
+    assert [i for rule, i in picked if rule == "first"] == ["00", "01"]
+    assert [gains[i] for rule, i in picked if rule == "worst gain"] == [0.0, 0.1]
+    assert sorted(gains[i] for rule, i in picked if rule == "median gain") == [0.4, 0.5]
+    assert report.chosen({}, 2) == []
 
 
 def test_numbers_are_those_of_the_summary(page):

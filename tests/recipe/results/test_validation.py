@@ -34,7 +34,7 @@ def test_compare_reports_each_task(dump):
         dump_row("p1-g", "grounding", "[0.1, 0.1, 0.5, 0.5]", 1.0, **GROUNDING),
         dump_row("p1-r", "report", "Clear lungs.", 0.3, report="The lungs are clear."),
     ])  # fmt: skip
-    result = validation.compare(validation.read_validation(before), validation.read_validation(after))
+    result = validation.compare(*(validation.read_validation(path)[validation.OWN] for path in (before, after)))
     assert result["before"]["grounding"]["mean"] == pytest.approx(0.1)
     assert result["after"]["grounding"]["mean"] == 1.0
     assert result["difference"]["grounding"]["mean"] == pytest.approx(0.9)
