@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train a tiny Qwen3-VL on demo chest films with verl's GRPO trainer, on the CPU, and show what it learned.
+# Improve a small Qwen3-VL on demo chest films with verl's GRPO trainer, on the CPU, and show whether it looks at them.
 # usage: bash examples/quickstart.sh [--out DIR] [--seed N] [--steps N] [--install-only] [--help] [hydra overrides …]
 set -euo pipefail
 
@@ -14,14 +14,16 @@ for argument in "$@"; do
       cat <<'HELP'
 usage: bash examples/quickstart.sh [options] [hydra overrides ...]
 
-Trains a tiny Qwen3-VL on generated chest films with verl's GRPO trainer and vLLM rollouts, on the CPU:
-demo data, a short SFT, evaluation, GRPO on grounding and reports, evaluation, summary.json and report.html.
+Improves a small Qwen3-VL on generated chest films with verl's GRPO trainer and vLLM rollouts, on the CPU: demo data,
+evaluation, GRPO on grounding and reports, evaluation, summary.json and report.html. Each evaluation asks about every
+patient's own film and, as a control, the same about another patient's.
 
   --out DIR        output folder (runs/quickstart); the same command resumes an interrupted run
   --seed N         seed of data, model, training and rollouts (0)
-  --steps N        GRPO steps (40)
-  --sft-steps N    supervised steps before GRPO (180)
+  --steps N        GRPO steps (30)
   --patients N     demo patients (900)
+  --from-scratch   first train the demo model, which otherwise comes with the package
+  --sft-steps N    supervised steps of --from-scratch (1000)
   --install-only   make the virtual environment and stop
   --help           this text
 

@@ -25,7 +25,7 @@ from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import films, validation
 from recipe.cxr_grpo.results.metrics import prompt_curves
-from recipe.cxr_grpo.running import checks, evaluation
+from recipe.cxr_grpo.running import checks
 from recipe.cxr_grpo.running.training import exit_status, progress, run_training, weights_lock
 from reward_fns.errors import UsageError
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     with state.phase("data", "drawing chest films with known findings") as todo:
         if todo:
             pretraining.draw_films(data, args.seed, args.patients, *pretraining.HOUSE)
-            evaluation.control_files(held_out(data), data / "films", ["swapped"], args.seed)
+            films.write_controls(held_out(data), data / "films", seed=args.seed)
     model = pretraining.MODEL
     rollout = "vllm"
     if reason := problem.result():

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -6,7 +7,7 @@ pytest.importorskip("transformers")
 
 from recipe.cxr_grpo import tiny_model
 from recipe.cxr_grpo.cpu import shims
-from recipe.cxr_grpo.demo import architecture
+from recipe.cxr_grpo.demo import architecture, pretraining
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,38 @@ def test_wrong_use_has_status_2(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         tiny_model.main(arguments if not arguments else ["--out", str(tmp_path), *arguments])
     assert stop.value.code == 2
+
+
+def test_the_demo_model_is_the_one_of_its_card():
+    from safetensors import safe_open
+
+    card = json.loads((pretraining.MODEL / "card.json").read_text())
+    weights = pretraining.MODEL / "model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == card["sha256"]
+    assert weights.stat().st_size <= 6 * 2**20
+    with safe_open(weights, "pt") as tensors:
+        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"BF16"}  # noqa: SIM118
+    page = (pretraining.MODEL / "README.md").read_text()
+    assert card["sha256"] in page
+    for task in ("grounding", "report"):
+        assert f"| {task} | {card['films'][task]['own']:.3f} |" in page
+
+
+def test_the_curve_is_a_mean_over_steps(tmp_path):
+    lines = [json.dumps({"step": step, "data": {"train/loss": float(step)}}) for step in range(1, 121)]
+    (tmp_path / "sft.metrics.1.jsonl").write_text("\n".join(lines))
+    assert pretraining.loss_curve(tmp_path) == {50: 25.5, 100: 75.5, 120: 110.5}
+
+
+@pytest.mark.e2e
+def test_pretraining_learns_and_writes_a_model_with_its_card(tmp_path):
+    command = ["--out", str(tmp_path / "model"), "--pretrain", "--steps", "60", "--patients", "200", "--seed", "5"]
+    assert tiny_model.main(command) == 0
+    card = json.loads((tmp_path / "model" / "card.json").read_text())
+    losses = [*card["loss"].values()]
+    assert losses[-1] < losses[0] - 1
+    assert card["settings"] == {"seed": 5, "steps": 60, "patients": 200}
+    assert set(card["films"]) == {"grounding", "report"}
+    from transformers import AutoModelForImageTextToText
+
+    assert AutoModelForImageTextToText.from_pretrained(tmp_path / "model").dtype.itemsize == 2

@@ -13,7 +13,7 @@ one that only knows where findings usually are, or how reports are usually worde
 import json
 import random
 from collections import defaultdict, namedtuple
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -67,6 +67,20 @@ def write_control(source: Path, target: Path, control: str = "swapped", seed: in
     if not (written := rewrite(source, target, change)):
         raise UsageError(f"{source}: no row has a film of another patient to be swapped with; prepare more patients")
     return written
+
+
+def write_controls(
+    sources: Sequence[Path], folder: Path, controls: Sequence[str] = ("swapped",), seed: int = 0
+) -> list[Path]:
+    """Write the controls of several files, each as ``folder/<file>-<control>.parquet``; returns these paths."""
+    targets = {
+        folder / f"{source.stem}-{control}.parquet": (source, control) for source in sources for control in controls
+    }
+    if len(targets) < len(sources) * len(controls):
+        raise UsageError("two of the files have the same name; give each its own folder")
+    for target, (source, control) in targets.items():
+        write_control(source, target, control, seed)
+    return [*targets]
 
 
 def _group(truth: Mapping[str, Any], control: str) -> Any:

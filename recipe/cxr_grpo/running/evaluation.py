@@ -11,19 +11,9 @@ Evaluation = Mapping[str, Mapping[str, validation.Row]]
 """Rows by sample id, for the own films and for each control."""
 
 
-def control_files(sources: Sequence[Path], folder: Path, controls: Sequence[str], seed: int) -> list[Path]:
-    """The parquet files with ``controls`` of ``sources`` in ``folder``, written by `films.write_control`."""
-    targets = []
-    for control in controls:
-        for source in sources:
-            targets.append(folder / f"{source.stem}-{control}.parquet")
-            films.write_control(source, targets[-1], control, seed)
-    return targets
-
-
 def evaluate(model: Path, sources: Sequence[Path], out: Path, *overrides: str, seed: int = 0) -> Evaluation:
     """Answer the questions of ``sources`` and of their swapped films; log and dump are in ``out``. RunFailed."""
-    files = [*sources, *control_files(sources, out / "films", ["swapped"], seed)]
+    files = [*sources, *films.write_controls(sources, out / "films", seed=seed)]
     chosen: dict[str, Any] = {
         "actor_rollout_ref.model.path": model,
         "data.train_files": sources[0],
