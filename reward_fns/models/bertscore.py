@@ -10,8 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
-from reward_fns.models.encoder import Encoder, encodable, load
-from reward_fns.models.shims import torchvision_operators
+from reward_fns.models.encoder import encodable, load
 from reward_fns.models.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder
 from reward_fns.settings import EngineOptions
 
@@ -98,17 +97,9 @@ class States(NamedTuple):
 def _reader(source_folder: HubFolder, model: Model, options: EngineOptions) -> Reader[States]:
     import torch
 
-    torchvision_operators()
-    from transformers import AutoModel, AutoTokenizer
-
     path = fetch_folder(source_folder)
-    network = load(
-        partial(AutoModel.from_pretrained, path, num_hidden_layers=SETTINGS[model].layer, use_safetensors=True),
-        path,
-        model,
-        strict=False,
-    )
-    encoder = Encoder(network, AutoTokenizer.from_pretrained(path), options)
+    how: Any = {"pretrained_model_name_or_path": path, "num_hidden_layers": SETTINGS[model].layer}
+    encoder = load("AutoModel", path, model, path, options, strict=False, use_safetensors=True, **how)
     special = {encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id}
 
     def encode(ids: Sequence[list[int]]) -> Any:
@@ -129,8 +120,6 @@ def _reader(source_folder: HubFolder, model: Model, options: EngineOptions) -> R
 def _match(predictions: Sequence[States], references: Sequence[States]) -> list[BertScore]:
     import torch
 
-    if not predictions:
-        return []
     none = torch.zeros(2, device=predictions[0].states.device)
     pairs = zip(predictions, references, strict=True)
     means = torch.stack([_means(a, b) if a.full and b.full else none for a, b in pairs])
