@@ -45,7 +45,7 @@ class Findings:
 
 
 def classify(
-    texts: Sequence[str], *, checkpoint: HubFile = CHECKPOINT, base: HubFolder = BASE, backend: Backend = "builtin"
+    texts: Sequence[str], checkpoint: HubFile = CHECKPOINT, base: HubFolder = BASE, *, backend: Backend = "builtin"
 ) -> list[Findings]:
     """Label and embed reports; each different text goes through the model once.
 

@@ -101,8 +101,8 @@ class RadGraph:
             raise UsageError(f"{folder} uses coreference, which RadGraph does not have; set backend to reference")
         self._max_width: int = settings["max_span_width"]
         self._spans_per_word: float = settings["modules"]["relation"]["spans_per_word"]
-        self._entity_labels = _labels(folder / f"vocabulary/{name}__ner_labels.txt")
-        self._relation_labels = _labels(folder / f"vocabulary/{name}__relation_labels.txt")
+        files = (folder / f"vocabulary/{name}__{kind}_labels.txt" for kind in ("ner", "relation"))
+        self._entity_labels, self._relation_labels = (file.read_text("utf-8").splitlines() for file in files)
 
         tokenizer = AutoTokenizer.from_pretrained(str(encoder))
         tokenizer.model_max_length = 1 << 30  # no warning: a long word is laid out over several rows
@@ -143,11 +143,9 @@ class RadGraph:
     def _read(self, state: Mapping[str, Tensor], folder: Path, name: str, depth: int) -> None:
         """Pick the heads out of the weights, and check that nothing is missing or left."""
 
-        def linear(prefix: str) -> tuple[Tensor, Tensor]:
-            return state[f"{prefix}.weight"].float(), state[f"{prefix}.bias"].float()
-
         def layers(prefix: str, last: str) -> Layers:
-            return [*(linear(f"{prefix}._linear_layers.{i}") for i in range(depth)), linear(last)]
+            parts = [*(f"{prefix}._linear_layers.{i}" for i in range(depth)), last]
+            return [(state[f"{part}.weight"].float(), state[f"{part}.bias"].float()) for part in parts]
 
         ner = f"_ner._ner_scorers.{name}__ner_labels"
         mention = f"_relation._mention_pruners.{name}__relation_labels._scorer"
@@ -187,15 +185,14 @@ class RadGraph:
 
         chosen, related = [], []
         offset = 0
-        for n, count in zip(lengths, counts, strict=True):
-            scores = mentions[offset : offset + count]
+        for n, scores in zip(lengths, mentions.split(counts), strict=True):
             keep = int(torch.ceil(torch.tensor(float(n)) * self._spans_per_word))  # float32, as the package has it
-            top = scores.topk(min(keep, count)).indices.sort().values
+            top = scores.topk(min(keep, len(scores))).indices.sort().values
             at = top + offset
             spans = torch.cat([vectors[start[at]], vectors[start[at] + width[at]], self._width_vectors[width[at]]], -1)
             chosen.append(top)
             related.append(self._relations(spans, scores[top]).flatten())
-            offset += count
+            offset += len(scores)
         # One transfer of each: every transfer waits for the device.
         of_spans = torch.stack([start, width, labels]).cpu().split(counts, dim=1)
         tops = torch.cat(chosen).cpu().split([len(top) for top in chosen])
@@ -275,7 +272,3 @@ def _best(scores: Tensor) -> Tensor:
     """The label of the highest score, counted from 1, or 0 where none is above 0, the score of "nothing"."""
     best, label = scores.max(-1)
     return torch.where(best > 0, label + 1, 0)
-
-
-def _labels(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
