@@ -13,7 +13,7 @@ MAX_TOKENS = 512  # positions of BERT, DistilBERT and DistilRoBERTa
 
 
 class Encoder:
-    """A transformers model, moved to the device and precision of the options, with its tokenizer; for one thread."""
+    """A transformers model on the options' device, in their precision, with its tokenizer; for one thread at a time."""
 
     def __init__(self, model: Any, tokenizer: Any, options: EngineOptions) -> None:
         import torch
@@ -31,14 +31,13 @@ class Encoder:
     def encode(self, ids: Sequence[list[int]]) -> Any:
         """Last hidden states, float32, of shape (texts, tokens of the longest, width); padding comes last."""
         import torch
-        from torch.nn.utils.rnn import pad_sequence
 
-        rows = [torch.tensor(row) for row in ids]
-        padded = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        padding, lengths = self.tokenizer.pad_token_id or 0, [len(row) for row in ids]
+        longest = max(lengths)
+        padded = torch.tensor([row + [padding] * (longest - len(row)) for row in ids], device=self.device)
+        mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long().to(self.device)
         with torch.inference_mode():
-            output = self.model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device))
-            return output.last_hidden_state.float()
+            return self.model(input_ids=padded, attention_mask=mask).last_hidden_state.float()
 
 
 def encodable(text: str) -> str:

@@ -164,10 +164,6 @@ class RadGraph:
         if self._entity_labels[:1] != [""] or outputs != (len(self._entity_labels) - 1, len(self._relation_labels)):
             raise UsageError(f"labels in {folder / 'vocabulary'} don't fit the weights, which have {outputs} of them")
 
-    def decode(self, reports: Sequence[Report], marks: Sequence[Marks]) -> list[Annotation]:
-        """The annotations of reports, from what the network says about them."""
-        return [self._decode(a.words, b) for a, b in zip(reports, marks, strict=True)]
-
     @torch.inference_mode()
     def encode(self, reports: Sequence[Report]) -> list[Marks]:
         """What the network says about reports."""
@@ -198,6 +194,10 @@ class RadGraph:
         tops = torch.cat(chosen).cpu().split([len(top) for top in chosen])
         pairs = torch.cat(related).cpu().split([len(top) ** 2 for top in chosen])
         return [Marks(*of_report) for of_report in zip(of_spans, tops, pairs, strict=True)]
+
+    def decode(self, reports: Sequence[Report], marks: Sequence[Marks]) -> list[Annotation]:
+        """The annotations of reports, from what the network says about them."""
+        return [self._decode(a.words, b) for a, b in zip(reports, marks, strict=True)]
 
     def _embed(self, reports: Sequence[Report]) -> Tensor:
         """A vector for each word of all reports: the mean of its wordpieces, or 0 if it has none."""
@@ -250,12 +250,11 @@ class RadGraph:
         for i, j in table.nonzero().tolist():
             if spans[i] in index_of and spans[j] in index_of:
                 relations[spans[i]].append((self._relation_labels[int(table[i, j]) - 1], index_of[spans[j]]))
-        firsts = ((i, start[i] - start[0]) for i in entities)  # words were counted over the batch
+        # Words were counted over the batch.
+        bounds = ((i, start[i] - start[0], start[i] - start[0] + width[i]) for i in entities)
         return tuple(
-            Entity(
-                " ".join(report[a : a + width[i] + 1]), self._entity_labels[label[i]], a, a + width[i], (*relations[i],)
-            )
-            for i, a in firsts
+            Entity(" ".join(report[a : b + 1]), self._entity_labels[label[i]], a, b, tuple(relations[i]))
+            for i, a, b in bounds
         )
 
     def _tensor(self, values: Any) -> Tensor:
