@@ -203,9 +203,8 @@ def _discover() -> None:
         try:
             point.load()
         except Exception as error:
-            where = f"entry point {point.name} = {point.value} of group {ENTRY_POINTS}"
-            hint = "fix or uninstall the package that brings it"
-            raise UsageError(f"{where} can't be loaded: {error!r}; {hint}") from error
+            what = f"entry point {point.name} = {point.value} of group {ENTRY_POINTS} can't be loaded: {error!r}"
+            raise UsageError(f"{what}; fix or uninstall the package that brings it") from error
 
 
 @functools.cache

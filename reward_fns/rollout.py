@@ -80,9 +80,8 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
     failed = answer is None or boxes.unreadable
     well_formed = not failed and bool(boxes.boxes or not boxes.invalid)
     diagnostics = map(float, (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid)))
-    context = {key: rollout.from_verl.get(key) for key in FROM_VERL}
-    context |= {"extra_info": info, "invalid_boxes": boxes.invalid, "output": rollout.solution_str}
-    context["thinking"] = thinking
+    context = {"extra_info": info, "invalid_boxes": boxes.invalid, "output": rollout.solution_str, "thinking": thinking}
+    context |= {key: rollout.from_verl.get(key) for key in FROM_VERL}
     prediction = answer if task == "report" else boxes.boxes
     return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, (*diagnostics,))
 

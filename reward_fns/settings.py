@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
+import yaml
 from annotated_types import Interval
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
@@ -32,6 +33,9 @@ class Between(Interval):
         super().__init__(ge=low, le=high)
 
 
+CallSeconds = Annotated[float, Between(0.001, 1_000_000)]  # the time limit of a call
+
+
 def check_value(name: str, value: Any, hint: Any) -> Any:
     """The value, with lists turned into what the hint asks for (a tuple, say); UsageError if it does not fit.
 
@@ -48,10 +52,8 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         if isinstance(value, list | dict):  # YAML has no tuples, sets or records; JSON's rules make them of lists
-            try:
+            with contextlib.suppress(TypeError, ValueError):
                 return adapter.validate_json(json.dumps(value))
-            except (ValidationError, TypeError, ValueError):
-                pass
         raise UsageError(_complaint(name, value, hint, error)) from None
 
 
@@ -114,8 +116,6 @@ def read_pairs(flag: str, texts: Sequence[str]) -> dict[str, Any]:
     >>> read_pairs("--engine", ["dtype=bfloat16", "cache_mb=64"])
     {'dtype': 'bfloat16', 'cache_mb': 64}
     """
-    import yaml
-
     values = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -155,7 +155,7 @@ class FailureRules(Checked):
 
     retries: Annotated[int, Between(0, 1000)] = 2
     backoff: Annotated[float, Between(0, 1_000_000)] = 1.0
-    timeout: Annotated[float, Between(0.001, 1_000_000)] = 120.0
+    timeout: CallSeconds = 120.0
     stop_after: Annotated[int, Between(1, 1_000_000)] = 20
     concurrency: Annotated[int, Between(1, 100_000)] = 32
 
@@ -233,6 +233,7 @@ class CallSettings(NamedTuple):
 
     options: EngineOptions
     deadline: float  # on the clock of `time.monotonic`; afterwards nobody waits for the answer
+    peers: Any = None  # other replicas, which read the texts that belong to them: `reward_fns.engine.lanes.Peers`
 
 
 _DEFAULT = CallSettings(EngineOptions(), float("inf"))
@@ -241,9 +242,9 @@ current = _current.get  # the settings in force for the reward that is being cal
 
 
 @contextlib.contextmanager
-def using(options: EngineOptions, timeout: float = float("inf")) -> Iterator[None]:
-    """Apply these engine options and this time limit in seconds to what this thread calls inside."""
-    token = _current.set(CallSettings(options, time.monotonic() + timeout))
+def using(options: EngineOptions, timeout: float = float("inf"), peers: Any = None) -> Iterator[None]:
+    """Apply these engine options, this time limit in seconds and these peers to what this thread calls inside."""
+    token = _current.set(CallSettings(options, time.monotonic() + timeout, peers))
     try:
         yield
     finally:

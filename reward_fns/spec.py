@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from reward_fns.answers import Nothing, Reader, ThinkEnd
 from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import TASKS, Reward, get, load_file
@@ -111,8 +113,6 @@ def of_rewards(names: Iterable[str]) -> RewardSpec:
 
 
 def _read(path: Path) -> Any:
-    import yaml
-
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -28,13 +28,6 @@ class Cache(Generic[Found]):
         self._protected = _Segment[Found](protected)
         self._probation = _Segment[Found](limit - protected)
 
-    def __len__(self) -> int:
-        return len(self._protected) + len(self._probation)
-
-    @property
-    def bytes(self) -> int:
-        return self._protected.bytes + self._probation.bytes
-
     def get(self, key: str) -> Found | None:
         """The result stored under a key, which is protected from now on; None if there is none."""
         if key in self._probation:

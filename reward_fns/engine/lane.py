@@ -9,13 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from reward_fns.engine.cache import Cache
+from reward_fns.engine.cache import Cache, Found
 from reward_fns.engine.device import device_of
 from reward_fns.settings import EngineOptions
 
-Found = TypeVar("Found")
 Fetch = Callable[[str, float], Found]
 
 _CHARS = 4  # characters of a token, roughly: tells without a tokenizer whether the queue holds a full batch

@@ -9,7 +9,6 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,7 +31,6 @@ class Peers(Protocol):
 _lanes: dict[tuple[Key, EngineOptions], Lane[Any]] = {}
 _readers: dict[Hashable, Reader[Any]] = {}
 _taps: list[Tap] = []
-_peers: ContextVar[Peers | None] = ContextVar("reward_fns_peers", default=None)
 _lock, _building = threading.Lock(), threading.RLock()
 
 
@@ -42,24 +40,14 @@ def read(key: Key, build: Build[Found], texts: Sequence[str]) -> list[Found]:
     The first call builds the model with the options in force. Raises UsageError from `build` or for a missing package,
     TimeoutError when the caller's time is over, and whatever the model raises for one of these texts.
     """
-    settings, peers = current(), _peers.get()
+    options, deadline, peers = current()
     if not texts:
         return []
     shared = (peers.owns, partial(peers.fetch, key, build)) if peers else ()
-    results = _lane(key, build, settings.options).read(texts, settings.deadline, *shared)
+    results = _lane(key, build, options).read(texts, deadline, *shared)
     for tap in _taps:
         tap.update({(key, text): result for text, result in zip(texts, results, strict=True)})
     return results
-
-
-@contextlib.contextmanager
-def sharing(peers: Peers | None) -> Iterator[None]:
-    """Inside, this thread has other replicas read the texts that belong to them; None shares nothing."""
-    token = _peers.set(peers)
-    try:
-        yield
-    finally:
-        _peers.reset(token)
 
 
 @contextlib.contextmanager

@@ -88,17 +88,16 @@ def _over_ray(request: Mapping[str, Any], timeout: float, shared: bool) -> list[
         part = {side: [request[side][i] for i in group] for side in ("predictions", "references")}
         to_replica = handle.options(session_id=session) if shared else handle
         responses.append((group, to_replica.remote({**request, **part}, session)))
-    values: list[float | None] = [None] * len(request["predictions"])
+    values: dict[int, float | None] = {}
     try:
         for group, response in responses:
             answer = response.result(timeout_s=max(0.0, deadline - time.monotonic()))
-            for i, value in zip(group, _values(answer, len(group)), strict=True):
-                values[i] = value
+            values |= zip(group, _values(answer, len(group)), strict=True)
     except BaseException:
         for _, response in responses:
             response.cancel()  # so that nothing more is computed for it
         raise
-    return values
+    return [values[i] for i in range(len(values))]
 
 
 def _score() -> Any:

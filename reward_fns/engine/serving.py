@@ -13,17 +13,17 @@ import logging
 import math
 import resource
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reward_fns.calling import run_in_thread
 from reward_fns.engine.device import device_of
-from reward_fns.engine.lanes import Build, Key, read, sharing, totals, trouble
+from reward_fns.engine.lanes import Build, Key, read, totals, trouble
 from reward_fns.engine.remote import APP, SESSION_HEADER, session_of, shares
 from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import get
-from reward_fns.settings import REMOVED, EngineOptions, from_mapping, using
+from reward_fns.settings import REMOVED, CallSeconds, EngineOptions, check_value, from_mapping, using
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _AT_WORK = 512  # reward calls that a replica works on at once: several batches of a GPU's
 _ACCEPTED = 16384  # requests that it accepts; those beyond its reward calls wait in it, and hold up no texts for others
 _BODY = 64 << 20
-_KEYS = ("reward", "options", "predictions", "references", "timeout")
+_REQUEST = {"reward": str, "options": dict, "predictions": list, "references": list, "timeout": CallSeconds}
 TRAINER_CPUS = 3
 """CPUs that verl 0.9.1 reserves with the whole GPU of each training process (RayResourcePool.max_colocate_count)."""
 _ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
@@ -45,9 +45,8 @@ class Scorers:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         given = EngineOptions(**options)
-        names = ("device", "dtype", "compile", "wait_ms", "batch_tokens", "queue", "cache_mb")
-        own = {name: getattr(given, name) for name in names}
-        self._options = EngineOptions(threads=given.threads or math.ceil(given.cpus), **own)
+        own = replace(given, where="inline", replicas=1, max_replicas=0, gpus=0.0, cpus=1.0)
+        self._options = replace(own, threads=given.threads or math.ceil(given.cpus))
         self._shared, self._lock = shares(given), threading.Lock()
         self._handle: Any = None
         self._places = asyncio.Semaphore(_AT_WORK)
@@ -73,19 +72,19 @@ class Scorers:
         if reward.needs is None or not reward.batched or reward.context:
             raise UsageError(f"a deployment does not compute {reward.name}, only batched rewards that need models")
         reward.check_options(request["options"])
-        sides = list(request["predictions"]), list(request["references"])
 
         def call() -> list[float]:
-            with sharing(self._peers(session)):
-                return reward(*sides, request["options"], {})
+            with using(self._options, request["timeout"], self._peers(session)):
+                return reward(request["predictions"], request["references"], request["options"], {})
 
         async with self._places:
-            values = await self._in_thread(call, request["timeout"], reward.name)
+            values = await run_in_thread(call, reward.name)
         return [value if math.isfinite(value) else None for value in values]
 
     async def found(self, key: Key, build: Build[Any], text: str, timeout: float) -> Any:
         """What a model finds in a text that belongs to this replica; asked for by the others."""
-        return await self._in_thread(lambda: read(key, build, [text])[0], timeout, "found")
+        (found,) = await run_in_thread(lambda: using(self._options, timeout)(read)(key, build, [text]), "found")
+        return found
 
     def _peers(self, session: str) -> _Replicas | None:
         if not self._shared:
@@ -97,13 +96,6 @@ class Scorers:
                 context = serve.get_replica_context()
                 self._handle = serve.get_deployment_handle(context.deployment, context.app_name).found
         return _Replicas(self._handle, session)
-
-    async def _in_thread(self, call: Callable[[], Any], timeout: float, name: str) -> Any:
-        def run() -> Any:
-            with using(self._options, timeout):
-                return call()
-
-        return await run_in_thread(run, name)
 
     async def __call__(self, request: Request) -> Response:
         """The same over HTTP: POST /score."""
@@ -150,18 +142,14 @@ class _Replicas(NamedTuple):
 
 def _check(request: Mapping[str, Any]) -> None:
     for key in request:
-        if key not in _KEYS:
-            raise UsageError(unknown("key of a request", key, _KEYS))
-    sides = [request.get(side) for side in ("predictions", "references")]
-    if not all(isinstance(side, list) and all(isinstance(text, str) for text in side) for side in sides):
+        if key not in _REQUEST:
+            raise UsageError(unknown("key of a request", key, _REQUEST))
+    for key, hint in _REQUEST.items():
+        check_value(f"{key} of a request", request.get(key), hint)
+    if not all(isinstance(text, str) for text in request["predictions"] + request["references"]):
         raise UsageError("predictions and references of a request must be lists of texts")
-    if len(sides[0]) != len(sides[1]):  # type: ignore[arg-type]
+    if len(request["predictions"]) != len(request["references"]):
         raise UsageError("a request must have one reference for each prediction")
-    if not isinstance(request.get("reward"), str) or not isinstance(request.get("options"), dict):
-        raise UsageError("a request needs a reward and its options")
-    timeout = request.get("timeout")
-    if type(timeout) not in (int, float) or not 0 < timeout <= 1e6:  # type: ignore[operator]
-        raise UsageError(f"timeout of a request must be a number of seconds from 0 to 1e6, got {timeout!r}")
 
 
 def application(args: Mapping[str, Any]) -> Application:
@@ -237,11 +225,10 @@ def refusal(free: Sequence[Mapping[str, float]], options: EngineOptions, trainer
     gpus, cpus = ([node.get(name, 0.0) for node in free] for name in ("GPU", "CPU"))
     placed = [0] * len(free)
     for _ in range(options.replicas):
-        room = [i for i, count in enumerate(placed)
-                if _used(count + 1, options.gpus) <= gpus[i] and (count + 1) * options.cpus <= cpus[i]]  # fmt: skip
-        if not room:
-            break
-        placed[min(room, key=placed.__getitem__)] += 1
+        more = [(_used(count + 1, options.gpus), (count + 1) * options.cpus) for count in placed]
+        room = [i for i, (gpu, cpu) in enumerate(more) if gpu <= gpus[i] and cpu <= cpus[i]]
+        if room:
+            placed[min(room, key=placed.__getitem__)] += 1
     if waiting := options.replicas - sum(placed):
         _log.warning("%d of %d scorer replicas wait for a node to join", waiting, options.replicas)
     whole = [math.floor(n - _used(count, options.gpus)) for n, count in zip(gpus, placed, strict=True)]

@@ -4,18 +4,17 @@ As in bert-score 0.3.13 without idf weights (arXiv 1904.09675, section 3; parity
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from reward_fns.engine.lane import Reader
 from reward_fns.engine.lanes import read
-from reward_fns.models.encoder import Encoder, encodable, load
-from reward_fns.models.shims import torchvision_operators
+from reward_fns.models.encoder import encodable, load
+from reward_fns.models.texts import paired
 from reward_fns.models.weights import CONFIG_AND_TOKENIZER, HubFolder, fetch_folder
 from reward_fns.settings import EngineOptions
 
-_PATTERNS = (*CONFIG_AND_TOKENIZER, "model.safetensors")
+_LAYER = 5  # of 6, which bert-score 0.3.13 prefers for both models
 _PAIRS = 128  # whose token states are in memory at once
 
 Model = Literal["distilbert-base-uncased", "distilroberta-base"]
@@ -29,31 +28,19 @@ class BertScore(NamedTuple):
     f1: float
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A model and the layer that bert-score 0.3.13 prefers for it, with that layer's row of rescale_baseline/en.
+class Setting(NamedTuple):
+    """For a model, the row of its layer in bert-score 0.3.13's rescale_baseline/en.
 
     The prefix goes before a text that is not empty: byte-level BPE tells a word after a space from one without.
     """
 
-    folder: HubFolder
-    layer: int
     baseline: BertScore
     prefix: str = ""
 
 
 SETTINGS: dict[Model, Setting] = {
-    "distilbert-base-uncased": Setting(
-        HubFolder("distilbert/distilbert-base-uncased", patterns=_PATTERNS),
-        layer=5,
-        baseline=BertScore(0.6666034, 0.66660464, 0.66620487),
-    ),
-    "distilroberta-base": Setting(
-        HubFolder("distilbert/distilroberta-base", patterns=_PATTERNS),
-        layer=5,
-        baseline=BertScore(0.84732, 0.84759504, 0.8473319),
-        prefix=" ",
-    ),
+    "distilbert-base-uncased": Setting(BertScore(0.6666034, 0.66660464, 0.66620487)),
+    "distilroberta-base": Setting(BertScore(0.84732, 0.84759504, 0.8473319), prefix=" "),
 }
 
 
@@ -75,14 +62,14 @@ def bertscore(
     distilbert-base-uncased and -5.55 for distilroberta-base. `folder` is where to read the model instead.
     """
     prefix = SETTINGS[model].prefix
-    source_folder = folder or SETTINGS[model].folder
+    source_folder = folder or source(model, "")
     build = partial(_reader, source_folder, model)
     scores: list[BertScore] = []
     for start in range(0, len(predictions), _PAIRS):
         both = [*predictions[start : start + _PAIRS], *references[start : start + _PAIRS]]
         texts = [prefix + text if text else "" for text in (encodable(text).strip() for text in both)]
         states = read(("bertscore", model, source_folder), build, texts)
-        scores += _match(states[: len(texts) // 2], states[len(texts) // 2 :])
+        scores += _match([*paired(states)])
     return [rescaled(score, model) for score in scores] if rescale else scores
 
 
@@ -98,17 +85,9 @@ class States(NamedTuple):
 def _reader(source_folder: HubFolder, model: Model, options: EngineOptions) -> Reader[States]:
     import torch
 
-    torchvision_operators()
-    from transformers import AutoModel, AutoTokenizer
-
     path = fetch_folder(source_folder)
-    network = load(
-        partial(AutoModel.from_pretrained, path, num_hidden_layers=SETTINGS[model].layer, use_safetensors=True),
-        path,
-        model,
-        strict=False,
-    )
-    encoder = Encoder(network, AutoTokenizer.from_pretrained(path), options)
+    how: Any = {"pretrained_model_name_or_path": path, "num_hidden_layers": _LAYER}
+    encoder = load("AutoModel", path, model, path, options, strict=False, use_safetensors=True, **how)
     special = {encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id}
 
     def encode(ids: Sequence[list[int]]) -> Any:
@@ -126,13 +105,10 @@ def _reader(source_folder: HubFolder, model: Model, options: EngineOptions) -> R
     return Reader(encoder.tokenise, encode, decode, size=lambda result: result.states.nbytes)
 
 
-def _match(predictions: Sequence[States], references: Sequence[States]) -> list[BertScore]:
+def _match(pairs: Sequence[tuple[States, States]]) -> list[BertScore]:
     import torch
 
-    if not predictions:
-        return []
-    none = torch.zeros(2, device=predictions[0].states.device)
-    pairs = zip(predictions, references, strict=True)
+    none = torch.zeros(2, device=pairs[0][0].states.device)
     means = torch.stack([_means(a, b) if a.full and b.full else none for a, b in pairs])
     # All at once: every transfer waits for the device.
     return [BertScore(p, r, 2 * p * r / (p + r) if p + r else 0.0) for p, r in means.clamp(0.0, 1.0).tolist()]
@@ -161,5 +137,4 @@ def rescaled(score: BertScore, model: Model) -> BertScore:
 
 def source(model: Model, repo: str, revision: str = "main") -> HubFolder:
     """The files that `bertscore` reads, from a hub repository or local folder; "" is the published one."""
-    published = SETTINGS[model].folder
-    return replace(published, repo=repo or published.repo, revision=revision)
+    return HubFolder(repo or f"distilbert/{model}", revision, (*CONFIG_AND_TOKENIZER, "model.safetensors"))

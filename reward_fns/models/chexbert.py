@@ -20,7 +20,6 @@ from reward_fns.engine.lanes import read
 from reward_fns.errors import UsageError
 from reward_fns.models import reference
 from reward_fns.models.encoder import Encoder, encodable, load
-from reward_fns.models.shims import torchvision_operators
 from reward_fns.models.weights import HubFile, HubFolder, fetch, fetch_folder
 from reward_fns.settings import EngineOptions
 
@@ -46,7 +45,7 @@ class Findings:
 
 
 def classify(
-    texts: Sequence[str], *, checkpoint: HubFile = CHECKPOINT, base: HubFolder = BASE, backend: Backend = "builtin"
+    texts: Sequence[str], checkpoint: HubFile = CHECKPOINT, base: HubFolder = BASE, *, backend: Backend = "builtin"
 ) -> list[Findings]:
     """Label and embed reports; each different text goes through the model once.
 
@@ -116,9 +115,8 @@ def _reference(checkpoint: HubFile, base: HubFolder, options: EngineOptions) -> 
 
 
 def _load(checkpoint: Path, base: Path, options: EngineOptions) -> tuple[Encoder, list[tuple[Any, Any]]]:
-    torchvision_operators()
     import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import BertConfig
 
     try:
         # The optimizer's state is two thirds of the published file: mapped, it is never read.
@@ -135,11 +133,7 @@ def _load(checkpoint: Path, base: Path, options: EngineOptions) -> tuple[Encoder
     # CheXbert has no use for the pooler; old versions of transformers saved position ids, a constant.
     unused = ("bert.pooler.", "bert.embeddings.position_ids", "linear_heads.")
     bert = {key.removeprefix("bert."): value for key, value in weights.items() if not key.startswith(unused)}
-    model = load(
-        partial(BertModel.from_pretrained, None, config=config, state_dict=bert, add_pooling_layer=False),
-        checkpoint,
-        f"CheXbert, a BERT as {base} configures it",
-        strict=True,
-    )
-    encoder = Encoder(model, AutoTokenizer.from_pretrained(base), options)
+    how: Any = {"pretrained_model_name_or_path": None, "config": config, "state_dict": bert, "add_pooling_layer": False}
+    what = f"CheXbert, a BERT as {base} configures it"
+    encoder = load("BertModel", checkpoint, what, base, options, strict=True, **how)
     return encoder, [(weight.float().to(encoder.device), bias.float().to(encoder.device)) for weight, bias in heads]

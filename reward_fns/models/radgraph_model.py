@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 
 from reward_fns.engine.device import device_of
 from reward_fns.errors import UsageError
-from reward_fns.models.encoder import placed
+from reward_fns.models.encoder import Encoder
 from reward_fns.models.radgraph_facts import Annotation, Entity
 from reward_fns.settings import EngineOptions
 
@@ -99,35 +99,34 @@ class RadGraph:
         coreference = settings["modules"].get("coref", {}).get("coref_prop", 0)
         if coreference or settings["loss_weights"].get("coref", 0) > 0:
             raise UsageError(f"{folder} uses coreference, which RadGraph does not have; set backend to reference")
-        self._device = device_of(options)
         self._max_width: int = settings["max_span_width"]
         self._spans_per_word: float = settings["modules"]["relation"]["spans_per_word"]
-        self._entity_labels = _labels(folder / f"vocabulary/{name}__ner_labels.txt")
-        self._relation_labels = _labels(folder / f"vocabulary/{name}__relation_labels.txt")
+        files = (folder / f"vocabulary/{name}__{kind}_labels.txt" for kind in ("ner", "relation"))
+        self._entity_labels, self._relation_labels = (file.read_text("utf-8").splitlines() for file in files)
 
-        self._tokenizer = AutoTokenizer.from_pretrained(str(encoder))
-        self._tokenizer.model_max_length = 1 << 30  # no warning: a long word is laid out over several rows
-        whole, bare = (self._tokenizer(["a"], add_special_tokens=own)["input_ids"][0] for own in (True, False))
+        tokenizer = AutoTokenizer.from_pretrained(str(encoder))
+        tokenizer.model_max_length = 1 << 30  # no warning: a long word is laid out over several rows
+        whole, bare = (tokenizer(["a"], add_special_tokens=own)["input_ids"][0] for own in (True, False))
         at = whole.index(bare[0])
         length = config["dataset_reader"]["token_indexers"]["bert"].get("max_length")
-        marked = length is None or type(self._tokenizer) is not PreTrainedTokenizerFast
+        marked = length is None or type(tokenizer) is not PreTrainedTokenizerFast
         self._layout = Layout(whole[:at], whole[at + len(bare) :], length or 1 << 30, marked)
         self._known: dict[str, list[int]] = {}
 
-        state = torch.load(folder / "weights.th", map_location=self._device, weights_only=True)
+        state = torch.load(folder / "weights.th", map_location=device_of(options), weights_only=True)
         self._read(state, folder, name, settings["feedforward_params"]["num_layers"])
-        self._encoder = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)), dtype=torch.float32)
+        model = AutoModel.from_config(AutoConfig.from_pretrained(str(encoder)), dtype=torch.float32)
         own = {key.removeprefix(_ENCODER): state[key] for key in state if key.startswith(_ENCODER)}
         own.pop("embeddings.position_ids", None)  # a constant that old transformers wrote down
-        ours, theirs = ({k: v.shape for k, v in side.items()} for side in (own, self._encoder.state_dict()))
+        ours, theirs = ({k: v.shape for k, v in side.items()} for side in (own, model.state_dict()))
         if differing := sorted({key for key, _ in ours.items() ^ theirs.items()}):
             raise UsageError(
                 f"encoder {encoder} does not fit {folder / 'weights.th'}: {len(differing)} weights are missing "
                 f"in one of them or differ in shape, first {differing[0]}; is it the archive's own encoder?"
             )
-        self._encoder.load_state_dict(own)
-        self._size: int = self._encoder.config.hidden_size
-        self._encoder = placed(self._encoder, options)
+        model.load_state_dict(own)
+        self._size: int = model.config.hidden_size
+        self._encoder = Encoder(model, tokenizer, options)
 
     def tokenise(self, reports: Sequence[Sequence[str]]) -> list[tuple[int, Report]]:
         """Number of wordpieces, and all that the next steps need, of reports given as their words."""
@@ -136,7 +135,7 @@ class RadGraph:
         new = sorted({word for report in reports for word in report} - self._known.keys())
         # The package's reader takes these two for a full stop and a question mark.
         spelled = [word[1:] if word in ("/.", "/?") else word for word in new]
-        pieces = self._tokenizer(spelled, add_special_tokens=False)["input_ids"] if new else []
+        pieces = self._encoder.tokenizer(spelled, add_special_tokens=False)["input_ids"] if new else []
         self._known.update(zip(new, pieces, strict=True))
         tokenised = [Report(words, [self._known[word] for word in words]) for words in reports]
         return [(sum(map(len, report.pieces)), report) for report in tokenised]
@@ -144,11 +143,9 @@ class RadGraph:
     def _read(self, state: Mapping[str, Tensor], folder: Path, name: str, depth: int) -> None:
         """Pick the heads out of the weights, and check that nothing is missing or left."""
 
-        def linear(prefix: str) -> tuple[Tensor, Tensor]:
-            return state[f"{prefix}.weight"].float(), state[f"{prefix}.bias"].float()
-
         def layers(prefix: str, last: str) -> Layers:
-            return [*(linear(f"{prefix}._linear_layers.{i}") for i in range(depth)), linear(last)]
+            parts = [*(f"{prefix}._linear_layers.{i}" for i in range(depth)), last]
+            return [(state[f"{part}.weight"].float(), state[f"{part}.bias"].float()) for part in parts]
 
         ner = f"_ner._ner_scorers.{name}__ner_labels"
         mention = f"_relation._mention_pruners.{name}__relation_labels._scorer"
@@ -168,23 +165,14 @@ class RadGraph:
             raise UsageError(f"labels in {folder / 'vocabulary'} don't fit the weights, which have {outputs} of them")
 
     @torch.inference_mode()
-    def encode(self, reports: Sequence[Report]) -> list[Marks | None]:
-        """What the network says about reports; None about those without words."""
-        full = [report for report in reports if report.words]
-        marks = iter(self._marks(full) if full else [])
-        return [next(marks) if report.words else None for report in reports]
-
-    def decode(self, reports: Sequence[Report], marks: Sequence[Marks | None]) -> list[Annotation]:
-        """The annotations of reports, from what the network says about them."""
-        return [self._decode(a.words, b) if b else () for a, b in zip(reports, marks, strict=True)]
-
-    def _marks(self, reports: Sequence[Report]) -> list[Marks]:
+    def encode(self, reports: Sequence[Report]) -> list[Marks]:
+        """What the network says about reports."""
         lengths = [len(report.words) for report in reports]
         vectors = self._embed(reports)
         if not vectors.isfinite().all():  # would look like a report without entities
             raise FloatingPointError("RadGraph's encoder returned numbers that are not finite")
         # Spans of all reports, by first word and then by width; none reaches into the next report.
-        lasts = torch.arange(len(vectors), device=self._device)[:, None] + self._tensor(range(self._max_width))
+        lasts = torch.arange(len(vectors), device=self._encoder.device)[:, None] + self._tensor(range(self._max_width))
         bounds = self._tensor(lengths)
         start, width = (lasts < bounds.cumsum(0).repeat_interleave(bounds)[:, None]).nonzero(as_tuple=True)
         counts = [sum(min(self._max_width, n - i) for i in range(n)) for n in lengths]
@@ -193,20 +181,23 @@ class RadGraph:
 
         chosen, related = [], []
         offset = 0
-        for n, count in zip(lengths, counts, strict=True):
-            scores = mentions[offset : offset + count]
+        for n, scores in zip(lengths, mentions.split(counts), strict=True):
             keep = int(torch.ceil(torch.tensor(float(n)) * self._spans_per_word))  # float32, as the package has it
-            top = scores.topk(min(keep, count)).indices.sort().values
+            top = scores.topk(min(keep, len(scores))).indices.sort().values
             at = top + offset
             spans = torch.cat([vectors[start[at]], vectors[start[at] + width[at]], self._width_vectors[width[at]]], -1)
             chosen.append(top)
             related.append(self._relations(spans, scores[top]).flatten())
-            offset += count
+            offset += len(scores)
         # One transfer of each: every transfer waits for the device.
         of_spans = torch.stack([start, width, labels]).cpu().split(counts, dim=1)
         tops = torch.cat(chosen).cpu().split([len(top) for top in chosen])
         pairs = torch.cat(related).cpu().split([len(top) ** 2 for top in chosen])
         return [Marks(*of_report) for of_report in zip(of_spans, tops, pairs, strict=True)]
+
+    def decode(self, reports: Sequence[Report], marks: Sequence[Marks]) -> list[Annotation]:
+        """The annotations of reports, from what the network says about them."""
+        return [self._decode(a.words, b) for a, b in zip(reports, marks, strict=True)]
 
     def _embed(self, reports: Sequence[Report]) -> Tensor:
         """A vector for each word of all reports: the mean of its wordpieces, or 0 if it has none."""
@@ -220,16 +211,11 @@ class RadGraph:
                     places.append((len(rows) + position[0], position[1], word))
             rows += self._layout.rows([piece for piece, _ in pieces])
             total += len(report.words)
-        sums = torch.zeros(total, self._size, device=self._device)
+        sums = torch.zeros(total, self._size, device=self._encoder.device)
         if not places:
             return sums
-        longest = max(map(len, rows))
-        padding = self._tokenizer.pad_token_id or 0
-        ids = self._tensor([row + [padding] * (longest - len(row)) for row in rows])
-        mask = self._tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        hidden = self._encoder(input_ids=ids, attention_mask=mask)[0].float()
         at_row, at_column, of_word = self._tensor(places).unbind(1)
-        sums.index_add_(0, of_word, hidden[at_row, at_column])
+        sums.index_add_(0, of_word, self._encoder.encode(rows)[at_row, at_column])
         return sums / of_word.bincount(minlength=total).clamp_min(1)[:, None]
 
     def _over_spans(self, head: Layers, vectors: Tensor, start: Tensor, width: Tensor) -> Tensor:
@@ -248,16 +234,14 @@ class RadGraph:
         ones, others = F.linear(spans, one, bias), F.linear(spans, other)
         step = max(1, _BLOCK // (len(bias) * max(size, len(spans))))
         labels = []
-        for begin in range(0, len(spans), step):
-            block = slice(begin, begin + step)
-            products = (spans[block, None] * product) @ spans.T  # (rows of the block, outputs, spans)
-            scores = _forward(rest, ones[block, None] + others + products.transpose(1, 2))
-            labels.append(_best(scores + (mentions[block, None] + mentions)[..., None]))
+        for block, of_block, mention in zip(*(side.split(step) for side in (spans, ones, mentions)), strict=True):
+            products = (block[:, None] * product) @ spans.T  # (rows of the block, outputs, spans)
+            scores = _forward(rest, of_block[:, None] + others + products.transpose(1, 2))
+            labels.append(_best(scores + (mention[:, None] + mentions)[..., None]))
         return torch.cat(labels)
 
     def _decode(self, report: Sequence[str], marks: Marks) -> Annotation:
         start, width, label = marks.of_spans.tolist()
-        begin = start[0]  # words were counted over the batch
         entities = [i for i, of_span in enumerate(label) if of_span]
         index_of = {span: at for at, span in enumerate(entities)}
         spans = marks.top.tolist()
@@ -266,14 +250,15 @@ class RadGraph:
         for i, j in table.nonzero().tolist():
             if spans[i] in index_of and spans[j] in index_of:
                 relations[spans[i]].append((self._relation_labels[int(table[i, j]) - 1], index_of[spans[j]]))
-        bounds = ((i, start[i] - begin, start[i] - begin + width[i]) for i in entities)
+        # Words were counted over the batch.
+        bounds = ((i, start[i] - start[0], start[i] - start[0] + width[i]) for i in entities)
         return tuple(
             Entity(" ".join(report[a : b + 1]), self._entity_labels[label[i]], a, b, tuple(relations[i]))
             for i, a, b in bounds
         )
 
     def _tensor(self, values: Any) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
+        return torch.tensor(values, dtype=torch.long, device=self._encoder.device)
 
 
 def _forward(layers: Layers, hidden: Tensor) -> Tensor:  # what follows a head's first layer, whose sums are given
@@ -286,7 +271,3 @@ def _best(scores: Tensor) -> Tensor:
     """The label of the highest score, counted from 1, or 0 where none is above 0, the score of "nothing"."""
     best, label = scores.max(-1)
     return torch.where(best > 0, label + 1, 0)
-
-
-def _labels(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")

@@ -66,7 +66,6 @@ def _package(name: str, module: str) -> Any:
         version = importlib.metadata.version("transformers")
         if int(version.partition(".")[0]) > 4:
             raise UsageError(f"the {name} package does not run with transformers {version}: {_ENVIRONMENT}")
-        package = importlib.import_module(module)
+        return importlib.import_module(module)
     except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
         raise UsageError(f"backend reference needs the {name} package ({error}): {_ENVIRONMENT}") from error
-    return package

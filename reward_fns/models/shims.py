@@ -1,5 +1,6 @@
 """What the pinned versions need before transformers' models can be imported."""
 
+import contextlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,10 @@ def torchvision_operators() -> bool:
         return True
     if spec is None or spec.origin is None:
         return False
-    try:
+    with contextlib.suppress(OSError):
         for library in Path(spec.origin).parent.glob("_C*.so"):
             torch.ops.load_library(str(library))
             return False
-    except OSError:
-        pass
     _operators = operators.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

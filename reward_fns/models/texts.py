@@ -1,8 +1,9 @@
 """Prepare the texts of report rewards that read them with a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
+from reward_fns.engine.cache import Found
 from reward_fns.settings import Between
 
 MaxChars = Annotated[int, Between(0, 1_000_000_000)]
@@ -19,6 +20,11 @@ def shortened(texts: Sequence[str], lower: bool, max_chars: int) -> list[str]:
     """
     cut = (text[: max_chars or None] for text in texts)
     return [text.lower() if lower else text for text in cut]
+
+
+def paired(found: Sequence[Found]) -> Iterator[tuple[Found, Found]]:
+    """Pair what was found in predictions, which come first, with what was found in as many references."""
+    return zip(found[: len(found) // 2], found[len(found) // 2 :], strict=True)
 
 
 def score_long_pairs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import gzip
 import hashlib
 import os
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reward_fns.engine.device import scorer_packages
 from reward_fns.errors import UsageError
@@ -71,30 +70,19 @@ def download(specs: Iterable[RewardSpec]) -> list[str]:
 
 def fetch(file: HubFile) -> Path:
     """Path of a file in the Hugging Face cache (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE), or a UsageError."""
-    folder = Path(file.repo).expanduser()
-    if folder.is_dir():
-        _demand(folder, [file.name])
-        path = folder / file.name
-    else:
-        path = _ask_hub(file.name, "hf_hub_download", file, filename=file.name)
-    _record(file, path)
-    return path
+    return fetch_folder(HubFolder(file.repo, file.revision, (file.name,))) / file.name
 
 
 def fetch_folder(folder: HubFolder) -> Path:
     """Folder with the files that match the patterns, downloaded if need be; errors as in `fetch`."""
     required = [pattern for pattern in folder.patterns if not set(pattern) & set("*?[")]
     local = Path(folder.repo).expanduser()
-    if not local.is_dir():
-        local = _ask_hub(", ".join(folder.patterns), "snapshot_download", folder, allow_patterns=[*folder.patterns])
-        # Without internet the hub's client is content with whatever of the repository is there.
-        if not all((local / name).is_file() for name in required):
-            raise _missing(", ".join(required), folder, f"only part of the repository is in {local}")
-    _demand(local, required)
-    for path in sorted(local.iterdir()):
-        if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in folder.patterns):
-            _record(folder, path)
-    return local
+    place = local if local.is_dir() else _from_hub(folder, required)
+    _demand(place, required)
+    for path in sorted({path for pattern in folder.patterns for path in place.glob(pattern) if path.is_file()}):
+        name = str(path) if place is local else f"{folder.repo}@{folder.revision}/{path.name}"
+        _used[name] = path.stat().st_size, _sha256(path)
+    return place
 
 
 def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
@@ -133,37 +121,29 @@ def unpacked(archive: Path, name: str, files: Sequence[str]) -> Path:
     return target
 
 
-def _ask_hub(what: str, function: str, source: HubFile | HubFolder, **arguments: Any) -> Path:
+def _from_hub(folder: HubFolder, required: Sequence[str]) -> Path:
     with scorer_packages():
-        import huggingface_hub
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.constants import HF_HUB_CACHE
     try:
-        return Path(getattr(huggingface_hub, function)(source.repo, revision=source.revision, **arguments))
+        local = Path(snapshot_download(folder.repo, revision=folder.revision, allow_patterns=[*folder.patterns]))
+        _demand(local, required)  # without internet the client is content with whatever of the repository is there
+        return local
     except Exception as error:  # what a broken network raises depends on the HTTP library of the hub's client
         why = str(error).strip().partition("\n")[0]
-        raise _missing(what, source, f"{type(error).__name__}: {why}") from error
-
-
-def _missing(what: str, source: HubFile | HubFolder, why: str) -> UsageError:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return UsageError(
-        f"cannot get {what} of {source.repo}, revision {source.revision}: {why}\n"
-        f"It must be in the Hugging Face cache {HF_HUB_CACHE}. Without internet here, fill that folder from a machine "
-        f"that has it, such as a login node, with: HF_HUB_CACHE={HF_HUB_CACHE} python -m reward_fns download --all "
-        "(or --spec, --preset, --rewards as for score); or name a local folder with the files instead of the repository"
-    )
+        raise UsageError(
+            f"cannot get {', '.join(folder.patterns)} of {folder.repo}, revision {folder.revision}: "
+            f"{type(error).__name__}: {why}\nIt must be in the Hugging Face cache {HF_HUB_CACHE}. Without internet, "
+            "fill that folder from a machine that has it, such as a login node, with: "
+            f"HF_HUB_CACHE={HF_HUB_CACHE} python -m reward_fns download --all (or --spec, --preset, --rewards as for "
+            "score); or name a local folder with the files instead of the repository"
+        ) from error
 
 
 def _demand(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if not (folder / name).is_file():
             raise UsageError(f"{folder} has no {name}")
-
-
-def _record(source: HubFile | HubFolder, path: Path) -> None:
-    hub = not Path(source.repo).expanduser().is_dir()
-    name = f"{source.repo}@{source.revision}/{path.name}" if hub else str(path)
-    _used[name] = path.stat().st_size, _sha256(path)
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from reward_fns.models.chexbert import BASE, CHECKPOINT, Backend, classify, cosine, needs, sources
+from reward_fns.models.texts import paired
 from reward_fns.registry import reward
 
 
@@ -29,7 +30,5 @@ def chexbert_cosine(
     >>> round(cosine([1.0, 2.0, 2.0], [2.0, 2.0, 1.0]), 4)  # of vectors with 768 numbers, in truth
     0.8889
     """
-    checkpoint, folder = sources(repo, revision, base)
-    findings = classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
-    sides = findings[: len(predictions)], findings[len(predictions) :]
-    return [cosine(a.embedding, b.embedding) for a, b in zip(*sides, strict=True)]
+    findings = classify([*predictions, *references], *sources(repo, revision, base), backend=backend)
+    return [cosine(a.embedding, b.embedding) for a, b in paired(findings)]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from reward_fns.models import chexbert
 from reward_fns.models.chexbert import OBSERVATIONS, POSITIVE, UNCERTAIN, Backend
+from reward_fns.models.texts import paired
 from reward_fns.registry import Between, reward
 
 Labels = Literal["all", "top5"]
@@ -49,11 +50,10 @@ def chexbert_f1(
     >>> round(agreement(prediction, reference), 4)
     0.6667
     """
-    checkpoint, folder = chexbert.sources(repo, revision, base)
-    findings = chexbert.classify([*predictions, *references], checkpoint=checkpoint, base=folder, backend=backend)
-    sides = findings[: len(predictions)], findings[len(predictions) :]
+    sources = chexbert.sources(repo, revision, base)
+    findings = chexbert.classify([*predictions, *references], *sources, backend=backend)
     how: Any = {"labels": labels, "uncertain": uncertain, "definition": definition, "both_empty": both_empty}
-    return [agreement(a.classes, b.classes, **how) for a, b in zip(*sides, strict=True)]
+    return [agreement(a.classes, b.classes, **how) for a, b in paired(findings)]
 
 
 def agreement(

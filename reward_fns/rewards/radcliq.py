@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from reward_fns.models import bertscore, chexbert, radgraph
 from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
-from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
+from reward_fns.models.texts import MaxChars, MinChars, paired, score_long_pairs, shortened
 from reward_fns.models.weights import HubFile, HubFolder
 from reward_fns.registry import reward
 
@@ -83,17 +83,15 @@ def radcliq(
     """
 
     def score(ours: list[str], theirs: list[str]) -> list[float]:
-        n, texts = len(ours), [*ours, *theirs]
+        texts = [*ours, *theirs]
         weights: Any = {"model": radgraph_model, "revision": revision, "repo": repo, "encoder": encoder}
         graphs = radgraph.annotate(texts, **weights, max_chars=0)
-        checkpoint, folder = chexbert.sources(repo, revision, base)
-        findings = chexbert.classify(texts, checkpoint=checkpoint, base=folder)
+        findings = chexbert.classify(texts, *chexbert.sources(repo, revision, base))
         berts = bertscore.bertscore(ours, theirs, model=_BERT, folder=bertscore.source(_BERT, bert))
-        values = []
-        for i, pair in enumerate(berts):
-            semb = chexbert.cosine(findings[i].embedding, findings[n + i].embedding)
-            values.append(-radcliq_v1(combined_f1(graphs[i], graphs[n + i]), pair.f1, semb))
-        return values
+        return [
+            -radcliq_v1(combined_f1(*pair), bert.f1, chexbert.cosine(a.embedding, b.embedding))
+            for pair, bert, (a, b) in zip(paired(graphs), berts, paired(findings), strict=True)
+        ]
 
     ours, theirs = (shortened(side, lower_text, max_chars) for side in (predictions, references))
     values = score_long_pairs(score, ours, theirs, min_chars, floor=_WORST)

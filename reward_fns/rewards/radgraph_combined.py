@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from reward_fns.models import radgraph
 from reward_fns.models.radgraph_facts import RadGraphModel, combined_f1
-from reward_fns.models.texts import MaxChars, shortened
+from reward_fns.models.texts import MaxChars, paired, shortened
 from reward_fns.registry import reward
 
 
@@ -37,5 +37,4 @@ def radgraph_combined(
     """
     texts = shortened([*predictions, *references], lower_text, max_chars)
     graphs = radgraph.annotate(texts, model=model, revision=revision, max_chars=0, repo=repo, encoder=encoder)
-    sides = graphs[: len(predictions)], graphs[len(predictions) :]
-    return [combined_f1(*pair) for pair in zip(*sides, strict=True)]
+    return [combined_f1(*pair) for pair in paired(graphs)]

@@ -4,7 +4,7 @@ from typing import Any
 
 from reward_fns.models.radgraph import MAX_CHARS, REPO, Backend, ModelName, annotate, needs
 from reward_fns.models.radgraph_facts import CaseMode, Level, annotation_f1
-from reward_fns.models.texts import MaxChars, MinChars, score_long_pairs, shortened
+from reward_fns.models.texts import MaxChars, MinChars, paired, score_long_pairs, shortened
 from reward_fns.registry import reward
 
 
@@ -57,7 +57,6 @@ def radgraph_f1(
         texts = shortened([*ours, *theirs], lower_text, max_chars)
         weights: Any = {"model": model, "revision": revision, "repo": repo, "encoder": encoder}
         graphs = annotate(texts, **weights, max_chars=0, backend=backend)
-        pairs = zip(graphs[: len(ours)], graphs[len(ours) :], strict=True)
-        return [annotation_f1(predicted, true, level, case_mode) for predicted, true in pairs]
+        return [annotation_f1(*pair, level, case_mode) for pair in paired(graphs)]
 
     return score_long_pairs(score, predictions, references, max(min_chars, 1), floor=0.0)

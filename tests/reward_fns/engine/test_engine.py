@@ -37,8 +37,8 @@ class Toy:
             size=len,
         )
 
-    def __call__(self, texts, timeout=60.0, **options):
-        with using(EngineOptions(**options), timeout):
+    def __call__(self, texts, timeout=60.0, peers=None, **options):
+        with using(EngineOptions(**options), timeout, peers):
             return engine.read(self.key, self.build, texts)
 
     def lane(self):
@@ -207,7 +207,8 @@ def test_the_cache_is_bounded():
     for i in range(200):
         cache.put(str(i), i, 30)
         cache.get(str(i % 40))
-    assert cache.bytes <= 1000 and len(cache) <= 33
+    parts = cache._protected, cache._probation
+    assert sum(part.bytes for part in parts) <= 1000 and sum(map(len, parts)) <= 33
 
 
 class Busy:
@@ -288,8 +289,7 @@ class Others:
 
 
 def shared(toy, others, texts):
-    with engine.sharing(others):
-        return toy(texts)
+    return toy(texts, peers=others)
 
 
 def test_texts_of_other_replicas_are_fetched_once_and_kept():
@@ -317,6 +317,6 @@ def test_a_text_whose_replica_has_gone_is_read_here():
 
 def test_a_replica_that_fetches_from_itself_reads_the_text():
     toy = Toy()
-    others = Others(lambda text: toy([text])[0])  # as the router sends it back here, without `sharing`
+    others = Others(lambda text: toy([text])[0])  # as the router sends it back here, without peers
     assert shared(toy, others, ["MINE"]) == ["MINE"]
     assert toy.counts()["read"] == 1

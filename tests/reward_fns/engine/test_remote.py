@@ -138,10 +138,10 @@ def test_wrong_use_is_named_by_the_server(spec, rewards, server):
     [
         ({"reward": "gleu"}, "a deployment does not compute gleu"),
         ({"reward": "radgraph_f2"}, "did you mean 'radgraph_f1'"),
-        ({"reward": 3}, "needs a reward"),
+        ({"reward": 3}, "reward of a request must be a text, got 3"),
         ({"options": {"lvel": 1}}, "did you mean 'level'"),
         ({"predictions": ["a", "b"]}, "one reference for each prediction"),
-        ({"references": "text"}, "must be lists of texts"),
+        ({"references": "text"}, "references of a request: input should be a valid list, got 'text'"),
         ({"references": [1]}, "must be lists of texts"),
         ({"timeout": 0}, "timeout of a request"),
         ({"timeout": "1"}, "timeout of a request"),

@@ -65,6 +65,6 @@ def test_bad_options_are_refused(options, message):
 
 def test_needs():
     options = dict(registry.get("bertscore").options)
-    assert registry.get("bertscore").needs(options) == (scorer.SETTINGS["distilbert-base-uncased"].folder,)
+    assert registry.get("bertscore").needs(options) == (scorer.source("distilbert-base-uncased", ""),)
     (folder,) = registry.get("bertscore").needs(options | {"repo": "me/mine", "revision": "v2"})
     assert (folder.repo, folder.revision) == ("me/mine", "v2")
