@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other patients")
     parser.add_argument("--shares", type=shares, default="0.7,0.2,0.1", help="patients in train,val,test")
     parser.add_argument("--absent", type=probability, default=0.0, help="share of films asked for an absent finding")
-    style = "share of the reports' sentences in the house style, the first wording; the others are as readers like"
+    style = "share of the reports in the house style; each of the others is in the words of one of three readers"
     parser.add_argument("--house-style", type=probability, default=0.5, help=style)
-    loose = "most that a side of a box lies too far outside, as a share of the box, as annotators draw them"
+    loose = "how far each side of a box lies too far outside, as a share of the box"
     parser.add_argument("--loose-boxes", type=probability, default=0.0, help=loose)
 
 
@@ -52,8 +52,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             film = Film(anatomy, Exposure.draw(rng), draw_findings(rng))
             pixels, boxed = render(film)
             if options.loose_boxes:
-                drawn = np.random.default_rng([options.seed, patient, number, 1])
-                boxed = tuple((found, loosened(box, options.loose_boxes, drawn)) for found, box in boxed)
+                boxed = tuple((found, loosened(box, options.loose_boxes)) for found, box in boxed)
             identity, picture = f"{patient_id}-{number}", (png_bytes(Image.fromarray(pixels)), SIZE, SIZE)
             row = patient_id, split, "demo", "report"
             base = Sample(f"{identity}-report", *row, *picture, report=report(film.findings, rng, options.house_style))

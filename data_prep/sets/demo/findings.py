@@ -184,24 +184,28 @@ def phrase(kind: str, findings: Sequence[Finding]) -> str:
     return f"{sides.pop()} {kind}" if kind in (EFFUSION, PNEUMOTHORAX, PACEMAKER) and len(sides) == 1 else kind
 
 
-def loosened(box: Box, most: float, rng: np.random.Generator) -> Box:
-    """The box with each side moved outward by up to `most` of the box's width or height, within the image."""
-    width, height = box.x2 - box.x1, box.y2 - box.y1
-    left, top, right, bottom = rng.uniform(0, most, size=4) * (width, height, width, height)
-    x1, y1, x2, y2 = box.x1 - left, box.y1 - top, box.x2 + right, box.y2 + bottom
-    return Box(max(float(x1), 0.0), max(float(y1), 0.0), min(float(x2), 1.0), min(float(y2), 1.0), box.label)
+def loosened(box: Box, share: float) -> Box:
+    """The box with each side moved outward by this share of the box's width or height, within the image.
+
+    >>> loosened(Box(0.2, 0.5, 0.4, 0.99, "nodule"), 0.5).quad
+    (0.1, 0.255, 0.5, 1.0)
+    """
+    right, down = share * (box.x2 - box.x1), share * (box.y2 - box.y1)
+    x1, y1, x2, y2 = box.x1 - right, box.y1 - down, box.x2 + right, box.y2 + down
+    return Box(max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0), box.label)
 
 
 def report(findings: Sequence[Finding], rng: np.random.Generator, house_style: float = 0.5) -> str:
     """Two to six short sentences: positives with their place, negatives for what is absent; `rng` chooses the words.
 
-    `house_style` is the share of sentences in the house style, the first wording of each.
+    Each report has one reader, who keeps to a wording: `house_style` is the share of reports in the house style, the
+    first wording of each sentence.
     """
+    reader = 0 if rng.random() < house_style else 1 + int(rng.integers(3))
 
     def pick(sentence: str, finding: Finding | None = None) -> str:
-        house, *others = _WORDINGS[sentence]
-        wording = house if rng.random() < house_style else others[int(rng.integers(len(others)))]
-        said: str = wording.format(f=finding)
+        wordings = _WORDINGS[sentence]
+        said: str = wordings[min(reader, len(wordings) - 1)].format(f=finding)
         return said[0].upper() + said[1:]
 
     ordered = sorted(findings, key=lambda f: (f.side == "left", f.y))

@@ -28,7 +28,7 @@ STEPS, PATIENTS = 1000, 8000
 FIRST_SEED = 1_000_000_000  # of the patients that a model is trained on; smaller ones are the quickstart's
 HELD_OUT = 350  # patients, for the figures of the model card
 HOUSE = ("--house-style", "1")
-_READERS = ("--house-style", "0.1", "--loose-boxes", "0.25")
+_READERS = ("--house-style", "0.1", "--loose-boxes", "0.12")
 _CURVE_STEPS = 50  # the curve has the mean loss over this many steps
 
 

@@ -38,10 +38,10 @@ def test_the_same_seed_gives_the_same_data(demo, rows, tmp_path):
 
 
 def test_texts_boxes_and_images_are_those_that_the_quickstart_was_tuned_on():
-    options = argparse.Namespace(patients=12, seed=3, shares=(0.7, 0.2, 0.1), absent=0.5)
+    options = argparse.Namespace(patients=12, seed=3, shares=(0.7, 0.2, 0.1), absent=0.5, house_style=0.5, loose_boxes=0)
     drawn = list(samples(options, Problems()))
     told = [[one.id, one.split, one.report, one.phrase, [list(box.quad) for box in one.boxes]] for one in drawn]
-    assert hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16] == "1b631a0c96f5eeb0"
+    assert hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16] == "5e666188f262c9fd"
     # Within the noise that other processors' float32 may bring.
     films = {one.image: np.asarray(Image.open(io.BytesIO(one.image)), float) for one in drawn}
     grey = [film.mean() for film in films.values()]
@@ -115,3 +115,26 @@ def test_absent_findings_on_request(rows, tmp_path):
     assert len(empty) >= 30
     assert Image.open(io.BytesIO(empty[0]["images"][0]["bytes"])).size == (256, 256)
     assert not Path(tmp_path / "images").exists()
+
+
+def drawn(**options):
+    given = {"patients": 40, "seed": 3, "shares": (1, 0, 0), "absent": 0, "house_style": 0.5, "loose_boxes": 0}
+    return list(samples(argparse.Namespace(**given | options), Problems()))
+
+
+def test_the_house_style_is_one_wording_and_other_readers_keep_to_theirs():
+    house = [sample.report for sample in drawn(house_style=1) if sample.report]
+    others = [sample.report for sample in drawn(house_style=0) if sample.report]
+    first = ("The heart size is normal.", "The heart is enlarged.")
+    assert all(any(sentence in report for sentence in first) for report in house)
+    assert not any(any(sentence in report for sentence in first) for report in others)
+    assert any("No cardiomegaly." in report and "spaces are normal." in report for report in others)
+    assert not any("No cardiomegaly." in report and "Neither effusion" in report for report in others)
+
+
+def test_loose_boxes_are_larger_by_their_share_and_nothing_else_changes():
+    for tight, loose in zip(drawn(), drawn(loose_boxes=0.25), strict=True):
+        assert (tight.id, tight.report, tight.image) == (loose.id, loose.report, loose.image)
+        for one, other in zip(tight.boxes, loose.boxes, strict=True):
+            assert other.x1 == pytest.approx(max(one.x1 - 0.25 * (one.x2 - one.x1), 0))
+            assert other.y2 == pytest.approx(min(one.y2 + 0.25 * (one.y2 - one.y1), 1))
