@@ -38,7 +38,9 @@ def test_the_same_seed_gives_the_same_data(demo, rows, tmp_path):
 
 
 def test_texts_boxes_and_images_are_those_that_the_quickstart_was_tuned_on():
-    options = argparse.Namespace(patients=12, seed=3, shares=(0.7, 0.2, 0.1), absent=0.5, house_style=0.5, loose_boxes=0)
+    options = argparse.Namespace(
+        patients=12, seed=3, shares=(0.7, 0.2, 0.1), absent=0.5, house_style=0.5, loose_boxes=0
+    )
     drawn = list(samples(options, Problems()))
     told = [[one.id, one.split, one.report, one.phrase, [list(box.quad) for box in one.boxes]] for one in drawn]
     assert hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16] == "5e666188f262c9fd"
