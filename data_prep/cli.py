@@ -70,8 +70,8 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
         finally:
             if summary := problems.summary():
                 print(summary, file=sys.stderr)
-        if problems.errors and options.strict:
-            raise RefusedData(f"{problems.errors} problems under --strict (above); nothing was written")
+        if problems.found and options.strict:
+            raise RefusedData(f"{len(problems.found)} problems under --strict (above); nothing was written")
         if not writer.counts:
             raise RefusedData("not one usable sample; nothing was written")
         outside = sum(problem.kind == "box_outside" for problem in problems.found)

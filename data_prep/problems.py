@@ -1,4 +1,4 @@
-"""Problems of the raw data: counted, listed, and refused where the user asks for it or most of the data is lost."""
+"""Problems of the raw data: counted, listed, and refused where the user asks for it."""
 
 import json
 from collections import Counter
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SHOWN_PER_KIND = 20
-QUIRK = "quirk"
 
 
 class RefusedData(Exception):
@@ -15,12 +14,11 @@ class RefusedData(Exception):
 
 
 class Problem(NamedTuple):
-    """One defect; `level` is "error", or `QUIRK` for what the published files are known to have: empty reports, say."""
+    """One defect; what the published files are known to have, such as empty reports, is a note instead."""
 
     kind: str
     where: str
     detail: str
-    level: str = "error"
 
 
 def list_cases(head: str, count: int, shown: Sequence[Problem]) -> list[str]:
@@ -33,31 +31,16 @@ class Problems:
     """Collects what a data set's loader finds, so that no row is dropped silently."""
 
     def __init__(self) -> None:
-        self.found: list[Problem] = []  # what has a defect is left out; `--strict` refuses the data for an error
+        self.found: list[Problem] = []  # what has a defect is left out; `--strict` refuses the data for it
         self.notes: Counter[str] = Counter()  # facts worth knowing that are not defects, e.g. images without boxes
         self.counts: Counter[str] = Counter()  # sizes of the set, usable or not, compared with the published ones
         self.sources: dict[Path, str | None] = {}  # what `--card` hashes: files, or a folder and its files' pattern
 
-    def add(self, kind: str, where: str, detail: str, level: str = "error") -> None:
+    def add(self, kind: str, where: str, detail: str) -> None:
         """Note one defect; see `Problem` for the arguments."""
         # Half of a surrogate pair, as broken JSON may hold, can be neither printed nor stored.
         where, detail = (text.encode(errors="backslashreplace").decode() for text in (where, detail))
-        self.found.append(Problem(kind, where, detail, level))
-
-    @property
-    def errors(self) -> int:
-        """How many defects are no known quirk of the published files."""
-        return sum(problem.level != QUIRK for problem in self.found)
-
-    def require(self, what: str, usable: int, total: int, share: float = 0.5) -> None:
-        """Refuse a data set of which less than this share is usable, whatever the reasons.
-
-        >>> Problems().require("studies with a film", 1, 3199)
-        Traceback (most recent call last):
-        data_prep.problems.RefusedData: only 1 of 3,199 studies with a film; nothing was written
-        """
-        if usable < share * total:
-            raise RefusedData(f"only {usable:,} of {total:,} {what}; nothing was written")
+        self.found.append(Problem(kind, where, detail))
 
     def count(self, what: str, number: int = 1) -> None:
         """Count what the set's publication counts too; see `unexpected`. Count 0 to report that there is none."""
@@ -80,12 +63,9 @@ class Problems:
         lines = [f"note: {what}: {count}" for what, count in self.notes.items()]
         for kind, count in Counter(problem.kind for problem in self.found).most_common():
             cases = [problem for problem in self.found if problem.kind == kind]
-            known = " (a known quirk of the published files)" if all(case.level == QUIRK for case in cases) else ""
-            lines += list_cases(f"{kind}: {count}{known}", count, cases[:_SHOWN_PER_KIND])
+            lines += list_cases(f"{kind}: {count}", count, cases[:_SHOWN_PER_KIND])
         return "\n".join(lines)
 
     def json_lines(self) -> str:
-        """All defects, one JSON object with `kind`, `where`, `detail` and, if it is a quirk, `level` per line."""
-        fields = (problem._asdict() for problem in self.found)
-        lines = ({k: v for k, v in entry.items() if k != "level" or v == QUIRK} for entry in fields)
-        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        """All defects, one JSON object with `kind`, `where` and `detail` per line."""
+        return "".join(json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in self.found)

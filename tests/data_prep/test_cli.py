@@ -14,7 +14,6 @@ import pytest
 from data_prep import registry
 from data_prep.checks.box_units import BoxUnits
 from data_prep.cli import main
-from data_prep.problems import QUIRK
 from reward_fns.boxes import Box
 
 HALF = "\ud800"
@@ -110,25 +109,14 @@ def test_a_sample_that_breaks_a_rule_ends_the_run_with_a_message(prepare, make_s
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_strict_passes_known_quirks_of_published_files_and_refuses_errors(prepare, make_sample, tmp_path):
-    def quirk(problems):
-        problems.add("empty_report", "CXR1", "no text", QUIRK)
+def test_strict_refuses_problems_and_passes_notes(prepare, make_sample):
+    def note(problems):
+        problems.notes["empty reports"] += 1
 
-    status, said = prepare([make_sample()], "--strict", report=quirk)
-    assert status == 0 and "empty_report: 1 (a known quirk of the published files)" in said
-    (line,) = (tmp_path / "out/problems.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"kind": "empty_report", "where": "CXR1", "detail": "no text", "level": "quirk"}
+    status, said = prepare([make_sample()], "--strict", report=note)
+    assert status == 0 and "note: empty reports: 1" in said
     status, said = prepare([make_sample()], "--strict", report=lambda problems: problems.add("bad_box", "a", "no area"))
     assert status == 1 and "1 problems under --strict" in said
-
-
-def test_a_loss_of_most_of_the_data_is_refused_and_its_reasons_are_shown(prepare, make_sample):
-    def lost(problems):
-        problems.add("no_film", "CXR1", "no such file")
-        problems.require("studies with a film", 3, 3199)
-
-    status, said = prepare([make_sample()], report=lost)
-    assert status == 1 and "only 3 of 3,199 studies with a film" in said and "no_film: 1" in said
 
 
 def scaled(boxes, unit):
