@@ -23,7 +23,7 @@ patient's own film and, as a control, the same about another patient's.
   --steps N        GRPO steps (30)
   --patients N     demo patients (900)
   --from-scratch   first train the demo model, which otherwise comes with the package
-  --sft-steps N    supervised steps of --from-scratch (1000)
+  --sft-steps N    supervised steps of --from-scratch (1200)
   --install-only   make the virtual environment and stop
   --help           this text
 

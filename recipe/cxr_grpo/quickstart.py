@@ -189,6 +189,10 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     steps = "supervised steps of --from-scratch (%(default)s)"
     parser.add_argument("--sft-steps", type=positive, default=pretraining.STEPS, help=steps)
     args, overrides = parser.parse_known_args(argv)
+    if not 0 <= args.seed < pretraining.FIRST_SEED:
+        parser.error(
+            f"--seed must be from 0 to {pretraining.FIRST_SEED - 1}: others are of patients that the model knows"
+        )
     if args.sft_steps != pretraining.STEPS and not args.from_scratch:
         parser.error("--sft-steps goes with --from-scratch: GRPO starts from a model that has been trained")
     if wrong := [word for word in overrides if "=" not in word or word.startswith("--")]:

@@ -17,7 +17,10 @@ def test_overrides_pass_through_and_options_do_not():
     assert overrides == ["actor_rollout_ref.actor.optim.lr=1e-5", "+a.b=2"]
 
 
-@pytest.mark.parametrize("arguments", [["--stpes", "5"], ["--steps", "0"], ["fast"], ["--steps", "many"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--stpes", "5"], ["--steps", "0"], ["--sft-steps", "9"], ["--seed", "1000000000"], ["fast"], ["--steps", "many"]],
+)
 def test_wrong_use_has_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         quickstart.main(arguments)

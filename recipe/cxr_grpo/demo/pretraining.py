@@ -24,7 +24,7 @@ from reward_fns.errors import UsageError
 
 MODEL = Path(__file__).parent / "model"
 """The demo model that comes with the package: what `pretrain` made with seed 0."""
-STEPS, PATIENTS = 1000, 8000
+STEPS, PATIENTS = 1200, 8000
 FIRST_SEED = 1_000_000_000  # of the patients that a model is trained on; smaller ones are the quickstart's
 HELD_OUT = 350  # patients, for the figures of the model card
 HOUSE = ("--house-style", "1")
@@ -56,12 +56,17 @@ def pretrain(
     of the log and the metrics. The same call resumes an interrupted training. Raises RunFailed, UsageError.
     """
     work = out.with_name(f"{out.name}-training")
+    work.mkdir(parents=True, exist_ok=True)
+    settings, noted = {"seed": seed, "steps": steps, "patients": patients}, work / "settings.json"
+    if noted.exists() and json.loads(noted.read_text()) != {**settings, **size}:
+        raise UsageError(f"{work} is of another training, see {noted}; choose another folder, or delete this one")
+    noted.write_text(json.dumps({**settings, **size}))
     first = FIRST_SEED + 2 * seed
     for folder, number, options in (
         ("train", patients, (*_READERS, "--shares", "1,0,0")),
         ("held_out", HELD_OUT, (*HOUSE, "--shares", "0,1,0")),
     ):
-        if not (work / folder).is_dir():
+        if not any((work / folder).glob("*.parquet")):
             draw_films(work / folder, first + (folder == "held_out"), number, *options)
     start = work / "start"
     if not (start / "config.json").is_file():
@@ -72,14 +77,14 @@ def pretrain(
         "trainer.default_local_dir": work / "checkpoints",
         "trainer.total_training_steps": steps,
         "trainer.save_freq": max(steps // 4, 1),
-        "trainer.seed": seed,
+        "trainer.seed": seed + 1,  # verl's default for seed 0
     }
     overrides = [f"{key}={value}" for key, value in chosen.items()]
     run_training("sft", "quickstart_sft", overrides, out=work, watch=lambda: watch(work))
     architecture.write_bfloat16(work / "checkpoints" / f"global_step_{steps}" / "huggingface", out)
     rows = evaluate(out, [work / "held_out" / "val.parquet"], work / "evaluation")
     figures = film_dependence(rows[OWN], rows["swapped"])
-    write_card(out, {"seed": seed, "steps": steps, "patients": patients}, loss_curve(work), figures)
+    write_card(out, settings, loss_curve(work), figures)
 
 
 def loss_curve(folder: Path) -> dict[int, float]:
