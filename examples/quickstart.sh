@@ -20,7 +20,7 @@ patient's own film and, as a control, the same about another patient's.
 
   --out DIR        output folder (runs/quickstart); the same command resumes an interrupted run
   --seed N         seed of data, model, training and rollouts (0)
-  --steps N        GRPO steps (30)
+  --steps N        GRPO steps (25)
   --patients N     demo patients (900)
   --from-scratch   first train the demo model, which otherwise comes with the package
   --sft-steps N    supervised steps of --from-scratch (1200)

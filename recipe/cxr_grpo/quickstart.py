@@ -182,7 +182,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data, model, training and rollouts (%(default)s)")
-    parser.add_argument("--steps", type=positive, default=30, help="GRPO steps (%(default)s)")
+    parser.add_argument("--steps", type=positive, default=25, help="GRPO steps (%(default)s)")
     parser.add_argument("--patients", type=positive, default=900, help="demo patients (%(default)s)")
     scratch = "train the demo model first, instead of starting from the one that comes with the package"
     parser.add_argument("--from-scratch", action="store_true", help=scratch)
