@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +26,17 @@ def component_means(logged: Mapping[str, float]) -> dict[str, float]:
     """The mean of every reward in one step, ``<task>/<reward>`` -> mean, from the metrics of ``plugin.trainers``."""
     components = [key.removesuffix("/floor_rate") for key in logged if key.endswith("/floor_rate")]  # rewards only
     return {component.removeprefix("reward/"): logged[f"{component}/mean"] for component in components}
+
+
+def validation_points(out: Path) -> dict[str, dict[int, float]]:
+    """The mean of every reward in the validations, on patients' own films: ``<task>/<reward>`` -> step -> mean."""
+    points: dict[str, dict[int, float]] = {}
+    for step, logged in read_metrics(out, "grpo").items():
+        for key in filter(re.compile(r"val-aux/.+/mean@1").fullmatch, logged):
+            *source, task, reward, _ = key.split("/")
+            if not source[-1].startswith("films_"):
+                points.setdefault(f"{task}/{reward}", {})[step] = logged[key]
+    return points
 
 
 def prompt_curves(out: Path, window: int = 5) -> dict[str, dict[float, Estimate]]:

@@ -17,11 +17,15 @@ def write_page(
     path: Path,
     summary: dict,
     curves: Mapping[str, Mapping[float, Estimate]],
+    points: Mapping[str, Mapping[int, float]],
     before: Mapping[str, Row],
     after: Mapping[str, Row],
     images: Mapping[str, Path],
 ) -> None:
-    """Write the page of a summary and curves; keys of ``before``, ``after`` and ``images`` (files) are sample ids."""
+    """Write the page of a summary, of ``prompt_curves`` and ``validation_points``, and of films.
+
+    The keys of ``before``, ``after`` and ``images`` (files) are sample ids.
+    """
     from jinja2 import Environment
 
     gains = {i: after[i].score - row.score for i, row in before.items()}
@@ -36,7 +40,7 @@ def write_page(
     page = Environment(autoescape=True, keep_trailing_newline=True).from_string(template)
     text = page.render(
         summary=summary,
-        curves=_draw(curves),
+        curves=_draw(curves, points),
         grounding=samples["grounding"],
         reports=samples["report"],
         settings=json.dumps({key: summary[key] for key in ("settings", "seconds", "versions")}, indent=1),
@@ -62,8 +66,8 @@ def chosen(gains: Mapping[str, float], count: int) -> list[tuple[str, str]]:
     return [(rule, i) for i, rule in rules.items()]
 
 
-def _draw(curves: Mapping[str, Mapping[float, Estimate]]) -> str:
-    """One small plot per reward component, as SVG: mean and 95 % interval."""
+def _draw(curves: Mapping[str, Mapping[float, Estimate]], points: Mapping[str, Mapping[int, float]]) -> str:
+    """One small plot per reward component, as SVG: mean and 95 % interval, and the validations as squares."""
     from matplotlib.figure import Figure
 
     columns, rows = min(3, max(1, len(curves))), max(1, -(-len(curves) // 3))
@@ -73,6 +77,8 @@ def _draw(curves: Mapping[str, Mapping[float, Estimate]]) -> str:
         low, high = zip(*(found.ci95 for found in estimates.values()), strict=True)
         axis.fill_between([*estimates], low, high, color="#9bb8e8", alpha=0.5, linewidth=0)
         axis.plot([*estimates], [found.mean for found in estimates.values()], ".-", color=COLORS["after"])
+        of_validations = points.get(name, {})
+        axis.plot([*of_validations], [*of_validations.values()], "s", color=COLORS["before"], markersize=5)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("GRPO step", fontsize=8)
         axis.tick_params(labelsize=8)

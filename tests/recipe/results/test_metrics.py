@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from recipe.cxr_grpo.results.metrics import prompt_curves, read_metrics
+from recipe.cxr_grpo.results.metrics import prompt_curves, read_metrics, validation_points
 
 
 def test_metrics_of_several_attempts_are_one_series(tmp_path):
@@ -37,3 +37,11 @@ def test_curves_are_means_over_prompts_of_a_window_of_steps(tmp_path):
     first, second = curves["report/gleu"].values()
     assert (first.mean, first.n, second.n) == (pytest.approx(0.25), 10, 4)
     assert 0.1 <= first.ci95[0] < 0.25 < first.ci95[1] <= 0.4
+
+
+def test_the_points_of_validations_are_those_on_patients_own_films(tmp_path):
+    data = {"val-aux/my/set/report/gleu/mean@1": 0.25, "val-aux/my/set/films_swapped/report/gleu/mean@1": 0.125}
+    data |= {"val-aux/my/set/report/gleu/std@1": 0.5, "critic/score/mean": 1.0}
+    lines = [json.dumps({"step": 0, "data": data}), json.dumps({"step": 1, "data": {"critic/score/mean": 1.0}})]
+    (tmp_path / "grpo.metrics.1.jsonl").write_text("\n".join(lines))
+    assert validation_points(tmp_path) == {"report/gleu": {0: 0.25}}

@@ -29,6 +29,7 @@ def page(tmp_path):
         tmp_path / "report.html",
         summary,
         {"gleu": {3: validation.Estimate(0.1, 9, (0, 0.2)), 8: validation.Estimate(0.3, 9, (0.2, 0.4))}},
+        {"gleu": {0: 0.1}},
         before,
         after,
         images,
