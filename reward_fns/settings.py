@@ -146,7 +146,8 @@ class FailureRules(Checked):
         stop_after: samples failed in a row, after their retries, after which this process gives a reward up: every
             further call fails at once, and verl, with no group left to train on, stops by itself. A reward of weight 0
             is never given up; from there on it is tried once per sample, without retries.
-        concurrency: calls of one such reward under way at once in a process; waiting for a slot is no time of the call.
+        concurrency: calls of one such reward under way at once in a process; waiting for a slot does not count against
+            the time limit.
 
     >>> FailureRules(stop_after=0)
     Traceback (most recent call last):

@@ -227,7 +227,7 @@ def run(options: argparse.Namespace) -> int:
         print(line)
     if options.sheet and validator.sheet:
         drawn = validator.sheet.write(options.sheet)
-        print(f"{options.sheet}: {drawn} rows" if drawn else f"{options.sheet}: not written, there is no row to draw")
+        print(f"{options.sheet}: {drawn} rows" if drawn else f"{options.sheet}: not written, because no row was chosen")
     if options.json:
         report = {
             "passed": passed,

@@ -87,7 +87,7 @@ def _user(question: str, images: _Images) -> dict[str, str]:
 
 
 def render(sample: Sample, box_format: str, frame: Frame, *, format_hint: bool = False) -> tuple[str, str]:
-    """Question (without the image tag) and gold answer of a sample that is no conversation.
+    """Question (without the image tag) and gold answer of a sample, except a conversation.
 
     The wording is chosen by a hash of the sample's id, so it never changes between runs or machines.
 

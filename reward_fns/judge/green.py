@@ -165,7 +165,7 @@ def _strict_matched(section: str, answer: str) -> int:
 
 
 def read_json(answer: str) -> Verdict | None:
-    """The counts of an answer in JSON; None if the candidate is no report to it. JudgeFailure if not of `SCHEMA`."""
+    """The counts of an answer in JSON, None if it says that this is not a report. JudgeFailure if not of `SCHEMA`."""
     try:
         raw = _keyed(json.loads(answer, object_pairs_hook=_without_repeats), SCHEMA["required"])
         errors = [_keyed(raw[name], _KINDS).values() for name in ("significant_errors", "insignificant_errors")]
