@@ -4,11 +4,13 @@ import asyncio
 import concurrent.futures
 import contextlib
 import inspect
+import itertools
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -46,23 +48,31 @@ async def outcomes(component: Component, parsed: Sequence[ParsedRollout], spec: 
     Raises UsageError if a reward whose weight is not 0 is used wrongly.
     """
     reward = component.reward
+    places = begin(reward.name, len(parsed))
     size = _BATCH if reward.batched else 1
     calls = [_attempt(component, parsed[i : i + size], spec) for i in range(0, len(parsed), size)]
     # Batches of a model would only queue for it, each at the cost of its own time limit.
     in_turn = not waits(reward) or (reward.blocking and reward.batched and not _by_deployment(reward, spec.engine))
-    first = [await call for call in calls] if in_turn else await asyncio.gather(*calls)
+    try:
+        first = [await call for call in calls] if in_turn else await asyncio.gather(*calls)
+    except UsageError as error:
+        for rollout, place in zip(parsed, places, strict=True):
+            failed(ScorerUnavailable(reward.name, rollout.id, repr(error)), 0, place, spec.failures.stop_after)
+        raise
     results = [outcome for group in first for outcome in group]
     missing = [i for i, outcome in enumerate(results) if isinstance(outcome, ScorerUnavailable)]
     for _ in range(len(results) - len(missing)):
         succeeded(reward.name)
-    again = await asyncio.gather(*(_again(component, parsed[i], results[i], spec) for i in missing))
+    again = await asyncio.gather(*(_again(component, parsed[i], results[i], spec, places[i]) for i in missing))
     for i, outcome in zip(missing, again, strict=True):
         results[i] = outcome
     return results
 
 
-async def _again(component: Component, rollout: ParsedRollout, outcome: Outcome, spec: RewardSpec) -> Outcome:
-    """The outcome of a rollout that failed, after its retries."""
+async def _again(
+    component: Component, rollout: ParsedRollout, outcome: Outcome, spec: RewardSpec, place: int
+) -> Outcome:
+    """The outcome of a rollout that failed, after its retries; `place` is that of `begin`."""
     name, retry, rules = component.reward.name, 0, spec.failures
     while isinstance(outcome, ScorerUnavailable) and retry < rules.retries and given_up(name) is None:
         # A reward of weight 0 is never given up: a dead one must not cost the pauses of every sample either.
@@ -73,7 +83,7 @@ async def _again(component: Component, rollout: ParsedRollout, outcome: Outcome,
         (outcome,) = await _attempt(component, [rollout], spec)
         retry += 1
     if isinstance(outcome, ScorerUnavailable):
-        failed(outcome, retry, rules.stop_after if component.weight else None)
+        failed(outcome, retry, place, rules.stop_after if component.weight else None)
     else:
         succeeded(name, retry)
     return outcome
@@ -185,12 +195,25 @@ class Counts:
     samples: int = 0  # scored, or failed for good
     retries: int = 0
     failures: int = 0  # samples that failed for good
-    in_a_row: int = 0  # of these, those since the last success
-    first_cause: str = ""  # of those in a row
-    stopped: bool = False  # given up
+    in_a_row: int = 0  # length of the row that the latest failure belongs to; 0 after a success
+    causes: Mapping[str, int] = field(default_factory=dict)  # failures by cause, of the first few causes
+    given_up: str = ""  # why it is no longer called
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """The counts of two processes together."""
+        causes = Counter(self.causes) + Counter(other.causes)
+        row, given_up = max(self.in_a_row, other.in_a_row), self.given_up or other.given_up
+        sums = self.samples + other.samples, self.retries + other.retries, self.failures + other.failures
+        return Counts(*sums, row, causes, given_up)
 
 
+ROWS = "data row"
+"""The name under which samples are counted that can't be scored because of their own row (`DataError`)."""
+
+_CAUSES, _CAUSE_CHARS = 10, 200  # how many different causes are kept, each this long
 _counts: dict[str, Counts] = {}
+_begun: dict[str, int] = {}
+_rows: dict[str, dict[int, tuple[int, frozenset[str]]]] = {}  # at both ends of a row: its length, some of its samples
 _lock = threading.Lock()
 
 
@@ -203,41 +226,66 @@ def counts() -> dict[str, Counts]:
 def forget() -> None:
     """Set all counters back, so that rewards given up are tried again, as after a restart."""
     with _lock:
-        _counts.clear()
+        for store in (_counts, _begun, _rows):
+            store.clear()
 
 
 def given_up(reward: str) -> str | None:
     """Why every call of this reward now fails at once; None while it is in use."""
-    now = _counts.get(reward, Counts())
-    if not now.stopped:
-        return None
-    return (
-        f"given up after {now.in_a_row} failures in a row, of which the first was: {now.first_cause}. Every further "
-        "sample fails like this one; fix the cause (a dead server, missing memory, a bug) and start again: a training "
-        "run goes on from its last checkpoint"
-    )
+    return _counts.get(reward, Counts()).given_up or None
+
+
+def give_up(reward: str, cause: str) -> None:
+    """Let every further call of this reward fail at once, for this cause; the first cause stays."""
+    with _lock:
+        now = _counts.get(reward, Counts())
+        _counts[reward] = replace(now, given_up=now.given_up or cause)
+
+
+def begin(reward: str, samples: int) -> range:
+    """The places of so many samples in the order in which this process asks a reward for them, for `failed`."""
+    with _lock:
+        first = _begun.get(reward, 0)
+        _begun[reward] = first + samples
+    return range(first, first + samples)
 
 
 def succeeded(reward: str, retries: int = 0) -> None:
     """Count a sample that was scored, after this many retries."""
     with _lock:
         now = _counts.get(reward, Counts())
-        row = (now.in_a_row, now.first_cause) if now.stopped else (0, "")
-        _counts[reward] = Counts(now.samples + 1, now.retries + retries, now.failures, *row, now.stopped)
+        _counts[reward] = replace(now, samples=now.samples + 1, retries=now.retries + retries, in_a_row=0)
 
 
-def failed(failure: ScorerUnavailable, retries: int, stop_after: int | None) -> None:
-    """Count a sample that failed for good; at stop_after of them in a row the reward is given up.
+def failed(failure: ScorerUnavailable, retries: int, place: int, stop_after: int | None) -> None:
+    """Count a sample that failed for good; the reward is given up after `stop_after` of them in a row.
 
-    With None, for a reward of weight 0, it never is: failures are logged whenever they reach a power of 2.
+    The row is that of their places (`begin`), since samples that fail end later than those around them, after their
+    retries; and it needs two different samples, since a single one has many rollouts. With None, for a reward of
+    weight 0, it is never given up: failures are logged whenever they reach a power of 2.
     """
+    name = failure.reward
     with _lock:
-        now = _counts.get(failure.reward, Counts())
-        # Once a reward is given up, its row of failures ends and keeps its first cause.
-        row = now.in_a_row + (not now.stopped)
-        cause = now.first_cause or f"{failure.cause}, on sample {failure.sample_id!r}"
-        stopped = now.stopped or (stop_after is not None and row >= stop_after)
+        rows, sample = _rows.setdefault(name, {}), failure.sample_id or f"at place {place}"
+        left, right = rows.get(place - 1, (0, frozenset())), rows.get(place + 1, (0, frozenset()))
+        row = left[0] + 1 + right[0]
+        samples = frozenset(itertools.islice({sample, *left[1], *right[1]}, 2))
+        rows[place - left[0]] = rows[place + right[0]] = (row, samples)
+        now = _counts.get(name, Counts())
+        cause = failure.cause[:_CAUSE_CHARS]
+        causes = dict(now.causes)
+        if not now.given_up and (cause in causes or len(causes) < _CAUSES):
+            causes[cause] = causes.get(cause, 0) + 1
         total = now.failures + 1
-        _counts[failure.reward] = Counts(now.samples + 1, now.retries + retries, total, row, cause, stopped)
+        changed = {"samples": now.samples + 1, "retries": now.retries + retries, "failures": total}
+        _counts[name] = now = replace(now, **changed, in_a_row=row, causes=causes)  # type: ignore[arg-type]
+    if stop_after is not None and row >= stop_after and len(samples) >= min(2, stop_after) and not now.given_up:
+        last = f"the last: {failure.cause}, on sample {failure.sample_id!r}"
+        advice = (
+            "fix the cause (a dead server, missing memory, a bug) and start again: a run goes on from its checkpoint"
+        )
+        give_up(
+            name, f"given up after {row} failures in a row, {last}. Every further sample fails like this one; {advice}"
+        )
     if stop_after is None and total & (total - 1) == 0:
         _log.warning("%s. Its weight is 0: the sample keeps its other rewards. %d failures so far.", failure, total)

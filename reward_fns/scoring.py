@@ -3,11 +3,12 @@
 import asyncio
 import concurrent.futures
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reward_fns.calling import outcomes
+from reward_fns.calling import ROWS, begin, failed, outcomes
 from reward_fns.errors import DataError, ScorerUnavailable
 from reward_fns.registry import DIAGNOSTICS, FROM_VERL
 from reward_fns.rollout import ParsedRollout, Rollout, parse_rollout
@@ -47,8 +48,8 @@ async def compute_score(
         floats only, with the same keys for every sample of every task of the spec:
 
         - `score`: weighted sum of the task's rewards.
-        - `acc`: the same. In validation, verl counts rows whose scoring failed as 0 in this metric and in no other; the
-          recipe's trainers count `RewardSpec.floor` instead.
+        - `acc`: the same. In validation, stock verl counts rows whose scoring failed as 0 in this metric; the recipe's
+          trainers leave them out of the mean and count them apart.
         - one key per reward; NaN for those of other tasks, and for a reward of weight 0 whose scorer failed.
         - `format_ok`: 1 if there is an answer and, for grounding, a valid box or the statement that there is nothing.
         - `model_failed`: 1 if the model failed, as above.
@@ -59,7 +60,7 @@ async def compute_score(
         UsageError: the spec is wrong.
         DataError: the row is wrong; the message names it and every defect.
         ScorerUnavailable: a reward whose weight is not 0 still failed after its retries, or has been given up in this
-            process; see `reward_fns.settings.FailureRules`.
+            process as dead; see `reward_fns.settings.FailureRules`.
 
     >>> import asyncio
     >>> truth = {"boxes": [[0.38, 0.47, 0.76, 0.62]]}
@@ -93,6 +94,10 @@ async def score_samples(samples: Sequence[Rollout], spec: RewardSpec) -> list[Re
     Raises UsageError if a reward said that it is used wrongly.
     """
     parsed = [parse_rollout(sample, spec) for sample in samples]
+    for sample, row in zip(samples, parsed, strict=True):
+        if isinstance(row, DataError):
+            refused = ScorerUnavailable(ROWS, str(sample.extra_info.get("id", "")), str(row))
+            failed(refused, 0, begin(ROWS, 1)[0], sys.maxsize)
     failures: dict[int, ScorerUnavailable] = {}
     values: list[dict[str, float]] = [dict.fromkeys(spec.reward_names, math.nan) for _ in samples]
     for task, components in spec.tasks.items():

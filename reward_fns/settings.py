@@ -143,9 +143,12 @@ class FailureRules(Checked):
         backoff: seconds before the first retry, doubled with each further one, give or take a quarter.
         timeout: seconds that one call of a batched, blocking or async reward may take, loading weights included. An
             async one is then cancelled; a thread is left behind, so a scorer should have its own time-out as well.
-        stop_after: samples failed in a row, after their retries, after which this process gives a reward up: every
-            further call fails at once, and verl, with no group left to train on, stops by itself. A reward of weight 0
-            is never given up; from there on it is tried once per sample, without retries.
+        max_rate: share of a reward's samples, after their retries, that may fail; above it, over all workers, a run
+            ends. The same holds for rollouts without a reward for any cause, and in each validation.
+        window: steps over which the share is taken.
+        stop_after: samples failed in a row, in the order in which they were asked for, after which a reward counts as
+            dead: every further call fails at once, and a training run ends. A reward of weight 0 only watches: it ends
+            no run; once dead it is tried once per sample, without retries.
         concurrency: calls of one such reward under way at once in a process; waiting for a slot does not count against
             the time limit.
 
@@ -157,6 +160,8 @@ class FailureRules(Checked):
     retries: Annotated[int, Between(0, 1000)] = 2
     backoff: Annotated[float, Between(0, 1_000_000)] = 1.0
     timeout: CallSeconds = 120.0
+    max_rate: Annotated[float, Between(0, 1)] = 0.1
+    window: Annotated[int, Between(1, 1000)] = 3
     stop_after: Annotated[int, Between(1, 1_000_000)] = 20
     concurrency: Annotated[int, Between(1, 100_000)] = 32
 

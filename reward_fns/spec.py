@@ -1,6 +1,5 @@
 """Reward specs: which rewards a task has, with which weights and options."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,14 +43,6 @@ class RewardSpec:
     def reward_names(self) -> list[str]:
         """Names of all rewards, task by task, each once: the same keys for every sample."""
         return list(dict.fromkeys(part.reward.name for parts in self.tasks.values() for part in parts))
-
-    def floor(self, task: str) -> float:
-        """The score of a failed model, which a row whose scoring failed counts in validation (0 could be too good).
-
-        >>> resolve(preset="paper_report").floor("report")
-        -3.0
-        """
-        return math.fsum(part.weight * part.reward.floor for part in self.tasks[task])
 
 
 def preset_names() -> list[str]:

@@ -98,7 +98,7 @@ def test_a_hanging_scorer_is_ended_and_given_up(make, arguments):
     for result in results[3:]:
         assert isinstance(result, ScorerUnavailable)
         assert "reward 'toy' failed" in str(result) and "given up after 3 failures in a row" in str(result)
-        assert "TimeoutError" in str(result) and "on sample '0'" in str(result)
+        assert "TimeoutError" in str(result) and "on sample '2'" in str(result)
 
 
 def test_an_async_scorer_that_refuses_to_be_cancelled_is_left_behind():
@@ -149,7 +149,8 @@ def test_a_dead_scorer_that_comes_back_in_time_goes_on():
 def test_a_dead_scorer_is_not_asked_again_once_given_up():
     asked = []
     spec = toy(lambda p, r: asked.append(1) or math.nan, {"retries": 1, "stop_after": 2})
-    results = score_batch([report("a")] * 2, spec) + [score_batch([report("a")], spec)[0] for _ in range(9)]
+    results = score_batch([report("a"), report("a", "p8")], spec)
+    results += [score_batch([report("a")], spec)[0] for _ in range(9)]
     assert all(isinstance(result, ScorerUnavailable) for result in results) and len(asked) == 4
     assert counts()["toy"].failures == 11
 
@@ -193,7 +194,7 @@ def test_a_reward_of_weight_zero_that_fails_costs_no_sample_and_no_run(function,
         for result in results:
             assert result["score"] == result["acc"] == result["gleu"] == 1.0 and math.isnan(result["toy"])
             assert list(result) == list(score_batch([report("")], spec)[0])
-        assert counts()["toy"].failures == 2 * rounds and not counts()["toy"].stopped
+        assert counts()["toy"].failures == 2 * rounds and not counts()["toy"].given_up
     assert "reward 'toy' failed on sample 'p7'" in caplog.text and "Its weight is 0" in caplog.text
 
 
@@ -221,4 +222,4 @@ def test_wrong_use_is_not_tried_again():
 
     with pytest.raises(UsageError, match="no address"):
         score_batch([report("a")], toy(picky))
-    assert len(asked) == 1 and "toy" not in counts()
+    assert len(asked) == 1 and counts()["toy"].causes == {"UsageError('no address')": 1}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import reward_fns
+from reward_fns.calling import ROWS, counts
 from reward_fns.errors import DataError, ScorerUnavailable, UsageError
 from reward_fns.registry import reward
 from reward_fns.scoring import Rollout, score_batch
@@ -136,11 +137,11 @@ def test_ground_truth_with_arrays_from_parquet(score):
         assert score(RIGHT, stored, extra_info=info, preset="quickstart")["score"] == pytest.approx(1.0)
 
 
-def test_what_a_failed_row_counts(score, toy):
-    assert resolve(preset="paper_report").floor("report") == -3.0
-    toy(fail, floor=-0.5)
-    spec = {"report": [{"name": "toy", "weight": 2}, {"name": "gleu"}], "grounding": [{"name": "box_iou"}]}
-    assert resolve(spec).floor("report") == score("", {"report": "x"}, "a/report", spec=spec)["score"] == -1.0
+def test_a_row_that_cannot_be_scored_is_counted_with_its_cause(score):
+    with pytest.raises(DataError):
+        score("clear", {"report": 3}, "a/report", preset="paper_report")
+    counted = counts()[ROWS]
+    assert (counted.samples, counted.failures) == (1, 1) and "correct this row" in next(iter(counted.causes))
 
 
 def test_the_preset_of_the_paper_takes_the_first_end_of_thinking(score):

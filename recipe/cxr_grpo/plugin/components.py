@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reward_fns.calling import Counts, counts, given_up
+from reward_fns.calling import ROWS, Counts, counts
 from reward_fns.registry import DIAGNOSTICS
 from reward_fns.spec import RewardSpec
 
@@ -36,13 +36,14 @@ def statistics(rollouts: Sequence[ScoredRollout], spec: RewardSpec, groups: int,
 
     Diagnostics have ``mean`` and ``std`` only. NaN, of a reward of weight 0 that failed, is left out. A task without a
     rollout has no entries: a gap in a curve, not a zero. ``reward/failed_rollouts`` have no reward because something
-    raised; ``reward/failed_groups`` lost at least one rollout.
+    raised, ``reward/failed_share`` of all; ``reward/failed_groups`` lost at least one rollout.
     """
     complete = sum(size >= group_size for size in Counter(rollout.group for rollout in rollouts).values())
     metrics: dict[str, float] = {
         "reward/failed_rollouts": max(groups * group_size - len(rollouts), 0),
         "reward/failed_groups": max(groups - complete, 0),
     }
+    metrics["reward/failed_share"] = metrics["reward/failed_rollouts"] / (groups * group_size)
     for task, parts in spec.tasks.items():
         of_task = [rollout for rollout in rollouts if rollout.task == task]
         if not of_task:
@@ -66,9 +67,17 @@ def statistics(rollouts: Sequence[ScoredRollout], spec: RewardSpec, groups: int,
     return metrics
 
 
-def scorer_counts(_worker: Any) -> dict[str, tuple[Counts, str | None]]:
-    """Each reward's counters in the reward worker that runs this, and why it was given up, if it was."""
-    return {name: (count, given_up(name)) for name, count in counts().items()}
+def events(prefix: str, counted: Mapping[str, Counts], spec: RewardSpec) -> dict[str, float]:
+    """Metrics of how often each reward failed and was tried again, and of rows that can't be scored."""
+    names = [*spec.reward_names, *({ROWS} & counted.keys())]
+    fared = {name.replace(" ", "_"): counted.get(name, Counts()) for name in names}
+    metrics: dict[str, float] = {f"{prefix}/{name}/failures": count.failures for name, count in fared.items()}
+    return metrics | {f"{prefix}/{name}/retries": count.retries for name, count in fared.items()}
+
+
+def scorer_counts(_worker: Any) -> dict[str, Counts]:
+    """Each reward's counters in the reward worker that runs this."""
+    return counts()
 
 
 class Columns(NamedTuple):
@@ -79,38 +88,20 @@ class Columns(NamedTuple):
     values: dict[str, list[Any]]
 
 
-def with_failures(
-    scored: Columns, expected: Mapping[tuple[str, str], int], spec: RewardSpec
-) -> tuple[Columns, dict[str, float]]:
-    """A validation's columns with a row for each rollout that has no reward, and the counts of these as metrics.
+def failed_rollouts(scored: Columns, expected: Mapping[tuple[str, str], int]) -> dict[str, float]:
+    """Metrics of a validation's rollouts: how many there were, how many have no reward, and these by data source.
 
-    verl 0.9.1 leaves failed rollouts out of every metric but ``acc``, where each counts 0: better than the truth if
-    rewards are negative (metric_utils.py:955). Here each counts the floor of its task's rewards in ``acc``;
-    ``acc_success_only`` is the mean without them. NaN, a component of another task, becomes None: verl leaves
-    it out. ``expected`` maps data source and uid of each prompt to the number of its rollouts.
+    ``expected`` maps data source and uid of each prompt to the number of its rollouts.
     """
-    sources, uids = list(scored.sources), list(scored.uids)
-    values = {key: without_nan(column) for key, column in scored.values.items()}
-    acc = values.setdefault("acc", [None] * len(uids))
-    succeeded = list(acc)
-    present = Counter(zip(sources, uids, strict=True))
+    present = Counter(zip(scored.sources, scored.uids, strict=True))
     failed: Counter[str] = Counter()
     for (source, uid), count in expected.items():
-        missing = max(count - present[source, uid], 0)
-        failed[source] += missing
-        sources += [source] * missing
-        uids += [uid] * missing
-        task = source.rpartition("/")[2]  # data source <set>/<task>; it may be any task if this names none
-        parts = [spec.tasks[task]] if task in spec.tasks else list(spec.tasks.values())
-        acc += [min(math.fsum(part.weight * part.reward.floor for part in some) for some in parts)] * missing
-    for column in (*values.values(), succeeded):
-        column += [None] * (len(uids) - len(column))
+        failed[source] += max(count - present[source, uid], 0)
     metrics: dict[str, float] = {
         "reward/validation/rollouts": sum(expected.values()),
         "reward/validation/failed_rollouts": failed.total(),
     }
-    metrics |= {f"val-aux/{source}/failed_rollouts": count for source, count in failed.items()}
-    return Columns(sources, uids, values | {"acc_success_only": succeeded}), metrics
+    return metrics | {f"val-aux/{source}/failed_rollouts": count for source, count in failed.items()}
 
 
 def without_nan(column: Sequence[Any]) -> list[Any]:

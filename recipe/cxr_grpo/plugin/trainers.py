@@ -3,8 +3,9 @@
 Chosen with ``trainer.v1.trainer_mode=cxr_sync`` (or ``cxr_colocate_async``, ``cxr_separate_async``).
 """
 
+import json
+import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,32 @@ from verl.trainer.ppo.v1 import register_trainer
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.debug import marked_timer
 
-from recipe.cxr_grpo.plugin import components
+from recipe.cxr_grpo.plugin import components, monitor
+from recipe.cxr_grpo.plugin.failure_rates import FailureRates, Totals, since, total
 from recipe.cxr_grpo.plugin.reward import check_reward, record_weights
+from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task, try_rewards
 from reward_fns.calling import Counts
 from reward_fns.engine import serving
-from reward_fns.errors import ScorerUnavailable, UsageError
+from reward_fns.errors import UsageError
 
 PREFIX = "cxr_"
+VALIDATION = "validation"
+TRIAL_SECONDS = 600.0  # for the trial of all rewards, weights included, beyond the time limit of a call
+FAILURES = "failures.jsonl"  # beside the checkpoints: what failed in each step, and why
 
 
 class ComponentLogs:
-    """Mixin for a ``PPOTrainer`` that logs and dumps what :func:`reward_fns.compute_score` returned."""
+    """Mixin for a ``PPOTrainer``: logs and dumps of all rewards, and an end, with its cause, to a run that can't go on.
+
+    See :class:`.failure_rates.FailureRates` for failing rewards and :class:`.monitor.Monitor` for everything else.
+    """
 
     config: DictConfig
     tokenizer: Any
     use_critic: bool
+    global_steps: int
     reward_loop_manager: Any
+    replay_buffer: Any
 
     def __init__(self, config: DictConfig) -> None:
         with open_dict(config):
@@ -43,59 +54,177 @@ class ComponentLogs:
                 "reward.custom_reward_function.path=pkg://reward_fns, or the mode without its prefix"
             )
         self.spec = spec
-        self.logged_events: Counter[str] = Counter()  # those of _scorer_events that a metric has counted
+        self.folder = Path(config.trainer.default_local_dir)
+        self.rollouts_per_step = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+        self.rates = FailureRates(spec, self.rollouts_per_step)
+        self.monitor = monitor.Monitor(self.folder, self._verdict)
+        self.monitor.start()
+        self.logged: Totals = {}  # the rewards' counts that a metric has reported
         if spec.engine.where == "ray":
             # Before the reward workers, which send requests to it.
             serving.start(spec.engine, [config.trainer.n_gpus_per_node] * config.trainer.nnodes)
-        record_weights(Path(config.trainer.default_local_dir))  # also where verl was started without launch
+        record_weights(self.folder)  # also where verl was started without launch
         super().__init__(config)  # type: ignore[call-arg]
 
+    def on_init_end(self) -> None:
+        """As verl's, which gives the engines the weights; from here on all actors are watched."""
+        self.monitor.watch(self._peers())
+        wait = self.replay_buffer._wait_for_next_poll
+
+        def checked(*args: Any) -> Any:
+            self.monitor.check()
+            return wait(*args)
+
+        self.replay_buffer._wait_for_next_poll = checked  # where every mode waits for rollouts
+        super().on_init_end()  # type: ignore[misc]
+
+    def _peers(self) -> dict[str, monitor.Peer]:
+        """The actors without which the run can't go on, by the names that messages give them."""
+        workers = self.reward_loop_manager.reward_loop_workers
+        peers = {f"reward worker {i}": monitor.Peer(w, components.scorer_counts) for i, w in enumerate(workers)}
+        for manager in self._rollout_server_managers():  # type: ignore[attr-defined]
+            for handle, address in zip(manager.server_handles, manager.server_addresses, strict=True):
+                peers[f"rollout server {address}"] = monitor.Peer(handle, monitor.engine_is_dead)
+        for i, handle in enumerate(self.actor_rollout_wg.workers):  # type: ignore[attr-defined]
+            peers[f"trainer worker {i}"] = monitor.Peer(handle, monitor.alive)
+        return peers
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """As verl's, after a trial of every reward on one row of each task."""
+        workers = {f"agent loop worker {i}": w for i, w in enumerate(agent_loop_manager.agent_loop_workers)}
+        self.monitor.watch({name: monitor.Peer(worker, monitor.alive) for name, worker in workers.items()})
+        try:
+            self._try_rewards()
+            super().fit(agent_loop_manager)  # type: ignore[misc]
+        finally:
+            self.monitor.done.set()
+
+    def _try_rewards(self) -> None:
+        """Let one reward worker score a row of each task; raises RunStopped if it can't, or takes too long."""
+        rows = row_of_each_task(parquet_files(self.config), self.spec)
+        if not self.reward_loop_manager.reward_loop_worker_handles:
+            return  # verl's own reward model shares the GPUs with the trainer, and sleeps
+        self._phase("trial of the rewards")
+        kwargs = self.config.reward.custom_reward_function.get("reward_kwargs") or {}
+        worker = self.reward_loop_manager.reward_loop_workers[0]
+        limit = TRIAL_SECONDS + self.spec.failures.timeout * (self.spec.failures.retries + 1)
+        try:
+            problem = ray.get(worker.__ray_call__.remote(try_rewards, rows, dict(kwargs)), timeout=limit)
+        except ray.exceptions.GetTimeoutError:
+            problem = f"a reward of {', '.join(self.spec.reward_names)} did not return within {limit:.0f} s"
+        if problem:
+            raise monitor.RunStopped(f"the trial of each reward on one row of each task failed: {problem}")
+
+    def _verdict(self, now: Totals) -> str | None:
+        """Why failing rewards end the run, if they do; a validation is judged at its end."""
+        return self.rates.dead(now) or (None if self.monitor.phase == VALIDATION else self.rates.exceeded(now))
+
+    def _phase(self, name: str) -> None:
+        self.monitor.check()
+        self.monitor.enter(name, getattr(self, "global_steps", 0))
+
     def on_step_begin(self) -> None:
-        """As verl's, which ends when all samples of a step fail; also ends if a reward with a weight was given up."""
+        """As verl's, which ends when all samples of a step fail."""
+        self._phase("start of the step")
         super().on_step_begin()  # type: ignore[misc]
-        trained = {part.reward.name for parts in self.spec.tasks.values() for part in parts if part.weight}
-        for name, _, cause in self._reward_workers():
-            if cause and name in trained:
-                raise ScorerUnavailable(name, "*", cause)
+        if cause := self.rates.dead(self._counts()):
+            raise monitor.RunStopped(cause)
+
+    def on_sample_begin(self) -> None:
+        """As verl's; the trainer waits for rollouts."""
+        self._phase("rollouts")
+        super().on_sample_begin()  # type: ignore[misc]
+
+    def on_sample_end(self) -> None:
+        """As verl's; the trainer has its rollouts."""
+        self._phase("update")
+        super().on_sample_end()  # type: ignore[misc]
+
+    def on_step_end(self) -> None:
+        """As verl's, which gives the engines the new weights."""
+        self._phase("weights to the engines")
+        super().on_step_end()  # type: ignore[misc]
+        self._phase("metrics")
 
     def on_validate_begin(self) -> None:
-        """As verl's; counts the scorers' failures up to here, which are not the validation's."""
+        """As verl's; what failed up to here is not the validation's."""
+        self._phase(VALIDATION)
         super().on_validate_begin()  # type: ignore[misc]
-        self.before_validation = self._scorer_events()
+        self.before_validation = self._counts()
+
+    def on_validate_end(self) -> None:
+        """As verl's."""
+        super().on_validate_end()  # type: ignore[misc]
+        self._phase("metrics")
+
+    def _update_actor(self, batch: Any, metrics: dict) -> Any:
+        """As verl's; raises RunStopped after a loss that is not finite, so that no checkpoint has its weights."""
+        batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
+        bad = {key: value for key, value in metrics.items() if key.startswith("actor/") and key.endswith("loss")}
+        if bad := {key: value for key, value in bad.items() if not math.isfinite(value)}:
+            raise monitor.RunStopped(
+                f"{', '.join(f'{key} is {value}' for key, value in bad.items())} in step {self.global_steps}: the "
+                "weights are or would become NaN. The checkpoints before this step are kept. Lower the learning rate, "
+                "or check the model's files and the rollouts of this step"
+            )
+        return batch
+
+    def _save_checkpoint(self) -> None:
+        """As verl's, then sealed with a manifest, without which a checkpoint counts as unfinished."""
+        self._phase("checkpoint")
+        super()._save_checkpoint()  # type: ignore[misc]
+        self._phase("checkpoint saved")
 
     def _compute_metrics(self, batch: Any, metrics: dict, *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)  # type: ignore[misc]
         prompts, n = self.config.data.train_batch_size, self.config.actor_rollout_ref.rollout.n
         metrics.update(components.statistics(rollouts(batch), self.spec, prompts, n))
-        events = self._scorer_events()
-        metrics.update({f"reward/scorers/{key}": events[key] - self.logged_events[key] for key in events})
-        self.logged_events = Counter(events)
+        failed = int(metrics["reward/failed_rollouts"])
+        now = self._counts()
+        counted = since(self.logged, now)
+        metrics.update(components.events("reward/scorers", counted, self.spec))
+        self.logged = now
+        self._record_failures("train", failed, self.rollouts_per_step, counted)
+        self.monitor.cause = self.monitor.cause or self.rates.end_step(now, failed, self.rollouts_per_step)
 
     def _val_metrics_update(
         self, sources: list, uids: list, values: dict, turns: list, expected_acc_counts: dict | None = None
     ) -> dict[str, float]:
-        """As verl's, but failed rollouts count the floor in ``acc``; see :func:`.components.with_failures`."""
-        scored = components.Columns(sources, uids, values)
-        columns, counts = components.with_failures(scored, expected_acc_counts or {}, self.spec)
-        metrics = super()._val_metrics_update(*columns, turns)  # type: ignore[misc]
-        during = {key: count - self.before_validation[key] for key, count in self._scorer_events().items()}
-        self.logged_events.update(during)
-        return metrics | counts | {f"reward/validation/scorers/{key}": count for key, count in during.items()}
+        """As verl's, but rollouts without a reward are left out of ``acc``, which verl counts as 0, and counted.
 
-    def _scorer_events(self) -> dict[str, int]:
-        """Failures and retries of every reward since the run started, over all reward workers."""
-        events = {f"{name}/{event}": 0 for name in self.spec.reward_names for event in ("failures", "retries")}
-        for name, count, _ in self._reward_workers():
-            if f"{name}/failures" in events:
-                events[f"{name}/failures"] += count.failures
-                events[f"{name}/retries"] += count.retries
-        return events
+        Raises RunStopped if there are too many of them.
+        """
+        values = {key: components.without_nan(column) for key, column in values.items()}
+        metrics = super()._val_metrics_update(sources, uids, values, turns)  # type: ignore[misc]
+        rollouts = components.failed_rollouts(components.Columns(sources, uids, values), expected_acc_counts or {})
+        now = self._counts()
+        counted = since(self.before_validation, now)
+        metrics |= rollouts | components.events("reward/validation/scorers", counted, self.spec)
+        self.rates.leave_out(self.before_validation, now)
+        self.logged = total([self.logged, counted])
+        failed, asked = (int(rollouts[f"reward/validation/{key}"]) for key in ("failed_rollouts", "rollouts"))
+        self._record_failures("validation", failed, asked, counted)
+        if cause := self.rates.of_validation(failed, asked, counted):
+            print(f"metrics of this validation: {metrics}")
+            raise monitor.RunStopped(cause)
+        return metrics
 
-    def _reward_workers(self) -> Iterator[tuple[str, Counts, str | None]]:
-        """Each reward in each reward worker: its name, its counters, and why it was given up, if it was."""
+    def _record_failures(self, part: str, failed: int, asked: int, counted: Totals) -> None:
+        """Append to :data:`FAILURES` what failed in a step or a validation, if anything did."""
+        scorers = {
+            name: {"samples": count.samples, "failures": count.failures, "causes": dict(count.causes)}
+            for name, count in counted.items()
+            if count.failures
+        }
+        if failed or scorers:
+            row = {"step": self.global_steps, "part": part, "rollouts": asked, "unscored": failed, "rewards": scorers}
+            with (self.folder / FAILURES).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def _counts(self) -> dict[str, Counts]:
+        """The counts of every reward since the run started, over all reward workers."""
         workers = self.reward_loop_manager.reward_loop_workers
-        for rewards in ray.get([worker.__ray_call__.remote(components.scorer_counts) for worker in workers]):
-            yield from ((name, *fared) for name, fared in rewards.items())
+        return total(ray.get([worker.__ray_call__.remote(components.scorer_counts) for worker in workers]))
 
     def _dump_generations(self, *args: Any, reward_extra_infos_dict: dict[str, list], **kwargs: Any) -> None:
         """As verl's, but NaN, the component of another task, is null: JSON has no NaN."""

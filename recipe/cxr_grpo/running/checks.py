@@ -14,6 +14,7 @@ import yaml
 
 from recipe.cxr_grpo import cpu
 from recipe.cxr_grpo.plugin.reward import check_reward
+from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task
 from reward_fns.errors import UsageError
 
 CONFIG_MODULE = "recipe.cxr_grpo.config"
@@ -41,7 +42,8 @@ def check_run(kind: str, config: Any, out: Path) -> None:
     """Raise UsageError for a run of ``kind`` (grpo or sft) that would fail minutes after its start."""
     check_inputs(config, ("data.train_files", "data.val_files", MODEL_KEYS[kind]))
     if kind == "grpo":
-        check_reward(config)
+        if spec := check_reward(config):
+            row_of_each_task(parquet_files(config), spec)
         check_batches(config)
     check_disk(out)
     if cpu.enabled():

@@ -47,6 +47,7 @@ def test_floors_flags_and_lengths(step):
 
 def test_what_failed_is_counted(step):
     assert (step["reward/failed_rollouts"], step["reward/failed_groups"]) == (6, 2)
+    assert step["reward/failed_share"] == 6 / 16
     assert (step["reward/report/rollouts"], step["reward/grounding/rollouts"]) == (6, 4)
 
 
@@ -55,7 +56,8 @@ def test_a_task_that_a_step_lacks_leaves_a_gap_and_a_lone_rollout_no_spread():
     assert not [key for key in found if key.startswith("reward/grounding")]
     assert found["reward/report/gleu/mean"] == 0.5
     assert "reward/report/gleu/zero_spread_rate" not in found
-    assert statistics([], resolve(SPEC), 2, 4) == {"reward/failed_rollouts": 8, "reward/failed_groups": 2}
+    nothing = {"reward/failed_rollouts": 8, "reward/failed_groups": 2, "reward/failed_share": 1.0}
+    assert statistics([], resolve(SPEC), 2, 4) == nothing
 
 
 def test_a_rollout_that_a_watching_reward_failed_on_is_left_out_of_that_reward_only():

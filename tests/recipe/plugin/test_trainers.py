@@ -3,7 +3,6 @@ import math
 import os
 import subprocess
 import sys
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +11,10 @@ pytest.importorskip("verl")
 
 from omegaconf import OmegaConf
 
+from recipe.cxr_grpo.plugin.failure_rates import FailureRates
+from recipe.cxr_grpo.plugin.monitor import Monitor, RunStopped
 from reward_fns.calling import Counts
-from reward_fns.errors import ScorerUnavailable, UsageError
+from reward_fns.errors import UsageError
 from reward_fns.spec import resolve
 
 SPEC = {"report": [{"name": "gleu"}], "grounding": [{"name": "box_iou"}]}
@@ -49,7 +50,7 @@ class Worker:
     """A handle of a reward worker, whose rewards have fared as given."""
 
     def __init__(self, **fared):
-        self.fared = {name: (count, None) for name, count in fared.items()}
+        self.fared = fared
         self.__ray_call__ = SimpleNamespace(remote=lambda function: dict(self.fared))
 
 
@@ -83,7 +84,8 @@ def step(trainers, monkeypatch, tmp_path):
     )
     trainer.tokenizer = SimpleNamespace(decode=lambda ids, **_: " ".join(str(int(i)) for i in ids))
     trainer.spec, trainer.use_critic, trainer.global_steps = resolve(SPEC), False, 7
-    trainer.logged_events = Counter()
+    trainer.logged, trainer.rollouts_per_step, trainer.folder = {}, 4, tmp_path
+    trainer.rates, trainer.monitor = FailureRates(trainer.spec, 4), Monitor(tmp_path, lambda now: None)
     monkeypatch.setattr(PPOTrainer, "on_step_begin", lambda self: None)
     monkeypatch.setattr(trainers.ray, "get", lambda results: results)
     workers = [Worker(gleu=Counts(9, retries=1)), Worker(gleu=Counts(9, failures=2), box_iou=Counts(4))]
@@ -99,7 +101,7 @@ def test_the_statistics_join_verls_metrics(trainers, step, monkeypatch):
     monkeypatch.setattr(base, "_compute_metrics", lambda self, batch, metrics, *_, **__: metrics.update(verls=1))
     step.trainer._compute_metrics(step.batch, {}, {}, global_steps=6, epoch=0)
     metrics = {}
-    step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3), None
+    step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3, causes={"down": 3})
     step.trainer._compute_metrics(step.batch, metrics, {}, global_steps=7, epoch=0)
     assert metrics["verls"] == 1
     assert metrics["reward/report/gleu/mean"] == 0.375
@@ -109,38 +111,82 @@ def test_the_statistics_join_verls_metrics(trainers, step, monkeypatch):
     assert fared == {"gleu/failures": 3, "gleu/retries": 3, "box_iou/failures": 0}
 
 
+GONE = Counts(20, failures=20, given_up="given up after 20 failures in a row")
+
+
 def test_a_reward_that_one_worker_has_given_up_ends_the_run(step):
-    step.workers[1].fared["gleu"] = Counts(20, failures=20, stopped=True), "given up after 20 failures in a row"
-    with pytest.raises(ScorerUnavailable, match=r"'gleu' failed .* given up after 20 failures in a row"):
+    step.workers[1].fared["gleu"] = GONE
+    with pytest.raises(RunStopped, match="reward 'gleu': given up after 20 failures in a row"):
         step.trainer.on_step_begin()
 
 
 def test_a_given_up_reward_of_weight_0_does_not_end_the_run(step):
-    step.trainer.spec = resolve({"report": [{"name": "gleu", "weight": 0}, {"name": "rouge_l"}]})
-    step.workers[1].fared["gleu"] = Counts(20, failures=20, stopped=True), "given up after 20 failures in a row"
+    spec = resolve({"report": [{"name": "gleu", "weight": 0}, {"name": "rouge_l"}]})
+    step.trainer.rates = FailureRates(spec, 4)
+    step.workers[1].fared["gleu"] = GONE
     step.trainer.on_step_begin()
 
 
-def validated(step, scored, expected, spec=SPEC):
+def test_what_failed_in_a_step_is_written_with_its_causes(trainers, step, monkeypatch):
+    base = type(step.trainer).__mro__[2]
+    monkeypatch.setattr(base, "_compute_metrics", lambda *_, **__: None)
+    step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3, causes={"down": 3})
+    step.trainer._compute_metrics(step.batch, {}, {}, global_steps=7, epoch=0)
+    (row,) = map(json.loads, (step.out / trainers.FAILURES).read_text().splitlines())
+    gleu = {"samples": 21, "failures": 5, "causes": {"down": 3}}
+    assert row == {"step": 7, "part": "train", "rollouts": 4, "unscored": 1, "rewards": {"gleu": gleu}}
+
+
+def test_too_many_failures_over_the_steps_end_the_run_at_the_next_step(step, monkeypatch):
+    base = type(step.trainer).__mro__[2]
+    monkeypatch.setattr(base, "_compute_metrics", lambda *_, **__: None)
+    step.workers[1].fared["gleu"] = Counts(9)
+    for number in (1, 2, 3):  # one of four rollouts is lost in each
+        step.trainer.on_step_begin()
+        step.trainer._compute_metrics(step.batch, {}, {}, global_steps=number, epoch=0)
+    with pytest.raises(RunStopped, match=r"no reward for 3 of 12 rollouts in the last 3 steps \(25%\)"):
+        step.trainer.on_step_begin()
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_before_its_weights_are_saved(step, monkeypatch, loss):
+    base = type(step.trainer).__mro__[2]
+    monkeypatch.setattr(base, "_update_actor", lambda self, batch, metrics: metrics.update({"actor/pg_loss": loss}))
+    with pytest.raises(RunStopped, match=rf"actor/pg_loss is {loss} in step 7: the weights are or would become NaN"):
+        step.trainer._update_actor(step.batch, {})
+    monkeypatch.setattr(base, "_update_actor", lambda self, batch, metrics: metrics.update({"actor/pg_loss": 0.5}))
+    step.trainer._update_actor(step.batch, {})
+
+
+def validated(step, scored, expected, spec=SPEC, **rules):
     """The metrics of a validation: (data source, uid, values) of scored rollouts, and the number asked for."""
-    step.trainer.spec = resolve(spec)
+    step.trainer.spec = resolve({**spec, "failures": rules})
+    step.trainer.rates = FailureRates(step.trainer.spec, 4)
     step.trainer.on_validate_begin()
     values = {key: [row[2].get(key) for row in scored] for key in dict.fromkeys(k for row in scored for k in row[2])}
-    step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3), None
+    step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3, causes={"down": 3})
     return step.trainer._val_metrics_update(
         [row[0] for row in scored], [row[1] for row in scored], values, [1] * len(scored), expected_acc_counts=expected
     )
 
 
-def test_failed_rollouts_of_a_validation_count_the_floor_and_are_counted(step):
-    scored = [("a/report", "p1", {"reward": -0.5, "acc": -0.5, "overlong": -0.5})]
-    expected = {("a/report", "p1"): 1, ("a/report", "p2"): 1, ("b/report", "p3"): 2}
-    metrics = validated(step, scored, expected, {"report": [{"name": "overlong"}]})
-    assert metrics["val-core/a/report/acc/mean@1"] == -0.75  # verl: -0.25, better than either
-    assert metrics["val-aux/a/report/acc_success_only/mean@1"] == metrics["val-aux/a/report/reward/mean@1"] == -0.5
-    assert metrics["val-core/b/report/acc/mean@2"] == -1.0
+FAILED = [("a/report", "p1", {"reward": -0.5, "acc": -0.5, "overlong": -0.5})]
+ASKED = {("a/report", "p1"): 1, ("a/report", "p2"): 1, ("b/report", "p3"): 2}
+
+
+def test_failed_rollouts_of_a_validation_are_left_out_of_its_means_and_counted(step):
+    metrics = validated(step, FAILED, ASKED, {"report": [{"name": "overlong"}]}, max_rate=0.8)
+    assert metrics["val-core/a/report/acc/mean@1"] == -0.5  # verl: -0.25
+    assert metrics["val-aux/a/report/reward/mean@1"] == -0.5
+    assert not [key for key in metrics if key.startswith("val-core/b/")]
     assert (metrics["reward/validation/failed_rollouts"], metrics["reward/validation/rollouts"]) == (3, 4)
     assert metrics["val-aux/a/report/failed_rollouts"] == 1 and metrics["val-aux/b/report/failed_rollouts"] == 2
+
+
+def test_a_validation_with_too_many_failures_ends_the_run(trainers, step):
+    with pytest.raises(RunStopped, match=r"no reward for 3 of 4 rollouts of a validation \(75%\).* gleu 3 \(down\)"):
+        validated(step, FAILED, ASKED)
+    assert json.loads((step.out / trainers.FAILURES).read_text())["part"] == "validation"
 
 
 def test_without_failures_a_validation_has_verls_numbers(step):
@@ -150,7 +196,7 @@ def test_without_failures_a_validation_has_verls_numbers(step):
     ours = validated(step, scored, expected)
     columns = [row[0] for row in scored], [row[1] for row in scored], {k: [v[k] for v in values] for k in values[0]}
     verls = type(step.trainer).__mro__[2]
-    theirs = verls._val_metrics_update(step.trainer, *columns, [1] * 4, expected_acc_counts=expected)
+    theirs = verls._val_metrics_update(step.trainer, *columns, [1] * 4)
     assert {key: value for key, value in ours.items() if key in theirs} == theirs
     assert {key for key in ours if key not in theirs and "/validation/" not in key} == {
         "val-aux/a/report/failed_rollouts"
@@ -221,11 +267,16 @@ def test_a_lone_survivor_of_a_group_gives_no_gradient(step, monkeypatch, n, use_
 
 def test_verl_still_has_what_is_overridden_and_called(trainers):
     from verl.trainer.ppo.v1 import PPOTrainer
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-    overridden = {"on_step_begin", "on_validate_begin", "_compute_metrics", "_val_metrics_update", "_dump_generations",
-                  "_log_rollout_data", "_compute_advantage"}  # fmt: skip
+    overridden = {
+        "fit", "on_init_end", "on_step_begin", "on_step_end", "on_sample_begin", "on_sample_end", "on_validate_begin",
+        "on_validate_end", "_update_actor", "_save_checkpoint", "_compute_metrics", "_val_metrics_update",
+        "_dump_generations", "_log_rollout_data", "_compute_advantage",
+    }  # fmt: skip
     assert overridden <= set(vars(trainers.ComponentLogs))
-    assert overridden <= set(vars(PPOTrainer))
+    assert overridden <= set(vars(PPOTrainer)) and "_rollout_server_managers" in vars(PPOTrainer)
+    assert "_wait_for_next_poll" in vars(ReplayBuffer)
 
 
 def test_every_mode_of_verl_has_a_trainer_that_then_runs_as_that_mode(trainers, monkeypatch, tmp_path):
@@ -237,6 +288,8 @@ def test_every_mode_of_verl_has_a_trainer_that_then_runs_as_that_mode(trainers, 
         config = OmegaConf.create(
             {
                 "trainer": {"v1": {"trainer_mode": f"cxr_{mode}"}, "default_local_dir": str(tmp_path)},
+                "data": {"train_batch_size": 2},
+                "actor_rollout_ref": {"rollout": {"n": 2}},
                 "reward": {
                     "custom_reward_function": {"path": "pkg://reward_fns", "reward_kwargs": {"preset": "quickstart"}},
                     "reward_manager": {"name": "naive"},
@@ -247,6 +300,7 @@ def test_every_mode_of_verl_has_a_trainer_that_then_runs_as_that_mode(trainers, 
         trainer = get_trainer_cls(f"cxr_{mode}")(config)
         assert isinstance(trainer, get_trainer_cls(mode))
         assert trainer.spec.reward_names[0] == "gleu"
+        trainer.monitor.done.set()
     assert seen == ["sync", "colocate_async"]
     config.reward.custom_reward_function.path = "mine.py"
     with pytest.raises(UsageError, match="pkg://reward_fns"):
