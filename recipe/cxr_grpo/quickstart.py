@@ -24,7 +24,7 @@ from data_prep.options import positive
 from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import films, validation
-from recipe.cxr_grpo.results.metrics import prompt_curves, validation_points
+from recipe.cxr_grpo.results.metrics import prompt_curves, scoring, validation_points
 from recipe.cxr_grpo.running import checks
 from recipe.cxr_grpo.running.training import exit_status, progress, run_training, weights_lock
 from reward_fns.errors import UsageError
@@ -138,13 +138,15 @@ def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
     """Write ``summary.json`` and ``report.html`` from the validation dumps of step 0 and of the last step."""
     from recipe.cxr_grpo.results import report
 
-    before, after = (validation.read_validation(out / "validation" / f"{step}.jsonl") for step in (0, steps))
+    evaluations = (validation.read_validation(out / "validation" / f"{step}.jsonl") for step in (0, steps))
+    before, after, left_out = validation.scored_in_both(*evaluations)
     versions = {"python": platform.python_version()}
     for package in ("cxr-grpo", *PACKAGES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     facts = {"seconds": state["seconds"], "settings": state["settings"], "seed": state["settings"]["seed"]}
     summary: dict = validation.compare(before["own"], after["own"]) | {"films": films.compare(before, after)}
+    summary |= {"scoring": scoring(out, out / "checkpoints") | {"left_out": left_out}}
     summary |= facts | how | {"versions": versions}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     tables = [pq.read_table(path, columns=["extra_info", "images"]) for path in held_out(out / "data")]
@@ -169,6 +171,11 @@ def print_summary(out: Path) -> None:
         interval = "95 % interval {:+.3f} to {:+.3f}, n={}".format(*gain["ci95"], gain["n"])
         own = f"own film {before['own']:.3f} -> {after['own']:.3f}, {gain['mean']:+.3f} ({interval})"
         print(f"{task:10} {own}; another patient's film {before['swapped']:.3f} -> {after['swapped']:.3f}")
+    for part in ("train", "validation"):
+        counts = summary["scoring"][part]
+        if counts["unscored"]:
+            causes = json.dumps(summary["scoring"]["causes"])
+            print(f"unscored   {part}: {counts['unscored']} of {counts['rollouts']} rollouts; failures: {causes}")
     print("seconds    " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     print(f"results    {out / 'summary.json'}")
     print(f"look at    {out / 'report.html'}")

@@ -20,6 +20,7 @@ from recipe.cxr_grpo.plugin import components, monitor
 from recipe.cxr_grpo.plugin.failure_rates import FailureRates, Totals, since, total
 from recipe.cxr_grpo.plugin.reward import check_reward, record_weights
 from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task, try_rewards
+from recipe.cxr_grpo.results.metrics import FAILURES
 from reward_fns.calling import Counts
 from reward_fns.engine import serving
 from reward_fns.errors import UsageError
@@ -27,7 +28,6 @@ from reward_fns.errors import UsageError
 PREFIX = "cxr_"
 VALIDATION = "validation"
 TRIAL_SECONDS = 600.0  # for the trial of all rewards, weights included, beyond the time limit of a call
-FAILURES = "failures.jsonl"  # beside the checkpoints: what failed in each step, and why
 
 
 class ComponentLogs:

@@ -106,11 +106,11 @@ def film_dependence(own: Rows, control: Rows) -> dict[str, dict[str, Any]]:
     """Task -> mean reward on the own film and on the control, and the ``difference`` own minus control.
 
     The difference is paired by sample, ``{"mean", "n", "ci95"}``, with an interval by bootstrap over patients. Samples
-    that the control lacks are left out of all three.
+    that either lacks, such as those whose scoring failed, are left out of all three.
     """
     found: dict[str, dict[str, Any]] = {}
     for task in sorted({row.task for row in control.values()}):
-        ids = [i for i, row in control.items() if row.task == task]
+        ids = [i for i, row in control.items() if row.task == task and i in own]
         scores = [{i: rows[i].score for i in ids} for rows in (control, own)]
         means = {OWN: scores[1], control[ids[0]].films: scores[0]}
         patients = {i: own[i].patient_id for i in ids}

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from recipe.cxr_grpo.results.validation import Estimate, estimate
 
@@ -20,6 +22,63 @@ def read_metrics(out: Path, kind: str) -> dict[int, dict[str, float]]:
                 row = json.loads(line)
                 steps.setdefault(row["step"], {}).update(row["data"])
     return dict(sorted(steps.items()))
+
+
+FAILURES = "failures.jsonl"
+"""What failed in a step or a validation, and why: written by ``plugin.trainers`` beside the checkpoints."""
+
+
+def read_failures(checkpoints: Path) -> list[dict[str, Any]]:
+    """The rows of :data:`FAILURES`, the last of each step and part; empty if nothing failed."""
+    path = checkpoints / FAILURES
+    if not path.exists():
+        return []
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # the last line of an interrupted run
+            row = json.loads(line)
+            rows[row["step"], row["part"]] = row
+    return list(rows.values())
+
+
+def failure_note(row: Mapping[str, Any]) -> str:
+    """What a row of :data:`FAILURES` says, for a line of the terminal.
+
+    >>> row = {"rollouts": 64, "unscored": 13, "rewards": {"gleu": {"failures": 13, "causes": {"OSError('down')": 13}}}}
+    >>> failure_note(row)
+    "13 of 64 rollouts without a reward (20.3 %): gleu 13 (OSError('down'))"
+    """
+    share = (
+        f"{row['unscored']} of {row['rollouts']} rollouts without a reward ({row['unscored'] / row['rollouts']:.1%})"
+    )
+    causes = []
+    for name, fared in row["rewards"].items():
+        most = max(fared["causes"], key=fared["causes"].get, default="")
+        causes.append(f"{name} {fared['failures']}" + (f" ({most})" if most else ""))
+    what = f"{row['unscored']} of {row['rollouts']} rollouts without a reward ({share})"
+    return f"{what}: {', '.join(causes) or 'no reward failed, see the log'}"
+
+
+def scoring(out: Path, checkpoints: Path) -> dict[str, Any]:
+    """How much of a run was scored: ``train`` and ``validation`` with ``rollouts`` and ``unscored``, and ``causes``.
+
+    ``causes`` has, per reward, the number of failures by cause.
+    """
+    logged = read_metrics(out, "grpo").values()
+    sums = {"train": Counter(rollouts=0, unscored=0), "validation": Counter(rollouts=0, unscored=0)}
+    for step in logged:
+        scored = sum(int(value) for key, value in step.items() if re.fullmatch(r"reward/[^/]+/rollouts", key))
+        of_validation = int(step.get("reward/validation/rollouts", 0))
+        failed = int(step.get("reward/failed_rollouts", 0))
+        sums["train"].update(rollouts=scored - of_validation + failed, unscored=failed)
+        sums["validation"].update(
+            rollouts=of_validation, unscored=int(step.get("reward/validation/failed_rollouts", 0))
+        )
+    causes: dict[str, Counter[str]] = {}
+    for row in read_failures(checkpoints):
+        for name, fared in row["rewards"].items():
+            causes.setdefault(name, Counter()).update(fared["causes"])
+    return {**{part: dict(counts) for part, counts in sums.items()}, "causes": {k: dict(v) for k, v in causes.items()}}
 
 
 def component_means(logged: Mapping[str, float]) -> dict[str, float]:

@@ -43,7 +43,7 @@ def write_page(
         curves=_draw(curves, points),
         grounding=samples["grounding"],
         reports=samples["report"],
-        settings=json.dumps({key: summary[key] for key in ("settings", "seconds", "versions")}, indent=1),
+        settings=json.dumps({key: summary[key] for key in ("settings", "seconds", "scoring", "versions")}, indent=1),
         colors=COLORS,
     )
     path.write_text(text)

@@ -76,6 +76,22 @@ def read_validation(path: Path) -> dict[str, dict[str, Row]]:
     return films
 
 
+def scored_in_both(
+    before: Mapping[str, dict[str, Row]], after: Mapping[str, dict[str, Row]]
+) -> tuple[dict[str, dict[str, Row]], dict[str, dict[str, Row]], int]:
+    """Two evaluations without the samples that one of them has no score for, and the number of rows left out.
+
+    verl dumps no row whose scoring failed, so that it is missing in one evaluation only. A sample without its own film
+    in one of them is left out of the controls too.
+    """
+    own = before[OWN].keys() & after[OWN].keys()
+    kept = {films: own & before[films].keys() & after[films].keys() for films in before.keys() & after.keys()}
+    parts = [{films: {i: rows[films][i] for i in rows[films] if i in ids} for films, ids in kept.items()}
+             for rows in (before, after)]  # fmt: skip
+    left_out = sum(len(before[films].keys() | after[films].keys()) - len(ids) for films, ids in kept.items())
+    return parts[0], parts[1], left_out
+
+
 class Estimate(NamedTuple):
     """A mean over ``n`` samples with its 95 % percentile interval."""
 

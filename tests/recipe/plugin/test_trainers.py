@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from recipe.cxr_grpo.plugin.failure_rates import FailureRates
 from recipe.cxr_grpo.plugin.monitor import Monitor, RunStopped
+from recipe.cxr_grpo.results.metrics import FAILURES
 from reward_fns.calling import Counts
 from reward_fns.errors import UsageError
 from reward_fns.spec import resolve
@@ -96,7 +97,7 @@ def step(trainers, monkeypatch, tmp_path):
     return SimpleNamespace(trainer=trainer, batch=batch, rows=rows, out=tmp_path, workers=workers)
 
 
-def test_the_statistics_join_verls_metrics(trainers, step, monkeypatch):
+def test_the_statistics_join_verls_metrics(step, monkeypatch):
     base = type(step.trainer).__mro__[2]
     monkeypatch.setattr(base, "_compute_metrics", lambda self, batch, metrics, *_, **__: metrics.update(verls=1))
     step.trainer._compute_metrics(step.batch, {}, {}, global_steps=6, epoch=0)
@@ -127,12 +128,12 @@ def test_a_given_up_reward_of_weight_0_does_not_end_the_run(step):
     step.trainer.on_step_begin()
 
 
-def test_what_failed_in_a_step_is_written_with_its_causes(trainers, step, monkeypatch):
+def test_what_failed_in_a_step_is_written_with_its_causes(step, monkeypatch):
     base = type(step.trainer).__mro__[2]
     monkeypatch.setattr(base, "_compute_metrics", lambda *_, **__: None)
     step.workers[0].fared["gleu"] = Counts(12, retries=4, failures=3, causes={"down": 3})
     step.trainer._compute_metrics(step.batch, {}, {}, global_steps=7, epoch=0)
-    (row,) = map(json.loads, (step.out / trainers.FAILURES).read_text().splitlines())
+    (row,) = map(json.loads, (step.out / FAILURES).read_text().splitlines())
     gleu = {"samples": 21, "failures": 5, "causes": {"down": 3}}
     assert row == {"step": 7, "part": "train", "rollouts": 4, "unscored": 1, "rewards": {"gleu": gleu}}
 
@@ -183,10 +184,10 @@ def test_failed_rollouts_of_a_validation_are_left_out_of_its_means_and_counted(s
     assert metrics["val-aux/a/report/failed_rollouts"] == 1 and metrics["val-aux/b/report/failed_rollouts"] == 2
 
 
-def test_a_validation_with_too_many_failures_ends_the_run(trainers, step):
+def test_a_validation_with_too_many_failures_ends_the_run(step):
     with pytest.raises(RunStopped, match=r"no reward for 3 of 4 rollouts of a validation \(75%\).* gleu 3 \(down\)"):
         validated(step, FAILED, ASKED)
-    assert json.loads((step.out / trainers.FAILURES).read_text())["part"] == "validation"
+    assert json.loads((step.out / FAILURES).read_text())["part"] == "validation"
 
 
 def test_without_failures_a_validation_has_verls_numbers(step):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from recipe.cxr_grpo.results.metrics import prompt_curves, read_metrics, validation_points
+from recipe.cxr_grpo.results.metrics import prompt_curves, read_metrics, scoring, validation_points
 
 
 def test_metrics_of_several_attempts_are_one_series(tmp_path):
@@ -45,3 +45,28 @@ def test_the_points_of_validations_are_those_on_patients_own_films(tmp_path):
     lines = [json.dumps({"step": 0, "data": data}), json.dumps({"step": 1, "data": {"critic/score/mean": 1.0}})]
     (tmp_path / "grpo.metrics.1.jsonl").write_text("\n".join(lines))
     assert validation_points(tmp_path) == {"report/gleu": {0: 0.25}}
+
+
+def test_how_much_of_a_run_was_scored_and_why_not(tmp_path):
+    steps = {
+        0: {"reward/validation/rollouts": 40, "reward/validation/failed_rollouts": 1},
+        1: {"reward/report/rollouts": 6, "reward/grounding/rollouts": 8, "reward/failed_rollouts": 2},
+        2: {"reward/report/rollouts": 8, "reward/grounding/rollouts": 8, "reward/failed_rollouts": 0},
+    }
+    lines = (json.dumps({"step": step, "data": data}) + "\n" for step, data in steps.items())
+    (tmp_path / "grpo.metrics.1.jsonl").write_text("".join(lines))
+    first = {"step": 1, "part": "train", "rollouts": 16, "unscored": 9, "rewards": {}}
+    again = first | {"unscored": 2, "rewards": {"gleu": {"samples": 8, "failures": 2, "causes": {"down": 2}}}}
+    before = {"step": 0, "part": "validation", "rollouts": 40, "unscored": 1}
+    before |= {"rewards": {"gleu": {"samples": 20, "failures": 1, "causes": {"nan": 1}}}}
+    rows = [json.dumps(row) for row in (before, first, again)]  # step 1 again after a restart
+    (tmp_path / "failures.jsonl").write_text("\n".join(rows) + '\n{"step": 2, "pa')
+    assert scoring(tmp_path, tmp_path) == {
+        "train": {"rollouts": 32, "unscored": 2},
+        "validation": {"rollouts": 40, "unscored": 1},
+        "causes": {"gleu": {"nan": 1, "down": 2}},
+    }
+
+
+def test_a_run_without_failures_has_no_causes(tmp_path):
+    assert scoring(tmp_path, tmp_path)["causes"] == {}

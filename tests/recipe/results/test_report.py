@@ -22,7 +22,13 @@ def page(tmp_path):
     gap = {"own": 0.7, "swapped": 0.25, "difference": {"mean": 0.45, "n": 1, "ci95": (0.4, 0.5)}}
     found = {"before": {"grounding": gap}, "after": {"grounding": gap}}
     found |= {"change": {"grounding": {"mean": 0.125, "n": 1, "ci95": (0.1, 0.15)}}}
-    summary = validation.compare(before, after) | {"settings": {}, "seconds": {}, "versions": {}, "decoding": "a < b"}
+    summary = validation.compare(before, after) | {
+        "settings": {},
+        "seconds": {},
+        "scoring": {},
+        "versions": {},
+        "decoding": "a < b",
+    }
     summary["films"] = found
     images = dict.fromkeys(before, tmp_path / "film.png")
     report.write_page(

@@ -66,3 +66,18 @@ def test_an_answer_with_a_line_separator_is_one_row(tmp_path):
 def test_a_missing_dump_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"7\.jsonl: no such dump"):
         validation.read_rows(tmp_path / "7.jsonl")
+
+
+def test_samples_that_one_evaluation_has_no_score_for_are_left_out_of_both(dump):
+    def evaluation(name, *ids, swapped):
+        rows = [dump_row(i, "report", "a", 0.5, report="b") for i in ids]
+        rows += [dump_row(i, "report", "a", 0.25, report="b", films="swapped") for i in swapped]
+        return validation.read_validation(dump(name, rows))
+
+    before = evaluation("0.jsonl", "p1-r", "p2-r", "p3-r", swapped=["p1-r", "p2-r"])
+    after = evaluation("9.jsonl", "p1-r", "p3-r", swapped=["p1-r", "p2-r"])
+    *both, left_out = validation.scored_in_both(before, after)
+    for rows in both:
+        assert {films: sorted(found) for films, found in rows.items()} == {"own": ["p1-r", "p3-r"], "swapped": ["p1-r"]}
+    assert left_out == 2  # p2 on its own film, and on the other one
+    assert validation.compare(both[0]["own"], both[1]["own"])["difference"]["report"]["n"] == 2
