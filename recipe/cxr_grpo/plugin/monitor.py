@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import ray
 
@@ -16,7 +16,7 @@ from recipe.cxr_grpo.plugin.failure_rates import Totals, total
 HEARTBEAT = "heartbeat.json"
 STOPPED = "RUN STOPPED: "  # begins the line that says why; launch looks for it
 POLL_SECONDS = 2.0
-GRACE_SECONDS = 15.0  # for the trainer to raise the cause itself; the process ends after that
+GRACE_SECONDS = 30.0  # for the trainer to raise the cause itself; the process ends after that
 UNKNOWN_LIMIT = 1800.0  # seconds without progress in a phase that has never ended: nothing is known of it
 LEAST_LIMIT = 60.0
 FACTOR = 10.0  # a phase may go without progress this many times as long as it ever did
@@ -82,18 +82,30 @@ class Monitor(threading.Thread):
         known = self.longest.get(self.phase)
         return UNKNOWN_LIMIT if known is None else max(LEAST_LIMIT, FACTOR * known)
 
+    def stop(self, cause: str) -> None:
+        """Let the run end, for this cause, as soon as the trainer calls :meth:`check`; the first cause stays."""
+        if self.cause is None:
+            self.cause = cause
+            print(f"{STOPPED}{cause}", file=sys.stderr, flush=True)
+
     def check(self) -> None:
         """Raise the cause for which the run has to end, if there is one, in the thread of the caller."""
         if self.cause:
             raise RunStopped(self.cause)
 
+    def end(self, cause: str) -> NoReturn:
+        """End the run, for this cause, now."""
+        self.stop(cause)
+        raise RunStopped(cause)
+
     def run(self) -> None:
-        """Watch until the trainer is done or the run has to end."""
+        """Watch until the trainer is done; end its process if it hangs when the run has to end."""
         while not self.done.wait(POLL_SECONDS):
             self.beat()
-            cause = self.dead_actor() or self.hang() or self.verdict(total(self.counted.values()))
-            if cause:
+            if cause := self.cause or self.dead_actor() or self.hang() or self.verdict(total(self.counted.values())):
                 self.stop(cause)
+                if not self.done.wait(GRACE_SECONDS):
+                    os._exit(1)
                 return
 
     def beat(self) -> None:
@@ -137,10 +149,3 @@ class Monitor(threading.Thread):
             f"no progress for {seconds:.0f} s in step {self.step}, phase {self.phase!r} ({usual}). "
             f"`py-spy dump --pid {os.getpid()}` shows where such a trainer waits"
         )
-
-    def stop(self, cause: str) -> None:
-        """Let the trainer's thread raise the cause, or end the process if it doesn't in time."""
-        self.cause = cause
-        print(f"{STOPPED}{cause}", file=sys.stderr, flush=True)
-        if not self.done.wait(GRACE_SECONDS):
-            os._exit(1)

@@ -96,8 +96,10 @@ class ComponentLogs:
         try:
             self._try_rewards()
             super().fit(agent_loop_manager)  # type: ignore[misc]
+            self.monitor.check()
         finally:
-            self.monitor.done.set()
+            if not self.monitor.cause:  # else verl's clean-up may hang, on an engine that is dead, say
+                self.monitor.done.set()
 
     def _try_rewards(self) -> None:
         """Let one reward worker score a row of each task; raises RunStopped if it can't, or takes too long."""
@@ -113,7 +115,7 @@ class ComponentLogs:
         except ray.exceptions.GetTimeoutError:
             problem = f"a reward of {', '.join(self.spec.reward_names)} did not return within {limit:.0f} s"
         if problem:
-            raise monitor.RunStopped(f"the trial of each reward on one row of each task failed: {problem}")
+            self.monitor.end(f"the trial of each reward on one row of each task failed: {problem}")
 
     def _verdict(self, now: Totals) -> str | None:
         """Why failing rewards end the run, if they do; a validation is judged at its end."""
@@ -128,7 +130,7 @@ class ComponentLogs:
         self._phase("start of the step")
         super().on_step_begin()  # type: ignore[misc]
         if cause := self.rates.dead(self._counts()):
-            raise monitor.RunStopped(cause)
+            self.monitor.end(cause)
 
     def on_sample_begin(self) -> None:
         """As verl's; the trainer waits for rollouts."""
@@ -162,7 +164,7 @@ class ComponentLogs:
         batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
         bad = {key: value for key, value in metrics.items() if key.startswith("actor/") and key.endswith("loss")}
         if bad := {key: value for key, value in bad.items() if not math.isfinite(value)}:
-            raise monitor.RunStopped(
+            self.monitor.end(
                 f"{', '.join(f'{key} is {value}' for key, value in bad.items())} in step {self.global_steps}: the "
                 "weights are or would become NaN. The checkpoints before this step are kept. Lower the learning rate, "
                 "or check the model's files and the rollouts of this step"
@@ -185,7 +187,8 @@ class ComponentLogs:
         metrics.update(components.events("reward/scorers", counted, self.spec))
         self.logged = now
         self._record_failures("train", failed, self.rollouts_per_step, counted)
-        self.monitor.cause = self.monitor.cause or self.rates.end_step(now, failed, self.rollouts_per_step)
+        if cause := self.rates.end_step(now, failed, self.rollouts_per_step):
+            self.monitor.stop(cause)  # once this step is logged
 
     def _val_metrics_update(
         self, sources: list, uids: list, values: dict, turns: list, expected_acc_counts: dict | None = None
@@ -206,7 +209,7 @@ class ComponentLogs:
         self._record_failures("validation", failed, asked, counted)
         if cause := self.rates.of_validation(failed, asked, counted):
             print(f"metrics of this validation: {metrics}")
-            raise monitor.RunStopped(cause)
+            self.monitor.end(cause)
         return metrics
 
     def _record_failures(self, part: str, failed: int, asked: int, counted: Totals) -> None:

@@ -76,11 +76,16 @@ def test_a_heartbeat_that_cannot_be_written_is_no_reason_to_stop(monitor, tmp_pa
     assert "the heartbeat can't be written" in capsys.readouterr().err
 
 
-def test_a_cause_is_printed_raised_and_then_ends_the_process(monitor, capsys):
-    monitor.stop("the disk is gone")
-    assert capsys.readouterr().err == "RUN STOPPED: the disk is gone\n"
+def test_a_cause_is_printed_raised_and_then_ends_the_process(monitor, monkeypatch, capsys):
+    monitor.check()
+    with pytest.raises(RunStopped, match="the disk is gone"):
+        monitor.end("the disk is gone")
+    monitor.stop("what follows from it")
     with pytest.raises(RunStopped, match="the disk is gone"):
         monitor.check()
+    assert capsys.readouterr().err == "RUN STOPPED: the disk is gone\n"
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
+    monitor.run()
     assert monitor.clock.exit == 1
 
 
@@ -109,7 +114,7 @@ time.sleep(0.5)
 found.check()  # a busy actor is no dead one
 ray.get(busy)
 os.kill(pid, signal.SIGKILL) if sys.argv[2] == "kill" else ray.get(server.lose.remote())
-time.sleep(60)  # a trainer that hangs
+time.sleep(600)  # a trainer that hangs
 """
 
 
@@ -117,13 +122,11 @@ time.sleep(60)  # a trainer that hangs
     ("how", "cause"), [("kill", "rollout server a died: "), ("engine", "the vLLM engine of rollout server a died")]
 )
 def test_a_dead_actor_or_engine_ends_a_process_that_hangs(how, cause):
-    start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cxr-", ignore_cleanup_errors=True) as folder:  # short, for Ray's sockets
         command = [sys.executable, "-c", REAL, folder, how]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 1, done.stderr
     assert f"RUN STOPPED: {cause}" in done.stderr
-    assert time.monotonic() - start < 55
 
 
 def test_an_actor_without_an_engine_is_alive():
