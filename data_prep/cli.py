@@ -57,7 +57,7 @@ def _list(_: argparse.Namespace) -> int:
 
 def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
     if missing := [name for name in options.context if name not in chosen.context]:
-        offer = f"it has {','.join(chosen.context)}" if chosen.context else "it has none; leave the option out"
+        offer = f"it has {','.join(chosen.context)}" if chosen.context else "leave --context out"
         raise UsageError(f"--context {','.join(options.context)}: {chosen.name} has no {' or '.join(missing)}; {offer}")
     problems = Problems()
     names = ("thinking", "format_hint", "embed", "min_pixels", "max_pixels", "shard_rows")
@@ -117,6 +117,14 @@ def _print_counts(writer: DatasetWriter) -> None:
         print(f"{place}: {count} {task}" if files else left_out)
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the defaults that say something to a reader."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, False, ()) or "default:" in (action.help or "")
+        return action.help if silent else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
@@ -126,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="SET")
     commands.add_parser("list", help="show the data sets").set_defaults(run=_list)
     for entry in data_sets().values():
-        formatter: Any = argparse.ArgumentDefaultsHelpFormatter
+        formatter: Any = _Defaults
         texts: dict[str, Any] = {"description": entry.summary, "epilog": f"example: {entry.example}"}
         command = commands.add_parser(entry.name, formatter_class=formatter, help=entry.summary, **texts)
         command.set_defaults(run=partial(_prepare, entry))

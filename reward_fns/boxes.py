@@ -1,4 +1,4 @@
-"""The box record, IoU, generalised IoU and one-to-one matching."""
+"""The box record, IoU, generalized IoU and one-to-one matching."""
 
 import math
 from collections.abc import Sequence
@@ -134,7 +134,7 @@ class Comparison:
         return iou_matrix(self.predictions, self.references) * self.comparable
 
     def gious(self) -> Floats:
-        """(n, m) generalised IoU mapped to 0..1 as (1 + GIoU) / 2, 0 for pairs that may not match."""
+        """(n, m) generalized IoU mapped to 0..1 as (1 + GIoU) / 2, 0 for pairs that may not match."""
         return (1.0 + giou_matrix(self.predictions, self.references)) / 2.0 * self.comparable
 
 

@@ -51,7 +51,7 @@ class Reward:
     function: Callable[..., Any]
     options: Mapping[str, Any]  # with their defaults
     context: tuple[str, ...]  # those of `CONTEXT` that it takes
-    bound: Mapping[str, Any] = field(default_factory=dict)  # set by a parametrised name: threshold in `box_f1@0.5`
+    bound: Mapping[str, Any] = field(default_factory=dict)  # set by a parametrized name: threshold in `box_f1@0.5`
     needs: Callable[[Mapping[str, Any]], Iterable[Any]] | None = None
 
     @property
@@ -247,7 +247,7 @@ def get(name: str) -> Reward:
     """
     base, at, text = name.partition("@")
     if base not in names():
-        raise UsageError(unknown("reward", name, _registered))
+        raise UsageError(unknown("reward", name, _registered) + "; your own needs path: FILE.py in the spec")
     entry = _registered[base]
     if not at:
         return entry

@@ -59,7 +59,9 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
     if task not in TASKS:
         raise ValueError(unknown("task", task, TASKS))
     if task not in spec.tasks:
-        raise ValueError(f"the reward spec has no rewards for task {task}, only for {', '.join(spec.tasks)}")
+        raise ValueError(
+            f"the reward spec has no rewards for task {task}, only for {', '.join(spec.tasks)}: add it to the spec"
+        )
     if not isinstance(rollout.solution_str, str):
         raise ValueError(f"the model's answer must be a text, got {rollout.solution_str!r}")
     thinking: Any = info.get("thinking")

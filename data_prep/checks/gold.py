@@ -1,4 +1,4 @@
-"""The gold answer of a row through the real rewards: what earns too little cannot be learnt."""
+"""The gold answer of a row through the real rewards: what earns too little cannot be learned."""
 
 import math
 from collections.abc import Mapping, Sequence

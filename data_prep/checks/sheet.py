@@ -17,7 +17,7 @@ _SIDE, _TEXT, _MARGIN, _COLUMNS, _LINES = 300, 13, 8, 4, 5
 _LINE = _TEXT + 3  # from one line of text to the next
 _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _Boxes = Sequence[tuple[tuple[float, ...], str, bool]]  # corners in shares of the image, label, whether it is sound
-_COLOURS = ("#ffd23f", "#3bceac", "#ee4266", "#5aa9e6", "#f78c6b", "#c3a6ff")
+_COLORS = ("#ffd23f", "#3bceac", "#ee4266", "#5aa9e6", "#f78c6b", "#c3a6ff")
 _PAGE, _INK, _BAD = "#15171c", "#e6e8eb", "#ff4d4d"
 
 
@@ -114,11 +114,11 @@ def _drawn(tile: Tile, height: int, font: _Font) -> Image.Image:
 def _draw_boxes(draw: ImageDraw.ImageDraw, boxes: _Boxes, frame: tuple[int, int, int, int], font: _Font) -> None:
     left, top, width, height = frame
     for i, (quad, label, sound) in enumerate(boxes):
-        colour = _COLOURS[i % len(_COLOURS)] if sound else _BAD
+        color = _COLORS[i % len(_COLORS)] if sound else _BAD
         # Whatever is wrong with it, it is drawn as far as it is on the card.
         across = sorted(min(max(left + share * width, 0), _SIDE - 1) for share in quad[::2])
         down = sorted(min(max(top + share * height, 0), _SIDE - 1) for share in quad[1::2])
-        draw.rectangle((across[0], down[0], across[1], down[1]), outline=colour, width=2)
+        draw.rectangle((across[0], down[0], across[1], down[1]), outline=color, width=2)
         lines = _broken(label, draw, font) if label else []
         # From the box's left edge, moved as far to the left and down as the whole label needs.
         start = max(min(across[0] + 2, _SIDE - 2 - max((draw.textlength(line, font) for line in lines), default=0)), 2)
@@ -126,7 +126,7 @@ def _draw_boxes(draw: ImageDraw.ImageDraw, boxes: _Boxes, frame: tuple[int, int,
         for number, line in enumerate(lines):
             corner = start, above + number * _LINE
             draw.rectangle(draw.textbbox(corner, line, font), fill=_PAGE)
-            draw.text(corner, line, colour, font)
+            draw.text(corner, line, color, font)
 
 
 def _broken(text: str, draw: ImageDraw.ImageDraw, font: _Font) -> list[str]:

@@ -18,12 +18,12 @@ from data_prep.sample import Sample, stable_hash
 from reward_fns.boxes import Box
 
 _THINNEST = 1e-6  # share of the image's side; less would vanish in the arithmetic on boxes
-_EMPTY = "questions whose right answer is 'nothing there'; paper_grounding scores it 0, quickstart 1"
+_EMPTY = "questions about absent findings (right answer: nothing; earns 1 under quickstart, 0 under paper_grounding)"
 
 
 def add_negatives(parser: argparse.ArgumentParser, source: str) -> None:
     """Add the options for questions about absent findings; `source` says which findings count as looked for."""
-    negatives = f"ask each film for N absent findings too (0.25: one in every fourth film): {source}"
+    negatives = f"also ask each film for N absent findings (0.25: every fourth film), {source}"
     parser.add_argument("--negatives", type=_per_film, default=0.0, metavar="N", help=negatives)
     parser.add_argument("--negatives-seed", type=int, default=0, help="another seed draws other absent findings")
 

@@ -30,7 +30,7 @@ def headers(records: Iterable[tuple[_Record, Path]], problems: Problems) -> Iter
         try:
             yield record, film(path, decode=False)
         except Unreadable as error:
-            problems.add("unreadable_image", str(error), "get the file again; not used")
+            problems.add("unreadable_image", str(error), "not used")
 
 
 def read(
@@ -51,6 +51,6 @@ def read(
     for picture in films(paths(), options.workers, options.store_pixels, options.keep_films):
         record = waiting.popleft()
         if isinstance(picture, Unreadable):
-            problems.add("unreadable_image", str(picture), "get the file again; not used")
+            problems.add("unreadable_image", str(picture), "not used")
         else:
             yield record, picture

@@ -9,11 +9,11 @@ original_x1, original_y1, original_x2, original_y2 in pixels of the original ima
 original_height are those of the box, so the size of the image comes from MIMIC-CXR's metadata. --negatives reads
 `attributes` too: findings that the report says are absent, "anatomicalfinding|no|pneumothorax", and nowhere present.
 
-Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself. Counts: 242,072 scene graphs. The
+License: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself. Counts: 242,072 scene graphs. The
 boxes were made by a program and checked on a sample; some leave the image (they are clipped), some have no area or only
 lie outside (they are listed). Of about 36 names, the 29 of `REGIONS` are good enough to ask for. Images of gold
 patients are left out, and so are those of `FAILED`, which have no scene graph. The splits are MIMIC-CXR's, by patient;
-that Chest ImaGenome's own differ is counted (see `data_prep/splits.py`).
+that Chest ImaGenome's own differ is counted (see `data_prep/selection.py`).
 """
 
 import argparse

@@ -7,7 +7,7 @@ section_history and patient_report_date_order; and the images, which are not wha
 `PNG/train/.../view1_frontal.png` or DICOM as `DICOM/train/.../view1_frontal.dcm`. Each image is looked for in PNG/, in
 the folder itself, then in DICOM/.
 
-Licence: Stanford University Dataset Research Use Agreement, after registration at
+License: Stanford University Dataset Research Use Agreement, after registration at
 https://stanfordaimi.azurewebsites.net/datasets/5158c524-d3ab-4e02-96e9-6ee9efc110a1; research only, no handing on.
 
 Counts: 223,462 rows of 187,711 studies of 64,725 patients. Most studies have an impression and no findings. The split

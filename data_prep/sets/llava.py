@@ -33,8 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="JSON file in LLaVA's format")
     parser.add_argument("--name", default="llava", help="name of the data set in the rows")
     parser.add_argument("--task", choices=TASKS, default="conversation", help="what the answers are")
-    parser.add_argument("--kind", choices=[kind for kinds in KINDS.values() for kind in kinds], help="of the task")
-    parser.add_argument("--source-format", choices=sorted(CONVENTIONS), default="radvlm", help="of boxes in answers")
+    parser.add_argument(
+        "--kind",
+        choices=[kind for kinds in KINDS.values() for kind in kinds],
+        help="what is asked for, e.g. impression",
+    )
+    parser.add_argument(
+        "--source-format", choices=sorted(CONVENTIONS), default="radvlm", help="box convention of the answers"
+    )
     parser.add_argument("--patient-regex", type=with_group, help="first group in the path is the patient")
     add_options(parser, "splits", "images")
 

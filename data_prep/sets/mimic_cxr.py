@@ -5,7 +5,7 @@ Files: MIMIC-CXR-JPG 2.1.0 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/) 
 study_id, ViewPosition, Rows, Columns; for previous reports StudyDate, StudyTime) and split (subject_id, split;
 "validate" is our "val").
 
-Licence: PhysioNet Credentialed Health Data License 1.5.0: training, a signed agreement, and no handing on, also not
+License: PhysioNet Credentialed Health Data License 1.5.0: training, a signed agreement, and no handing on, also not
 to a language model's API that the agreement does not cover.
 
 Counts: 377,110 images of 227,835 studies of 65,379 patients. About two studies in three have findings. The split is

@@ -10,9 +10,9 @@ belong together and make one sample. The images are MIMIC-CXR-JPG's, see `data_p
 Only phrases with a box were annotated, so --negatives asks for the categories that the film's own report says are
 absent: 0.0 in MIMIC-CXR-JPG's `mimic-cxr-2.0.0-chexpert.csv`.
 
-Licence: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself. Counts: 1,162 phrases with 1,448
+License: PhysioNet Credentialed Health Data License 1.5.0, as for MIMIC-CXR itself. Counts: 1,162 phrases with 1,448
 boxes on 1,047 images, in eight categories. The splits are MIMIC-CXR's, by patient; that 1.1.0 says otherwise is counted
-(see `data_prep/splits.py`). The patient id is the subject's folder, "p10000032".
+(see `data_prep/selection.py`). The patient id is the subject's folder, "p10000032".
 """
 
 import argparse

@@ -11,7 +11,7 @@ Files, from https://nihcc.app.box.com/v/ChestXray-NIHCC:
 - for --negatives, `Data_Entry_2017.csv` (Image Index, Finding Labels): a box was only looked for where its finding is
   among these labels, so a finding counts as absent if neither a box nor a label of the film names it.
 
-Licence: free use, with attribution to the NIH Clinical Center and the paper (Wang et al., CVPR 2017).
+License: free use, with attribution to the NIH Clinical Center and the paper (Wang et al., CVPR 2017).
 Counts: 984 boxes on 880 films. The patient id is the first part of a film's name, e.g. "00013118".
 """
 

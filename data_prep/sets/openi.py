@@ -13,7 +13,7 @@ The XML files do not say which image is frontal, and the first often is lateral:
 for all views. Names, dates and at times whole words are masked as XXXX and counted. There is no patient id and no
 official split, so each study counts as a patient of its own.
 
-Licence: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 images at NLM; 28 reports are empty.
+License: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 images at NLM; 28 reports are empty.
 """
 
 import argparse
@@ -49,7 +49,11 @@ _Views = dict[str, tuple[str, str]]  # image, named as `_key` does -> frontal or
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, help="folder of an edition, where the files below are looked for")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        help="folder with NLM's or Kaggle's files under their published names, instead of --reports and --images",
+    )
     parser.add_argument("--reports", type=Path, help="NLMCXR_reports.tgz, its unpacked folder, or indiana_reports.csv")
     parser.add_argument("--images", type=Path, help="folder of the images (or else --text-only)")
     parser.add_argument("--projections", type=Path, help=f"{_PROJECTIONS}; looked for beside the reports")

@@ -13,7 +13,7 @@ Files, from https://bimcv.cipf.es/bimcv-projects/padchest-gr/ (release of 2024-0
 A sentence such as "No pleural effusion" says that a reader looked for it: --negatives asks for labels of the set that a
 negative sentence of the study names and no other sentence has. Labels are English, so not with --language es.
 
-Licence: the agreement of BIMCV for PadChest-GR. Counts: 4,555 studies with 7,037 positive and 3,422 negative sentences;
+License: the agreement of BIMCV for PadChest-GR. Counts: 4,555 studies with 7,037 positive and 3,422 negative sentences;
 8,787 rows in the master table. The patient id is the master table's PatientID.
 """
 

@@ -6,7 +6,7 @@ ImagePath (`../deid_png/<patient>/<accession>/studies/<study>/series/<series>/in
 ImageViewPosition, and with Findings, Impression, Indication and PatientID; and `deid_png.part*`, which joined together
 are a tar archive with `deid_png/`. Missing texts are null, NaN or the words "None" or "nan".
 
-Licence: ReXGradient-160K's own, non-commercial.
+License: ReXGradient-160K's own, non-commercial.
 
 Counts: 160,000 studies with 273,004 images: 140,000, 10,000 and 10,000 studies for training, validation and test.
 

@@ -9,7 +9,7 @@ Gender:F.Indication: ... Comparison: ..."), split, and for MIMIC-CXR subject_id.
 Images lie below --root, the image_root_dir of ReXrank or the folder above: `images` of IU X-ray as R2Gen names them
 (CXR3030_IM-1405/0.png), `files` of MIMIC-CXR-JPG, or `PNG` of CheXpert Plus.
 
-Licence: that of each source. Counts: 590 test and 296 valid studies of IU X-ray, 2,347 of MIMIC-CXR, 200 of CheXpert
+License: that of each source. Counts: 590 test and 296 valid studies of IU X-ray, 2,347 of MIMIC-CXR, 200 of CheXpert
 Plus. Patients are named as by the sources' own loaders. A study whose record names no split goes to test.
 """
 

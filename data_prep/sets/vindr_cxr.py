@@ -16,7 +16,7 @@ threshold 0.1, no score threshold and scores of 1, rounded to three decimals, fo
 rule of RadVLM (arXiv 2502.03333), which arXiv 2512.10691 builds on. Readers looked for every finding on every film, so
 --negatives draws from all findings of the tables. Most films have no finding, so most detection rows have no box.
 
-Each film counts as a patient, named by its image_id; --val-share makes a validation split. Licence: PhysioNet
+Each film counts as a patient, named by its image_id; --val-share makes a validation split. License: PhysioNet
 Credentialed Health Data License 1.5.0; Kaggle's competition rules for its variant. Counts: 15,000 and 3,000 films,
 45,000 readings of training films; RadVLM's paper counts 16,089 pairs of training film and finding, 2,108 of test.
 """

@@ -1,4 +1,4 @@
-"""Generalised IoU of matched boxes."""
+"""Generalized IoU of matched boxes."""
 
 from typing import Annotated
 

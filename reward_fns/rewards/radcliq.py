@@ -22,7 +22,7 @@ _WORST, _PERFECT = -3.0, 1.4407
 
 
 def radcliq_v1(radgraph_f1: float, bert_f1: float, semb: float) -> float:
-    """RadCliQ-v1, about how many errors a radiologist would find, standardised (lower is better), from its parts:
+    """RadCliQ-v1, about how many errors a radiologist would find, standardized (lower is better), from its parts:
 
     `combined_f1` of RadGraph, rescaled BERTScore F1 of distilroberta-base, and cosine of the CheXbert embeddings.
 

@@ -126,7 +126,7 @@ class Chest:
         self.air: Field = ramp(self.wall, 0.010) * ramp(self.dome - self.y, 0.009) * (self.y > _LUNG_TOP)
 
     def ribs(self) -> Field:
-        """Posterior ribs (arching from the spine) and fainter anterior ribs (running down towards the sternum)."""
+        """Posterior ribs (arching from the spine) and fainter anterior ribs (running down toward the sternum)."""
         a, ax, y = self.anatomy, self.ax, self.y
         lift, drop = ax - 0.10, a.chest - ax
         posterior = (y - 1.9 * lift * lift - 0.125) / a.rib_pitch + a.rib_phase

@@ -104,7 +104,7 @@ def test_a_batch_for_which_memory_does_not_suffice_is_halved(error):
     assert toy.counts()["read"] == 60 and toy.counts()["halved"] > 0
     failed = toy.counts()["halved"]
     assert toy([text + "!" for text in words(60)]) == [text.upper() + "!" for text in words(60)]
-    assert toy.counts()["halved"] - failed <= 2  # it has learnt how much is too much
+    assert toy.counts()["halved"] - failed <= 2  # it has learned how much is too much
 
 
 def test_a_text_that_a_model_cannot_digest_fails_alone():
