@@ -80,7 +80,7 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
             raise RefusedData(f"{complaint}. {advice}; nothing was written")
         writer.finish()
         if problems.found:
-            writer.add_text("problems.jsonl", problems.json_lines())
+            writer.add_text("problems.jsonl", problems.json_lines(), mode=0o600)  # it quotes reports
         differences = [] if options.limit else problems.unexpected(chosen.expected)
         if options.card:
             write_card(chosen, options, writer, problems, differences)

@@ -1,5 +1,6 @@
 """An OpenAI-compatible server on this machine, for tests of whatever asks a language model."""
 
+import contextlib
 import http.server
 import json
 import threading
@@ -11,7 +12,7 @@ class JudgeServer(http.server.ThreadingHTTPServer):
     """An OpenAI-compatible server whose answers a test decides.
 
     `answer` takes the prompt and gives the text; `reply` takes the whole request and may give (status, headers, body)
-    in its place. What was asked is in `requests`.
+    in its place. What was asked is in `requests`, the headers that came with it in `headers`.
     """
 
     daemon_threads = True
@@ -20,7 +21,7 @@ class JudgeServer(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _JudgeHandler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.requests, self.stopped = [], threading.Event()
+        self.requests, self.headers, self.stopped = [], [], threading.Event()
         self.answer = lambda prompt: ""
         self.finish_reason = "stop"
         self.reply = self.usual_reply
@@ -43,6 +44,7 @@ class _JudgeHandler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append({"path": self.path, "authorization": self.headers["Authorization"], **request})
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         status, headers, body = self.server.reply(request)
         self.send_response(status)
         for name, value in headers.items():
@@ -55,15 +57,23 @@ class _JudgeHandler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def judge_server(monkeypatch):
-    """A judge on this machine, with nothing about judges or proxies in the environment."""
-    names = ("CXR_GRPO_JUDGE_URL", "CXR_GRPO_JUDGE_MODEL", "CXR_GRPO_JUDGE_KEY", "CXR_GRPO_LLM_KEY")
-    for name in (*names, "OPENAI_API_KEY", "http_proxy"):
-        monkeypatch.delenv(name, raising=False)
+@contextlib.contextmanager
+def serving():
+    """A running server."""
     server = JudgeServer()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.stopped.set()
-    server.shutdown()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.stopped.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def judge_server(monkeypatch):
+    """A judge on this machine, with nothing about judges or keys in the environment."""
+    for name in ("JUDGE_URL", "JUDGE_MODEL", "JUDGE_KEY", "LLM_KEY", "PROXY"):
+        monkeypatch.delenv(f"CXR_GRPO_{name}", raising=False)
+    with serving() as server:
+        yield server

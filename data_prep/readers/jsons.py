@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from data_prep.problems import Problems, RefusedData
+from data_prep.readers import tables
 from data_prep.readers.reports import is_placeholder
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
@@ -89,7 +90,7 @@ def _items(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
         with path.open("rb") as file:
             if file.read(_BLOCK).decode("utf-8-sig", "replace").lstrip()[:1] != "[":
                 file.seek(0)
-                yield from _lines(file, problems)
+                yield from _lines(file, path, problems)
                 return
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
@@ -97,8 +98,8 @@ def _items(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
         yield f"item {number}", item
 
 
-def _lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(file, 1):
+def _lines(file: IO[bytes], path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(tables.lines(file, path), 1):
         place = f"line {number}"
         try:
             # "utf-8-sig": some editors put a mark in front of the first line.

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, AnyStr
 
 from data_prep.problems import Problems, RefusedData
 from reward_fns.errors import UsageError
 
-_LONGEST_FIELD = 1 << 24  # characters; Python limits it to 131,072, which reports exceed
+_LONGEST = 1 << 24  # characters or bytes of a line, and so of a field, which Python limits to 131,072: too few
 
 
 def find(folder: Path, name: str, option: str) -> Path:
@@ -53,14 +53,25 @@ def raw(path: Path, problems: Problems) -> Iterator[list[str]]:
         yield from reader
 
 
+def lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
+    """The lines of a file; RefusedData for one so long that it would only fill the memory, as from a zip bomb."""
+    number = 0
+    while line := file.readline(_LONGEST + 1):
+        number += 1
+        if len(line) > _LONGEST:
+            wrong = f"has more than {_LONGEST:,} characters, as no line of a table or of JSON lines does"
+            raise RefusedData(f"{path}, line {number}: {wrong}; damaged, or another kind of file: get it again")
+        yield line
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(_LONGEST)
     try:
         with path.open("rb") as raw:
             unpacked = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
             # "utf-8-sig": spreadsheet programs put a mark in front of the first name.
-            yield csv.reader(io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline=""))
+            yield csv.reader(lines(io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline=""), path))
     except gzip.BadGzipFile as error:
         raise RefusedData(f"{path} is not a gzip file: {error}; get it again") from error
     except OSError as error:

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import contextlib
 import hashlib
-import ipaddress
 import json
 import re
 import sqlite3
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -25,6 +23,7 @@ from data_prep.problems import Problems, RefusedData
 from data_prep.readers import jsons
 from data_prep.writer.staging import write_problems
 from reward_fns.errors import UsageError
+from reward_fns.judge import client
 from reward_fns.judge.client import Judge, JudgeFailure
 
 KEY = "CXR_GRPO_LLM_KEY"  # the environment variable that a key comes from, and nothing else
@@ -104,32 +103,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool, max_tokens
 
 def server(options: argparse.Namespace) -> Judge:
     """The model that the options name; UsageError if the texts may not go there. Names of hosts are never looked up."""
-    try:
-        import openai  # noqa: F401
-    except ImportError as error:
-        raise UsageError("asking a model needs the package openai: pip install 'cxr-grpo[judge]'") from error
     endpoint = options.endpoint
-    try:
-        url = urlsplit(endpoint)
-        host, _ = url.hostname or "", url.port
-    except ValueError as error:
-        raise UsageError(f"--endpoint {endpoint} is not a URL: {error}") from error
-    if url.scheme not in ("http", "https") or not host or "\\" in endpoint:
-        raise UsageError(f"--endpoint {endpoint}: need http://HOST:PORT/v1 or https://...")
-    if url.username is not None or url.password is not None:
-        raise UsageError(f"--endpoint must not hold a user or a key; set the environment variable {KEY}")
-    own = host in {"localhost", *(name.lower() for name in options.private_host)}
-    with contextlib.suppress(ValueError):  # a name
-        address = ipaddress.ip_address(host)
-        own = own or (address.is_loopback and not getattr(address, "ipv4_mapped", None))
+    host, own, encrypted, direct = client.server(endpoint, "--endpoint", KEY, options.private_host)
     if not own and not options.allow_remote:
         raise UsageError(
             f"--endpoint {endpoint}: {host} is not this machine. {REMINDER} If they may go there, give "
             f"--allow-remote; if the host is your own, such as a node of your cluster, give --private-host {host}"
         )
-    if not own and url.scheme != "https":
+    if not own and not encrypted:
         raise UsageError(f"--endpoint {endpoint}: texts would cross the network unencrypted; use https")
-    return Judge(endpoint, options.model, key_variable=KEY, direct=own)
+    return Judge(endpoint, options.model, key_variable=KEY, direct=direct)
 
 
 def template(name: str) -> str:

@@ -15,7 +15,7 @@ from data_prep.checks.findings import digest
 from data_prep.checks.validate import parquet_files
 from data_prep.options import add_options
 from data_prep.problems import Problems, RefusedData
-from data_prep.readers import jsons
+from data_prep.readers import jsons, tables
 from data_prep.rewrite import asking
 from data_prep.rewrite.rules import COMPARISON, MARK, phrase, visible_only
 from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged, write_problems
@@ -151,7 +151,7 @@ def _report_truth(path: Path, number: int, row: dict[str, Any]) -> GroundTruth |
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The numbers and objects of a file's lines."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(tables.lines(file, path), 1):
             try:
                 row = json.loads(line)
                 wrong = jsons.defect(row) if isinstance(row, dict) else "need a JSON object"
@@ -191,7 +191,7 @@ def _write(source: _Source, rewritten: Callable[[str], str], summary: dict[str, 
             turn["content"] = new_report(turn["content"], f"{path} row {number}")
         return row if turn["content"] else None
 
-    with staged(options.out) as folder:
+    with staged(options.out, private=True) as folder:
         # The RL files first: only they say which answers of the SFT files are reports.
         for paths, change in ((source.rl, new_row), (source.sft, new_sft_row)):
             for path in paths:

@@ -144,7 +144,7 @@ def _write(plan: _Plan, paths: list[Path], journal: asking.Journal) -> int:
             answer["content"] = f"{_OPEN}\n{trace}\n{_CLOSE}\n\n{answer['content']}"
         return row
 
-    with staged(options.out) as folder:
+    with staged(options.out, private=True) as folder:
         for path in paths:
             print(f"{options.out / path.name}: {rewrite(path, folder / path.name, new_row)} rows")
         summary = {

@@ -190,9 +190,9 @@ class DatasetWriter:
         if not self.files:
             self.files = {name: [self.out / part for part in file.finish()] for name, file in self._files.items()}
 
-    def add_text(self, name: str, text: str) -> None:
+    def add_text(self, name: str, text: str, mode: int = 0o666) -> None:
         """Add a text file, such as the data card."""
-        write_text(self.folder / name, text)
+        write_text(self.folder / name, text, mode)
 
     def patients(self) -> dict[str, int]:
         """How many patients each split has."""

@@ -22,16 +22,21 @@ _PREFIX = f".unfinished-{platform.node()}-"
 
 
 @contextlib.contextmanager
-def staged(out: Path, earlier: Callable[[Path], Iterable[Path]] = lambda out: ()) -> Iterator[Path]:
+def staged(
+    out: Path, earlier: Callable[[Path], Iterable[Path]] = lambda out: (), *, private: bool = False
+) -> Iterator[Path]:
     """A hidden folder whose files move into `out` if the block ends without an exception, and are removed otherwise.
 
-    The `earlier` files of `out` are removed when the new ones move in. UsageError: another run is writing to `out`.
+    The `earlier` files of `out` are removed when the new ones move in; `private` ones only their owner can read.
+    UsageError: another run is writing to `out`.
     """
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=out))
         try:
             yield folder
+            for path in folder.rglob("*") if private else ():
+                path.chmod(0o600)
             _replace_files(out, folder, {path.relative_to(out) for path in earlier(out)})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -125,10 +130,14 @@ def write_problems(out: Path, problems: Problems) -> None:
     if not problems.found:
         path.unlink(missing_ok=True)
         return
-    with staged(out) as folder:
+    with staged(out, private=True) as folder:
         write_text(folder / path.name, problems.json_lines())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8; a lone surrogate, which UTF-8 does not have, is written as its escape."""
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a text in UTF-8; a lone surrogate, which UTF-8 does not have, is written as its escape.
+
+    A new file has these permissions, but for what the umask takes away.
+    """
+    path.touch(mode)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -119,6 +119,8 @@ def _opened(path: Path | None, name: str) -> Iterator[TextIO]:
         # A device such as /dev/null is written to, not replaced by a file.
         is_device = path.exists() and not path.is_file()
         part = path if is_device else path.with_name(f".{path.name}.{os.getpid()}.part")
+        if not is_device:
+            part.touch(mode=0o600)  # an error may quote a report
         file = part.open("w", encoding="utf-8")
     try:
         yield file

@@ -3,16 +3,17 @@
 A request is one call of a batched reward: a JSON object over HTTP, or the same between processes of a Ray cluster.
 """
 
+import contextlib
 import hashlib
 import http.client
 import json
 import math
+import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from reward_fns.errors import UsageError
 from reward_fns.registry import Reward
@@ -21,6 +22,7 @@ from reward_fns.settings import EngineOptions
 APP = "cxr-grpo-scorers"  # name of the Ray Serve application
 SESSION_HEADER = "x-session-id"  # by which Ray Serve's proxy routes a request to a replica
 _START = 200  # characters of a text that decide which replica reads it
+_BODY = 4 << 20  # bytes of an answer over HTTP
 
 _lock = threading.Lock()
 _handles: dict[tuple[str, str], Any] = {}
@@ -134,20 +136,44 @@ def leave() -> None:
 
 
 def _over_http(address: str, request: Mapping[str, Any], timeout: float) -> Any:
+    parts = urlsplit(address)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    # No proxy, which would know nothing of a cluster's nodes, and no redirect.
+    connection = kind(parts.hostname or "", parts.port, timeout=timeout)
     headers = {"Content-Type": "application/json", SESSION_HEADER: session_of("".join(request["predictions"][:1]))}
-    post = urllib.request.Request(f"{address.rstrip('/')}/score", json.dumps(request).encode(), headers)
-    # Without proxies, which know nothing of a cluster's nodes.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + timeout
+    late = TimeoutError(f"{address} did not answer within the time limit of {timeout:g} s")
     try:
-        with opener.open(post, timeout=timeout) as response:
-            content = response.read()
-    except urllib.error.HTTPError as error:
-        raise RemoteFailure(f"{address} answered {error.code} {error.reason}: {error.read()[:200]!r}") from error
+        connection.connect()
+        # The connection's own limit is for each read, and so endless where a server sends byte by byte.
+        limit = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [connection.sock])
+        limit.daemon = True
+        limit.start()
+        try:
+            connection.request("POST", f"{parts.path.rstrip('/')}/score", json.dumps(request).encode(), headers)
+            response = connection.getresponse()
+            content = response.read(_BODY + 1)
+        finally:
+            limit.cancel()
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(getattr(error, "reason", error), TimeoutError):
-            raise TimeoutError(f"{address} did not answer within the time limit of {timeout:g} s") from error
+        if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+            raise late from error
         raise RemoteFailure(f"cannot reach the scorers at {address}: {error!r}") from error
+    finally:
+        connection.close()
+    if time.monotonic() >= deadline:  # a read that was cut ends like any other
+        raise late
+    if len(content) > _BODY:
+        raise RemoteFailure(f"{address} answered with more than {_BODY >> 20} MiB")
+    if response.status != 200:
+        raise RemoteFailure(f"{address} answered {response.status} {response.reason}: {content[:200]!r}")
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RemoteFailure(f"{address} answered with invalid JSON: {content[:200]!r}") from error
+
+
+def _cut(connection: socket.socket) -> None:
+    """End a connection under the hands of the thread that reads from it."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of TCP, also under TLS

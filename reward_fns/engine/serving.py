@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _AT_WORK = 512  # reward calls that a replica works on at once: several batches of a GPU's
 _ACCEPTED = 16384  # requests that it accepts; those beyond its reward calls wait in it, and hold up no texts for others
-_BODY = 64 << 20
+_BODY = 64 << 20  # bytes of a request over HTTP
 _REQUEST = {"reward": str, "options": dict, "predictions": list, "references": list, "timeout": CallSeconds}
 TRAINER_CPUS = 3
 """CPUs that verl 0.9.1 reserves with the whole GPU of each training process (RayResourcePool.max_colocate_count)."""
@@ -103,11 +103,14 @@ class Scorers:
 
         if request.url.path.rstrip("/").rpartition("/")[2] != "score" or request.method != "POST":
             return JSONResponse({"usage": "POST a request to /score"}, 404)
-        if int(request.headers.get("content-length") or 0) > _BODY:
-            return JSONResponse({"usage": f"a request may have at most {_BODY} bytes"}, 413)
+        body = bytearray()
+        async for part in request.stream():  # counted as it comes: a request in chunks does not say its length
+            body += part
+            if len(body) > _BODY:
+                return JSONResponse({"usage": f"a request may have at most {_BODY} bytes"}, 413)
         try:
-            asked = json.loads(await request.body())
-        except ValueError:
+            asked = json.loads(body)
+        except (ValueError, RecursionError):
             return JSONResponse({"usage": "a request must be JSON"}, 400)
         asked = asked if isinstance(asked, dict) else {}
         return JSONResponse(await self.score(asked, request.headers.get(SESSION_HEADER, "")))

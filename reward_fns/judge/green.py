@@ -7,17 +7,18 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from reward_fns.errors import UsageError
-from reward_fns.judge.client import JudgeFailure
+from reward_fns.judge.client import UnusableAnswer
 
 WORDS, TOKENS = 300, 1000
 """Most of a report that the judge sees: words, as in GREEN, and tokens, roughly; 300 words have about 750."""
+_READ = 50_000  # characters of a report in which these are looked for
 
 SIGNIFICANT = "Clinically Significant Errors"
 INSIGNIFICANT = "Clinically Insignificant Errors"
@@ -57,10 +58,14 @@ def disarm(report: str) -> str:
     >>> len(disarm("x" * 8000)), len(disarm("\u80ba" * 4000)), len(disarm("!" * 16000))
     (3000, 333, 1000)
     """
-    text = unicodedata.normalize("NFKC", report)
-    text = "".join(char if char.isspace() or unicodedata.category(char)[0] != "C" else "" for char in text)
-    text = re.sub(r"<(?![\s\d=.,~-])", "(", text.translate(str.maketrans("[]{}", "()()")))
-    text = " ".join(text.split()[:WORDS])
+    words: list[str] = []
+    for word in report[:_READ].split():  # one by one: normalizing takes time that grows with a word's length squared
+        text = unicodedata.normalize("NFKC", word[: 3 * TOKENS])
+        words += "".join(char for char in text if char.isspace() or unicodedata.category(char)[0] != "C").split()
+        if len(words) >= WORDS or sum(map(len, words)) > 3 * TOKENS:
+            break
+    text = " ".join(words[:WORDS]).translate(str.maketrans("[]{}", "()()"))
+    text = re.sub(r"<(?![\s\d=.,~-])", "(", text)
     # No tokenizer much exceeds this count: one for three letters or any other sign, for non-ASCII one a UTF-8 byte.
     tokens = 0
     for piece in re.finditer(r"[A-Za-z]{1,3}|[^A-Za-z\s]", text):
@@ -109,14 +114,15 @@ def read_upstream(answer: str) -> float:
         for name in (SIGNIFICANT, MATCHED)
     )
     items = re.findall(r"\([a-f]\) .*", errors) or re.findall(r"\([1-6]\) .*", errors)
-    counts = {item[1]: int(count[1]) for item in sorted(items) if (count := re.search(r": (\d+)\.", item))}
-    matched = re.match(r"(\d+)\.", matches)
+    # Python makes no number of more digits.
+    counts = {item[1]: int(count[1]) for item in sorted(items) if (count := re.search(r": (\d{1,4000})\.", item))}
+    matched = re.match(r"(\d{1,4000})\.", matches)
     found = int(matched[1]) if matched else 0
     return found / (found + (0 if errors.startswith("No") else sum(counts.values()))) if found else 0.0
 
 
 def read_strict(answer: str) -> Verdict:
-    """The counts of an answer in sections; JudgeFailure names a part that is missing, repeated or unreadable.
+    """The counts of an answer in sections; UnusableAnswer names a part that is missing, repeated or unreadable.
 
     Their score is that of `read_upstream`, except where that package misreads a clear answer: if the section of
     significant errors is empty or no blank line follows it (it charges the next section), if a blank line stands inside
@@ -144,7 +150,8 @@ def _strict_errors(section: str, name: str, answer: str) -> int:
             raise _unreadable(f"has another heading in {name}", answer)
         item = re.match(r"\s*\(([a-f])\)(?:[^:]*: ?([0-9]{1,2})(?:\.(?!\d)|\s*$))?", line)
         if item is None:  # the rest of an item
-            if re.search(r"\([a-f]\)[^:]*: ?[0-9]", line):
+            parts = pairwise(line.split(":"))
+            if any(re.search(r"\([a-f]\)", before) and re.match(" ?[0-9]", after) for before, after in parts):
                 raise _unreadable(f"counts in the middle of a line in {name}", answer)
             continue
         if item[2] is None or item[1] in counts:
@@ -165,7 +172,7 @@ def _strict_matched(section: str, answer: str) -> int:
 
 
 def read_json(answer: str) -> Verdict | None:
-    """The counts of an answer in JSON, None if it says that this is not a report. JudgeFailure if not of `SCHEMA`."""
+    """The counts of an answer in JSON, None if it says that this is not a report. UnusableAnswer if not of `SCHEMA`."""
     try:
         raw = _keyed(json.loads(answer, object_pairs_hook=_without_repeats), SCHEMA["required"])
         errors = [_keyed(raw[name], _KINDS).values() for name in ("significant_errors", "insignificant_errors")]
@@ -191,5 +198,5 @@ def _keyed(raw: Any, keys: Sequence[str]) -> dict[str, Any]:
     return raw
 
 
-def _unreadable(what: str, answer: str) -> JudgeFailure:
-    return JudgeFailure(f"the judge's answer {what}: {answer[:300]!r}")
+def _unreadable(what: str, answer: str) -> UnusableAnswer:
+    return UnusableAnswer(f"the judge's answer {what}: {answer[:300]!r}")

@@ -1,15 +1,21 @@
 """A language model that counts errors and matched findings: a judge after GREEN."""
 
+import asyncio
+import itertools
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
 from reward_fns.errors import UsageError
-from reward_fns.judge.client import Answer, Judge, JudgeFailure, TooLong, locate
+from reward_fns.judge.client import Answer, Judge, UnusableAnswer, locate
 from reward_fns.judge.green import PROMPTS, SCHEMA, disarm, prompt, read_json, read_strict, read_upstream, template
 from reward_fns.registry import Between, reward
 
 _PUBLISHED = "StanfordAIMI/GREEN-radllama2-7b"
 _END = "</s>"
+_AGAIN = (0.3, 0.6)  # temperatures: at 0 an unusable answer would only be repeated
+_floored = itertools.count(1)  # in this process, for the log
+_log = logging.getLogger(__name__)
 
 
 @reward("green", task="report", range=(0.0, 1.0))
@@ -19,6 +25,7 @@ async def green(
     mode: Literal["green", "json"] = "green",
     parser: Literal["strict", "upstream"] = "strict",
     base_url: str = "",
+    allow_http: bool = False,
     model: str = "",
     prompt_file: str = "",
     max_tokens: Annotated[int, Between(16, 100_000)] = 1024,
@@ -27,8 +34,10 @@ async def green(
 ) -> float:
     """matched findings / (matched findings + clinically significant errors), as counted by a language model.
 
-    0 if nothing matches. A judge that can't be reached, or whose answer can't be read, is a failure of the scorer and
-    never a score. A prediction that exceeds the judge's context, where a true report fits, gets 0.
+    0 if nothing matches. A judge that can't be reached is a failure of the scorer and never a score. A prediction about
+    which the judge gives no usable answer in three attempts, while it does about the true report in its place, is the
+    model's failure: it gets 0, and the log says so. Unusable is what can't be read, what was cut off, and a refusal of
+    the question, as where it exceeds the judge's context.
 
     Args:
         prediction, reference: the reports, of which the judge sees 300 words or about 1,000 tokens, whichever ends
@@ -38,7 +47,10 @@ async def green(
         parser: for mode green. "strict" refuses answers that are cut off, incomplete or ambiguous. "upstream" reads
             as the package green_score does, with its faults: for tables, not for training.
         base_url: of an OpenAI-compatible server, as http://host:8000/v1. Without it the judge that verl runs is asked,
-            or the one in the environment variable CXR_GRPO_JUDGE_URL. A key comes from CXR_GRPO_JUDGE_KEY only.
+            or the one in the environment variable CXR_GRPO_JUDGE_URL. A key comes from CXR_GRPO_JUDGE_KEY only. No
+            redirect is followed; https to another machine goes through the proxy in CXR_GRPO_PROXY, if there is one.
+        allow_http: send reports to another machine unencrypted, for networks of your own, as in a cluster. The judge
+            that verl runs needs no permission.
         model: name that the server knows the model by; inside verl it is reward.reward_model.model_path. Without it:
             CXR_GRPO_JUDGE_MODEL, in mode green at last StanfordAIMI/GREEN-radllama2-7b.
         prompt_file: your own prompt, with {reference}, {candidate} and optionally {mark}, a word that the candidate
@@ -56,7 +68,7 @@ async def green(
 
     Raises:
         UsageError: no judge is named, or options contradict each other.
-        JudgeFailure: there is no readable answer, or the judge's context is too short for a true report.
+        JudgeFailure: there is no usable answer, and the prediction is not the cause.
 
     Source: GREEN, arXiv 2405.03595, its code's formula; arXiv 2512.10691 reports it (table 1), without training on it.
 
@@ -73,30 +85,42 @@ async def green(
     """
     if mode == "json" and parser == "upstream":
         raise UsageError("green: parser=upstream reads answers of mode=green; leave it out with mode=json")
-    judge = locate(base_url, model, reward_router_address, _PUBLISHED if mode == "green" else "")
+    default = _PUBLISHED if mode == "green" else ""
+    judge = locate(base_url, model, reward_router_address, default, allow_http=allow_http)
     path = Path(prompt_file).expanduser() if prompt_file else PROMPTS / f"{mode}.txt"
     true, predicted = disarm(reference), disarm(prediction)
     if not predicted:  # nothing but control characters: not a report
         return 0.0
+
+    async def score(candidate: str, temperature: float = 0.0) -> float:
+        asked = prompt(template(path), true, candidate)
+        answer = await _asked(judge, mode, asked, max_tokens, temperature)
+        if parser == "upstream":
+            return read_upstream(answer.text)
+        if not answer.complete:
+            raise UnusableAnswer(f"the judge's answer was cut off at max_tokens={max_tokens}: {answer.text[-300:]!r}")
+        verdict = read_json(answer.text) if mode == "json" else read_strict(answer.text)
+        return 0.0 if verdict is None else verdict.score(both_empty)
+
     try:
-        answer = await _asked(judge, mode, prompt(template(path), true, predicted), max_tokens)
-    except TooLong:
-        if len(predicted) <= len(true):
+        return await score(predicted)
+    except UnusableAnswer as failure:
+        # At the same time: a text that makes a judge ramble must not use up the time limit, which ends in no score.
+        calls = (*(score(predicted, temperature) for temperature in _AGAIN), score(true))
+        *again, control = await asyncio.gather(*calls, return_exceptions=True)
+        for outcome in again:
+            if isinstance(outcome, float):
+                return outcome
+        if not isinstance(control, float) or not all(isinstance(outcome, UnusableAnswer) for outcome in again):
             raise
-        # The prediction is to blame if the server has room for a pair of true reports.
-        await _asked(judge, mode, prompt(template(path), true, true), max_tokens)
+        if (count := next(_floored)) & (count - 1) == 0:
+            _log.warning("green: 0, as the judge answers usably about the true report only; no. %d: %s", count, failure)
         return 0.0
-    if parser == "upstream":
-        return read_upstream(answer.text)
-    if not answer.complete:
-        raise JudgeFailure(f"the judge's answer was cut off at max_tokens={max_tokens}: {answer.text[-300:]!r}")
-    verdict = read_json(answer.text) if mode == "json" else read_strict(answer.text)
-    return 0.0 if verdict is None else verdict.score(both_empty)
 
 
-async def _asked(judge: Judge, mode: str, message: str, max_tokens: int) -> Answer:
+async def _asked(judge: Judge, mode: str, message: str, max_tokens: int, temperature: float) -> Answer:
     if mode == "json":
-        return await judge.chat(message, max_tokens=max_tokens, schema=SCHEMA)
+        return await judge.chat(message, max_tokens=max_tokens, schema=SCHEMA, temperature=temperature)
     # The published model was trained with an empty turn of the assistant before its own.
     layout = f"<|user|>\n{message}{_END}\n<|assistant|>\n{_END}\n<|assistant|>\n"
-    return await judge.complete(layout, max_tokens=max_tokens, stop=_END)
+    return await judge.complete(layout, max_tokens=max_tokens, stop=_END, temperature=temperature)

@@ -98,6 +98,7 @@ def test_one_sample_that_cannot_be_written_is_a_listed_problem(prepare, make_sam
     status, said = prepare(samples, "--card")
     assert status == 0 and "unusable_sample: 2" in said
     listed = [json.loads(line) for line in (tmp_path / "out/problems.jsonl").read_text().splitlines()]
+    assert (tmp_path / "out/problems.jsonl").stat().st_mode & 0o777 == 0o600
     assert [problem["where"] for problem in listed] == ["a\\ud800", "c"]
     assert [row["extra_info"]["id"] for row in rows(tmp_path / "out/train.parquet")] == ["b"]
     assert prepare(samples, "--strict")[0] == 1

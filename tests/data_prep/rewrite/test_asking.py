@@ -71,12 +71,16 @@ def test_a_permitted_server_elsewhere_is_asked_by_https():
         ("http://127.0.0.1:99999/v1", "is not a URL"),
         ("http://me:secret@127.0.0.1/v1", "CXR_GRPO_LLM_KEY"),
         ("http://127.0.0.1@example.org/v1", "must not hold a user or a key"),
-        ("http://example.org\\@127.0.0.1/v1", "need http://HOST"),
+        ("http://example.org\\@127.0.0.1/v1", "must not hold a user or a key"),
+        ("http://example.org\\127.0.0.1/v1", "without"),
+        ("http://127.0.0.1/v1?key=secret", "without"),
+        ("http://me:secret", "is not a URL"),
     ],
 )
 def test_what_is_no_endpoint(endpoint, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as raised:
         asking.server(options(endpoint))
+    assert "secret" not in str(raised.value)
 
 
 def test_a_local_question_takes_no_proxy_and_no_redirect(judge_server, monkeypatch, tmp_path, capsys):

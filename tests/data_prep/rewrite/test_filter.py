@@ -81,6 +81,7 @@ def test_a_model_rewrites_all_files(ask, rows, data, tmp_path, judge_server, cap
     said = capsys.readouterr()
     assert "3 requests to make" in said.err and "only go where their license allows" in said.err
     assert "6 reports, 4 changed, 2 left out, 0 failed" in said.out
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o600}  # all of them hold reports
     assert main(["validate", str(out)]) == 0
 
 

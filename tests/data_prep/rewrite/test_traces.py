@@ -58,6 +58,7 @@ def test_traces_are_mixed_with_direct_answers(ask, data, rows, tmp_path, judge_s
     assert traced == len(judge_server.requests) == 30
     told = json.loads((tmp_path / "out" / "traces.json").read_text())
     assert (told["traced"], told["direct"], told["failed"], told["model"]) == (30, 10, 0, "m")
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o600}
     assert "30 rows with a trace, 10 direct" in capsys.readouterr().out
     assert main(["validate", str(tmp_path / "out")]) == 0
 

@@ -46,6 +46,7 @@ def test_score(command, rows, tmp_path):
     assert first["score"] == pytest.approx(0.596, abs=5e-4) and third["score"] == pytest.approx(first["score"])
     assert "grounding: 2 rows" in done.stderr and "report: 1 rows" in done.stderr
     assert os.listdir(tmp_path) == ["in.jsonl", "out.jsonl"] or len(os.listdir(tmp_path)) == 2  # nothing left over
+    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def test_score_to_standard_output_with_a_preset_and_a_spec(command, rows, tmp_path):

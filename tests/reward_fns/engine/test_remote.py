@@ -1,10 +1,12 @@
 """Rewards that are computed elsewhere: requests, answers and what may go wrong. Ray itself is in test_serving.py."""
 
 import asyncio
+import contextlib
 import http.server
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -106,6 +108,9 @@ def test_a_failed_request_is_asked_again_alone(spec, server):
         (200, b'{"values": [null]}', "returned nan"),
         (200, b'{"values": ["0.1x"]}', "which is not a number"),
         (200, b'{"error": "CUDA error"}', "CUDA error"),
+        (200, b"[" * 100_000, "answered with invalid JSON"),
+        (200, b" " * (5 << 20), "answered with more than 4 MiB"),
+        (307, b"", "answered 307"),
     ],
 )
 def test_answers_that_are_none_are_failures_of_the_scorer(spec, server, status, body, cause):
@@ -125,6 +130,27 @@ def test_a_slow_server_fails_in_time_and_a_dead_one_at_once(spec, server, reward
         engine = {"where": "http", "address": f"http://127.0.0.1:{free.getsockname()[1]}"}
         (dead,) = score_batch(SAMPLES[:1], resolve({"report": rewards, "engine": engine}))
     assert isinstance(dead, ScorerUnavailable) and "cannot reach the scorers at" in dead.cause
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\nContent-Length: 99999\r\n\r\n", b""])
+def test_a_server_that_drips_is_left_in_time(head):
+    left = threading.Event()
+
+    def drip(connection):
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(head)
+            while not left.wait(0.02):
+                connection.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        threading.Thread(target=lambda: drip(place.accept()[0]), daemon=True).start()
+        engine = EngineOptions(where="http", address=f"http://127.0.0.1:{place.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"time limit of 0\.5 s"):
+            remote.ask(get("radgraph_f1"), {}, ["a"], ["b"], engine, 0.5)
+        assert time.monotonic() - started < 20  # the server would go on for ever
+        left.set()
 
 
 def test_wrong_use_is_named_by_the_server(spec, rewards, server):
@@ -172,17 +198,19 @@ def test_a_reward_that_hangs_in_a_replica_is_given_up_in_time(monkeypatch):
         ("POST", "/score", b"{", 400),
         ("GET", "/score", b"", 404),
         ("POST", "/", b"{}", 404),
+        ("POST", "/score", b"[" * 100_000, 400),
         ("POST", "/score", None, 413),
     ],
 )
 def test_http_of_a_replica(method, path, body, status):
     requests = pytest.importorskip("starlette.requests")
 
-    async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
+    parts = iter([bytes(1 << 20)] * 70 if body is None else [body])
 
-    length = b"99999999999" if body is None else str(len(body)).encode()
-    scope = {"type": "http", "method": method, "path": path, "headers": [(b"content-length", length)]}
+    async def receive():  # in chunks, without a length
+        return {"type": "http.request", "body": (part := next(parts, b"")), "more_body": bool(part)}
+
+    scope = {"type": "http", "method": method, "path": path, "headers": [(b"transfer-encoding", b"chunked")]}
     replica = Scorers(vars(EngineOptions(where="ray")))
     response = asyncio.run(replica(requests.Request(scope, receive)))
     assert response.status_code == status and "usage" in json.loads(response.body)

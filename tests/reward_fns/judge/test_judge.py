@@ -121,9 +121,9 @@ def test_many_loops_share_the_connections(judge_server):
 @pytest.mark.parametrize(
     ("option", "router", "variable", "url"),
     [
-        ("http://a/v1", "host:1", "http://env/v1", "http://a/v1"),
-        ("", "host:1", "http://env/v1", "http://host:1/v1"),
-        ("", None, "http://env/v1", "http://env/v1"),
+        ("https://a/v1", "host:1", "https://env/v1", "https://a/v1"),
+        ("", "host:1", "https://env/v1", "http://host:1/v1"),
+        ("", None, "https://env/v1", "https://env/v1"),
         ("", "[::1]:5", None, "http://[::1]:5/v1"),
     ],
 )
@@ -134,10 +134,10 @@ def test_which_server(monkeypatch, option, router, variable, url):
 
 def test_which_model(monkeypatch):
     monkeypatch.setenv("CXR_GRPO_JUDGE_MODEL", "from the environment")
-    assert locate("http://a/v1", "from the option", None, "default").model == "from the option"
-    assert locate("http://a/v1", "", None, "default").model == "from the environment"
+    assert locate("https://a/v1", "from the option", None, "default").model == "from the option"
+    assert locate("https://a/v1", "", None, "default").model == "from the environment"
     monkeypatch.delenv("CXR_GRPO_JUDGE_MODEL")
-    assert locate("http://a/v1", "", None, "default").model == "default"
+    assert locate("https://a/v1", "", None, "default").model == "default"
 
 
 def test_no_judge_is_ever_assumed(monkeypatch):
@@ -147,13 +147,13 @@ def test_no_judge_is_ever_assumed(monkeypatch):
     with pytest.raises(UsageError, match="set option base_url or the environment variable CXR_GRPO_JUDGE_URL"):
         locate("", "m", None)
     with pytest.raises(UsageError, match="set option model or the environment variable CXR_GRPO_JUDGE_MODEL"):
-        locate("http://a/v1", "", None)
+        locate("https://a/v1", "", None)
 
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UsageError, match=r"pip install 'cxr-grpo\[judge\]'"):
-        locate("http://a/v1", "m", None)
+        locate("https://a/v1", "m", None)
 
 
 def test_odd_texts_travel(judge_server):
