@@ -22,6 +22,7 @@ patient's own film and, as a control, the same about another patient's.
   --seed N         seed of data, model, training and rollouts (0)
   --steps N        GRPO steps (25)
   --patients N     demo patients (900)
+  --restarts N     after a failure, GRPO goes on from its newest sound checkpoint, at most N times (0)
   --from-scratch   first train the demo model, which otherwise comes with the package
   --sft-steps N    supervised steps of --from-scratch (1200)
   --install-only   make the virtual environment and stop

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from data_prep.options import positive
 from recipe.cxr_grpo.results.metrics import component_means, read_metrics
-from recipe.cxr_grpo.running.training import TRAINERS, exit_status, run_training
+from recipe.cxr_grpo.running.training import STARTUP_LIMIT, TRAINERS, exit_status, run_training
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +20,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("kind", choices=sorted(TRAINERS), help="the trainer")
     parser.add_argument("--out", type=Path, required=True, help="folder for log, metrics, checkpoints and dumps")
     parser.add_argument("--config-name", help="config of this recipe (quickstart_<kind>)")
+    again = "after a failure, go on from the newest sound checkpoint, at most N times"
+    parser.add_argument("--restarts", type=positive, default=0, metavar="N", help=again)
+    late = "how long the trainer may load models before it shows a sign of life (%(default)s)"
+    parser.add_argument("--startup-limit", type=positive, default=STARTUP_LIMIT, metavar="MINUTES", help=late)
     args, overrides = parser.parse_known_args(argv)
     kind, out = args.kind, args.out.absolute()
     folders = {"trainer.default_local_dir": out / "checkpoints"}
@@ -36,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"step {step}: " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()), flush=True)
 
     config_name = args.config_name or f"quickstart_{kind}"
-    return exit_status("launch", lambda: run_training(kind, config_name, overrides, out=out, watch=print_steps))
+    options = {"out": out, "watch": print_steps, "restarts": args.restarts, "startup_limit": args.startup_limit}
+    return exit_status("launch", lambda: run_training(kind, config_name, overrides, **options))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A finished phase is not run again, and an interrupted GRPO resumes from its last
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -111,7 +112,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
             values["held_out"] = ",".join(map(str, [*held_out(data), *sorted((data / "films").glob("*.parquet"))]))
             with progress("grpo", args.steps, "critic/score/mean") as move:
                 chosen = filled(values) + overrides
-                run_training("grpo", "quickstart_grpo", chosen, out=out, watch=lambda: move(out))
+                watch = functools.partial(move, out)
+                run_training("grpo", "quickstart_grpo", chosen, out=out, watch=watch, restarts=args.restarts)
     with state.phase("report", "summary.json and report.html") as todo:
         if todo:
             how = {
@@ -193,6 +195,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seed", type=int, default=0, help="seed of data, model, training and rollouts (%(default)s)")
     parser.add_argument("--steps", type=positive, default=25, help="GRPO steps (%(default)s)")
     parser.add_argument("--patients", type=positive, default=900, help="demo patients (%(default)s)")
+    again = "after a failure, GRPO goes on from its newest sound checkpoint, at most N times"
+    parser.add_argument("--restarts", type=positive, default=0, metavar="N", help=again)
     scratch = "train the demo model first, instead of starting from the one that comes with the package"
     parser.add_argument("--from-scratch", action="store_true", help=scratch)
     steps = "supervised steps of --from-scratch (%(default)s)"

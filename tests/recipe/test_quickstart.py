@@ -12,8 +12,10 @@ from reward_fns.errors import UsageError
 
 
 def test_overrides_pass_through_and_options_do_not():
-    args, overrides = quickstart.parse(["--steps", "5", "actor_rollout_ref.actor.optim.lr=1e-5", "+a.b=2"])
-    assert args.steps == 5
+    args, overrides = quickstart.parse(
+        ["--steps", "5", "--restarts", "3", "actor_rollout_ref.actor.optim.lr=1e-5", "+a.b=2"]
+    )
+    assert (args.steps, args.restarts) == (5, 3)
     assert overrides == ["actor_rollout_ref.actor.optim.lr=1e-5", "+a.b=2"]
 
 

@@ -1,14 +1,15 @@
 """Run one command and end every process that it started, however it ends.
 
-Ray's daemons leave their driver's process group, and ``ray stop`` would end every Ray on the machine. So each run marks
-its environment, which all its descendants inherit, and only processes with this mark are ended.
+Ray's daemons leave their driver's process group, and ``ray stop`` would end every Ray on the machine. So each run has a
+supervisor, a process that survives this one and ends all that are below it. It also marks the run's environment, which
+all descendants inherit: where the supervisor itself was killed, processes with this mark are ended.
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -18,45 +19,44 @@ from typing import Any
 
 import psutil
 
-from reward_fns.errors import UsageError
-
 MARK = "CXR_GRPO_RUN"  # environment variable with the identifier of a run
 POLL_SECONDS = 0.5
 
 
-def end_marked(mark: str, grace: float = 5.0) -> None:
-    """End all processes but the caller that carry ``mark``: with SIGTERM, and after ``grace`` seconds with SIGKILL."""
+def end_marked(mark: str, *, descendants: bool = False, grace: float = 5.0) -> None:
+    """End all processes but the caller that carry ``mark``: with SIGTERM, and after ``grace`` seconds with SIGKILL.
+
+    With ``descendants``, also every process below the caller, with or without the mark.
+    """
     for attempt in range(5):  # a process may still start another while it is being ended
-        processes = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):  # of another user, or gone
-                if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                    processes.append(process)
-                    (process.kill if attempt else process.terminate)()
+        processes = {process for process in psutil.process_iter() if carries(process.pid, mark)}
+        if descendants:
+            processes.update(psutil.Process().children(recursive=True))
         if not processes:
             break
+        for process in processes:
+            with contextlib.suppress(psutil.Error):  # gone
+                (process.kill if attempt else process.terminate)()
         psutil.wait_procs(processes, timeout=grace)
 
 
-@contextlib.contextmanager
-def machine_lock(name: str, refusal: str) -> Iterator[None]:
-    """Hold the lock ``name``; UsageError with ``refusal`` if another process on this machine holds it."""
-    path = Path(f"/tmp/{name}.lock")  # not TMPDIR, which differs between users
-    if not path.exists():
-        path.touch(0o644)
-    descriptor = os.open(path, os.O_RDONLY)  # another user's file can be locked, too
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise UsageError(refusal) from error
-    finally:
-        os.close(descriptor)
+def carries(pid: int, mark: str) -> bool:
+    """Whether another process of this user has ``mark`` in its environment.
+
+    Not psutil's ``environ()``, which ends at the first gap: a process that has named itself, as Ray's agents do, has
+    overwritten the beginning of it.
+    """
+    with contextlib.suppress(OSError):  # another user's, or gone
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return pid != os.getpid() and f"{MARK}={mark}".encode() in environment
+    return False
 
 
 @contextlib.contextmanager
 def _signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in numbers}
+    """Handle signals so, except those that are ignored, as under nohup."""
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:
@@ -65,22 +65,34 @@ def _signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
 
 
 def run(
-    command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, watch: Callable[[], None] = lambda: None
+    command: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    watch: Callable[[], None] = lambda: None,
+    held: Sequence[int] = (),
 ) -> int:
-    """The exit status of ``command``, run with its output in ``log``. No process of it survives this call.
+    """The exit status of ``command``, run with its output in ``log``. No process of it survives this call or process.
 
     ``env`` is added to this process's environment; ``watch`` is called twice a second. ``{RAY_TMP}`` in ``command``
-    becomes a private, short-lived folder, whose name is short enough for the socket paths that Ray makes in it.
+    becomes a private, short-lived folder, whose name is short enough for the socket paths that Ray makes in it. The
+    command keeps the descriptors ``held`` open. What it writes is for this user only.
     """
     mark = uuid.uuid4().hex
-    with tempfile.TemporaryDirectory(prefix="cxr-", ignore_cleanup_errors=True) as folder, log.open("ab") as sink:
-        arguments = [argument.replace("{RAY_TMP}", folder) for argument in command]
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cxr-", ignore_cleanup_errors=True))
+        sink = stack.enter_context(open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab"))
+        ray = os.path.join(folder, "ray")  # Ray opens its folder to everybody; the one above it stays closed
+        os.mkdir(ray)
+        arguments = [sys.executable, "-m", f"{__package__}.supervisor", mark, folder]
+        arguments += [argument.replace("{RAY_TMP}", ray) for argument in command]
         # SIGTERM and SIGHUP end a run as Ctrl-C does, with the clean-up, which nothing interrupts.
         with _signals(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
-            given = {**os.environ, **(env or {}), MARK: mark}
-            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
+            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": sink, "stderr": subprocess.STDOUT}
             # In a session of its own: Ctrl-C reaches only this process, which then ends the run.
-            process = subprocess.Popen(arguments, env=given, start_new_session=True, **streams)
+            process = subprocess.Popen(
+                arguments, env={**os.environ, **(env or {})}, start_new_session=True, pass_fds=held, **streams
+            )
             try:
                 while process.poll() is None:
                     watch()
@@ -89,5 +101,5 @@ def run(
                 return process.returncode
             finally:
                 with _signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    end_marked(mark)
-                    process.wait()
+                    process.communicate()  # the end of the pipe is the supervisor's sign to end the run
+                    end_marked(mark)  # where somebody has killed the supervisor

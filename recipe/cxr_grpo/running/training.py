@@ -1,8 +1,10 @@
 """Run one of verl's trainers, unmodified, as a child process, and the exit status of a command that does."""
 
 import contextlib
+import re
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,23 @@ from tqdm import tqdm
 from data_prep.problems import RefusedData
 from recipe.cxr_grpo.plugin.reward import record_weights
 from recipe.cxr_grpo.results.metrics import read_metrics
-from recipe.cxr_grpo.running import processes
-from recipe.cxr_grpo.running.checks import CONFIG_MODULE, check_run, compose, own_ray, ray_overrides, run_environment
+from recipe.cxr_grpo.running import checkpoints, heartbeat, locks, processes
+from recipe.cxr_grpo.running.checks import (
+    CONFIG_MODULE,
+    check_disk,
+    check_run,
+    compose,
+    own_ray,
+    ray_overrides,
+    run_environment,
+)
+from recipe.cxr_grpo.running.failures import RunFailed, explain
 from reward_fns.errors import UsageError
 
 TRAINERS = {"grpo": "verl.trainer.main_ppo", "sft": "verl.trainer.sft_trainer"}
-SHOWN_LINES = 25  # the last ones of a failed run's log
-
-
-class RunFailed(Exception):
-    """A run started and did not finish; the message shows the end of its log and names a scorer that failed."""
+# Minutes until the first sign of life. Trainer and vLLM each read the 60 GB of a model of 30 billion parameters: 20
+# minutes at 100 MB/s.
+STARTUP_LIMIT = 30
 
 
 def exit_status(command: str, work: Callable[[], int | None]) -> int:
@@ -53,15 +62,84 @@ def progress(kind: str, steps: int, metric: str) -> Iterator[Callable[[Path], No
 
 
 def run_training(
-    kind: str, config_name: str, overrides: Sequence[str], *, out: Path, watch: Callable[[], None] = lambda: None
+    kind: str,
+    config_name: str,
+    overrides: Sequence[str],
+    *,
+    out: Path,
+    watch: Callable[[], None] = lambda: None,
+    restarts: int = 0,
+    startup_limit: int = STARTUP_LIMIT,
 ) -> None:
-    """Check and run one training with log and metrics in ``out``; RunFailed if the trainer ends with an error."""
+    """Check and run one training with log and metrics in ``out``; RunFailed if the trainer ends with an error.
+
+    It goes on from its newest sound checkpoint, and does so again after a failure, at most ``restarts`` times; not if
+    two attempts in a row fail for the same cause and the second made no new step. A trainer of ours that gives no
+    heartbeat within ``startup_limit`` minutes, or later for longer than it said itself, has failed.
+    """
     config = compose(config_name, overrides)
+    folder = Path(config.trainer.default_local_dir).absolute()
+    if restarts and config.trainer.resume_mode != "auto":
+        raise UsageError("restarts go on from the newest checkpoint, which needs trainer.resume_mode=auto")
     check_run(kind, config, out)
-    out.mkdir(parents=True, exist_ok=True)
+    for path in (out, folder):
+        path.mkdir(parents=True, exist_ok=True)
     record_weights(out)
-    command = [sys.executable, "-m", TRAINERS[kind], f"--config-path=pkg://{CONFIG_MODULE}"]
-    command += [f"--config-name={config_name}", *overrides]
+    refusal = f"another run is at work in {folder}. Wait for its end, or choose another folder with --out."
+    machine = weights_lock(config) if kind == "grpo" else contextlib.nullcontext()
+    with locks.lock(folder / "run.lock", refusal) as own, machine as shared:
+        held = [descriptor for descriptor in (own, shared) if descriptor is not None]
+        _first_step(kind, config, folder)
+        before = None
+        for number in range(1, restarts + 2):
+            watches = (_heartbeat(kind, config, folder, startup_limit), watch)
+            try:
+                return _attempt(kind, config, [f"--config-name={config_name}", *overrides], out, watches, held)
+            except RunFailed as error:
+                failure = error
+            if number > restarts:
+                raise failure
+            end = max(read_metrics(out, kind), default=0), re.sub(r"0x[0-9a-f]+|\d+", "", failure.cause)
+            if end == before:
+                raise failure.with_note("It is not restarted again: twice the same cause without a new step.")
+            before = end
+            try:
+                check_disk(out)
+                step = _first_step(kind, config, folder)
+            except UsageError as error:
+                raise failure.with_note(f"It can't be restarted: {error}") from error
+            print(f"restart {number} of {restarts} from step {step}: {failure.cause}", file=sys.stderr, flush=True)
+
+
+def _first_step(kind: str, config: Any, folder: Path) -> int | None:
+    """The step that verl will go on from, once its checkpoints are checked; None if the config decides it otherwise."""
+    trainer = config.trainer
+    if trainer.resume_mode == "disable":
+        return None
+    if trainer.resume_mode == "resume_path" or (kind == "sft" and trainer.resume_from_path is not None):
+        checkpoints.check_path(Path(str(trainer.resume_from_path)).absolute())
+        return None
+    return checkpoints.choose(folder, trainer.max_actor_ckpt_to_keep if kind == "grpo" else None)
+
+
+def _heartbeat(kind: str, config: Any, folder: Path, startup_limit: int) -> Callable[[], None]:
+    trainer = config.trainer
+    if kind != "grpo" or not trainer.use_v1 or not trainer.v1.trainer_mode.startswith("cxr_"):
+        return lambda: None  # verl's own trainers write none
+    # The trainer of a cluster that the run joins may write where this machine sees nothing.
+    return heartbeat.watch(folder, startup_limit * 60 if own_ray(config) else None)
+
+
+def _attempt(
+    kind: str,
+    config: Any,
+    arguments: Sequence[str],
+    out: Path,
+    watches: Sequence[Callable[[], None]],
+    held: Sequence[int],
+) -> None:
+    """Run verl's trainer once; RunFailed if it ends with an error or if one of ``watches`` raises Silent."""
+    command = [sys.executable, "-m", TRAINERS[kind], f"--config-path=pkg://{CONFIG_MODULE}", *arguments]
     # verl's file logger truncates its file, so every attempt at a run writes its own.
     attempt = len(list(out.glob(f"{kind}.metrics.*.jsonl"))) + 1
     env = run_environment() | {"VERL_FILE_LOGGER_PATH": str(out / f"{kind}.metrics.{attempt}.jsonl")}
@@ -74,21 +152,23 @@ def run_training(
         env |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     log = out / f"{kind}.log"
-    start = log.stat().st_size if log.exists() else 0
-    with weights_lock(config) if kind == "grpo" else contextlib.nullcontext():
-        status = processes.run(command, log=log, env=env, watch=watch)
-    if status:
-        with log.open(errors="replace") as file:
-            file.seek(start)  # earlier attempts at the run are in the same log
-            lines = file.read().splitlines()
-        tail = "".join(f"  | {line}\n" for line in lines[-SHOWN_LINES:])
-        # In whatever form Ray wrapped it.
-        failures = [line.partition("ScorerUnavailable: ")[2].strip() for line in lines]
-        cause = next((f"The last scorer failure: {failure}" for failure in reversed(failures) if failure), "")
-        raise RunFailed(f"{kind} ended with status {status}; the end of {log}:\n{tail}{cause}")
+    start = log.stat().st_size if log.exists() else 0  # earlier attempts at the run are in the same log
+
+    def look() -> None:
+        for watch in watches:
+            watch()
+
+    try:
+        status = processes.run(command, log=log, env=env, watch=look, held=held)
+        problem = f"{kind} ended with status {status}" if status else None
+    except heartbeat.Silent as silent:
+        problem = f"{kind}: {silent}"
+    if problem:
+        folders = (out, Path(config.trainer.default_local_dir), Path(tempfile.gettempdir()))
+        raise explain(problem, log, start, folders)
 
 
-def weights_lock(config: Any) -> contextlib.AbstractContextManager[None]:
+def weights_lock(config: Any) -> contextlib.AbstractContextManager[int | None]:
     """A lock that keeps two runs on one machine from mixing up their weights: the second gets UsageError.
 
     verl 0.9.1 workers/rollout/vllm_rollout/vllm_rollout.py:141 sends weights to vLLM over a socket in /tmp that is
@@ -100,4 +180,4 @@ def weights_lock(config: Any) -> contextlib.AbstractContextManager[None]:
         "another GRPO run is under way on this machine, and verl 0.9.1 would mix up their weights: both use "
         "/tmp/rl-colocate-zmq-01000000-*.sock. Wait for its end, or run both in one Ray (ray_kwargs.ray_init.address)."
     )
-    return processes.machine_lock("cxr-grpo-01000000", refusal)
+    return locks.lock(Path("/tmp/cxr-grpo-01000000.lock"), refusal)  # not TMPDIR, which differs between users

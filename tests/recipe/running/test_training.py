@@ -24,6 +24,7 @@ def inputs(tmp_path):
         "data.train_files": str(tmp_path / "train.parquet"),
         "data.val_files": str(tmp_path / "val.parquet"),
         "actor_rollout_ref.model.path": str(model),
+        "actor_rollout_ref.rollout.name": "hf",  # needs no lock of the machine
     }
 
 
@@ -33,9 +34,9 @@ def check(inputs, out, **changes):
 
 
 def test_two_runs_on_a_machine_would_get_each_other_s_weights(monkeypatch):
-    monkeypatch.setattr(training.processes, "machine_lock", lambda name, why: (name, why))
-    name, why = training.weights_lock(checks.compose("quickstart_grpo", []))
-    assert "01000000" in name and "Wait for its end" in why
+    monkeypatch.setattr(training.locks, "lock", lambda path, why: (path, why))
+    path, why = training.weights_lock(checks.compose("quickstart_grpo", []))
+    assert str(path) == "/tmp/cxr-grpo-01000000.lock" and "Wait for its end" in why
     for other in ("actor_rollout_ref.rollout.name=hf", "ray_kwargs.ray_init.address=auto"):
         with training.weights_lock(checks.compose("quickstart_grpo", [other])):
             pass

@@ -1,0 +1,77 @@
+"""What ended a run, found in its log and on its disks."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+SHOWN_LINES = 25  # the last ones of a failed run's log
+_LITTLE_DISK = 100e6  # bytes free, with which a failed run is said to have filled the disk
+_DISK_FULL = re.compile(
+    rf"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}|\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]"
+    "|file write failed|iostream error"  # PyTorch's and its zip writer's only words for it
+)
+_MARKS = {"RUN STOPPED: ": "The run was stopped: ", "ScorerUnavailable: ": "The last scorer failure: "}
+_RESUMED = re.compile(r"(?:Resuming from|Found latest checkpoint:) (.*global_step_\d+)")
+_ERROR_COLUMNS = 2000  # of a line, in which an error is looked for: some lines hold whole answers
+_ERROR = re.compile(r"\b([\w.]{0,100}(?:Error|Exception|Unavailable)\b.*)")
+
+
+class RunFailed(Exception):
+    """A run started and did not finish; the message shows the end of its log, and the cause if that is known.
+
+    ``cause`` is one line that tells one failure from another.
+    """
+
+    def __init__(self, message: str, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause or message.partition("\n")[0]
+
+    def with_note(self, note: str) -> "RunFailed":
+        """The same failure with one more line."""
+        return RunFailed(f"{self}\n{note}", self.cause)
+
+
+def explain(problem: str, log: Path, start: int, folders: Sequence[Path]) -> RunFailed:
+    """The failure of a run that ended with ``problem``, from its log after the byte ``start``, where the run began.
+
+    ``folders`` are those that it wrote to.
+    """
+    with log.open(errors="replace") as file:
+        file.seek(start)
+        lines = file.read().splitlines()
+    tail = "".join(f"  | {line}\n" for line in lines[-SHOWN_LINES:])
+    causes = list(_causes(lines, folders))
+    errors = [match[1] for line in lines if (match := _ERROR.search(line, 0, _ERROR_COLUMNS))]
+    cause = causes[0] if causes else ": ".join([problem, *errors[-1:]])
+    return RunFailed(f"{problem}; the end of {log}:\n{tail}" + "\n".join(causes), cause)
+
+
+def _causes(lines: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
+    """The causes that a log shows, in whatever form Ray wrapped them."""
+    space = {folder: shutil.disk_usage(folder).free for folder in folders if folder.exists()}
+    if any(_DISK_FULL.search(line) for line in lines) or any(free < _LITTLE_DISK for free in space.values()):
+        free = ", ".join(f"{folder} has {free / 1e9:.2f} GB free" for folder, free in space.items())
+        yield f"A disk is full, or a quota is used up: {free}. Make room, or choose another disk with --out and TMPDIR."
+    if failed := _resuming(lines):
+        yield failed
+    for mark, words in _MARKS.items():
+        said = [text for line in lines if (text := line.partition(mark)[2].strip())]
+        if said:
+            yield words + said[-1]
+
+
+def _resuming(lines: Sequence[str]) -> str | None:
+    """Which checkpoint verl could not load, if that ended the run, and why."""
+    resumed = [(number, match[1]) for number, line in enumerate(lines) if (match := _RESUMED.search(line))]
+    if not resumed:
+        return None
+    number, checkpoint = resumed[-1]
+    after = lines[number + 1 :]
+    errors = [match[1] for line in after if (match := _ERROR.search(line, 0, _ERROR_COLUMNS))]
+    if not errors or not any(re.search(r"in _?load_checkpoint\b", line) for line in after):
+        return None
+    question = "Is it of this model, and of this number of GPUs?"
+    return f"The checkpoint {checkpoint} could not be loaded: {errors[-1]}. {question}"
