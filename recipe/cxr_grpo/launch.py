@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from data_prep.options import positive
-from recipe.cxr_grpo.results.metrics import component_means, read_metrics
+from recipe.cxr_grpo.results.metrics import component_means, failure_note, read_failures, read_metrics
 from recipe.cxr_grpo.running.training import STARTUP_LIMIT, TRAINERS, exit_status, run_training
 
 
@@ -33,12 +33,18 @@ def main(argv: list[str] | None = None) -> int:
     overrides = [f"{key}={value}" for key, value in folders.items() if key not in given] + overrides
     print(f"{kind}: output in {out / f'{kind}.log'}", file=sys.stderr)
     printed: set[int] = set()
+    failed: set[tuple[int, str]] = set()
+    checkpoints = Path(dict(item.partition("=")[::2] for item in overrides)["trainer.default_local_dir"])
 
     def print_steps() -> None:
         for step, logged in read_metrics(out, kind).items():
             if step not in printed and (means := component_means(logged)):
                 printed.add(step)
                 print(f"step {step}: " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()), flush=True)
+        for row in read_failures(checkpoints):
+            if (row["step"], row["part"]) not in failed:
+                failed.add((row["step"], row["part"]))
+                print(f"step {row['step']}, {row['part']}: {failure_note(row)}", flush=True)
 
     config_name = args.config_name or f"quickstart_{kind}"
     options = {"out": out, "watch": print_steps, "restarts": args.restarts, "startup_limit": args.startup_limit}

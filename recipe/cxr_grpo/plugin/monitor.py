@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 import ray
 
 from recipe.cxr_grpo.plugin.failure_rates import Totals, total
+from recipe.cxr_grpo.records import heartbeat
 
-HEARTBEAT = "heartbeat.json"
-STOPPED = "RUN STOPPED: "  # begins the line that says why; launch looks for it
 POLL_SECONDS = 2.0
 GRACE_SECONDS = 30.0  # for the trainer to raise the cause itself; the process ends after that
 UNKNOWN_LIMIT = 1800.0  # seconds without progress in a phase that has never ended: nothing is known of it
@@ -86,7 +85,7 @@ class Monitor(threading.Thread):
         """Let the run end, for this cause, as soon as the trainer calls :meth:`check`; the first cause stays."""
         if self.cause is None:
             self.cause = cause
-            print(f"{STOPPED}{cause}", file=sys.stderr, flush=True)
+            print(f"{heartbeat.STOPPED}{cause}", file=sys.stderr, flush=True)
 
     def check(self) -> None:
         """Raise the cause for which the run has to end, if there is one, in the thread of the caller."""
@@ -111,11 +110,11 @@ class Monitor(threading.Thread):
     def beat(self) -> None:
         """Write the heartbeat, which launch reads; a full disk must not end the thread."""
         state = {"time": time.time(), "step": self.step, "phase": self.phase, "pid": os.getpid()}
-        temporary = self.folder / f"{HEARTBEAT}.tmp"
+        temporary = self.folder / f"{heartbeat.FILE}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(state | {"silence_limit": self.limit()}))
-            os.replace(temporary, self.folder / HEARTBEAT)
+            os.replace(temporary, self.folder / heartbeat.FILE)
         except OSError as error:
             print(f"the heartbeat can't be written: {error}", file=sys.stderr, flush=True)
 

@@ -20,6 +20,7 @@ from recipe.cxr_grpo.plugin import components, monitor
 from recipe.cxr_grpo.plugin.failure_rates import FailureRates, Totals, since, total
 from recipe.cxr_grpo.plugin.reward import check_reward, record_weights
 from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task, try_rewards
+from recipe.cxr_grpo.records import checkpoints
 from recipe.cxr_grpo.results.metrics import FAILURES
 from reward_fns.calling import Counts
 from reward_fns.engine import serving
@@ -175,6 +176,8 @@ class ComponentLogs:
         """As verl's, then sealed with a manifest, without which a checkpoint counts as unfinished."""
         self._phase("checkpoint")
         super()._save_checkpoint()  # type: ignore[misc]
+        if not self.config.actor_rollout_ref.actor.get("checkpoint", {}).get("async_save", False):
+            checkpoints.seal(self.folder / f"global_step_{self.global_steps}")
         self._phase("checkpoint saved")
 
     def _compute_metrics(self, batch: Any, metrics: dict, *args: Any, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.checks import gold
@@ -31,7 +32,10 @@ def row_of_each_task(files: Sequence[Path], spec: RewardSpec) -> list[Rollout]:
     """
     found: dict[str, Rollout] = {}
     for path in files:
-        file = pq.ParquetFile(path)
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowInvalid as error:
+            raise UsageError(f"{path} can't be read as parquet: {error}. Make it again with data_prep.") from error
         if not set(COLUMNS) <= set(file.schema_arrow.names):
             continue
         for group in range(file.num_row_groups):

@@ -7,13 +7,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from recipe.cxr_grpo.records import heartbeat
+
 SHOWN_LINES = 25  # the last ones of a failed run's log
 _LITTLE_DISK = 100e6  # bytes free, with which a failed run is said to have filled the disk
 _DISK_FULL = re.compile(
     rf"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}|\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]"
     "|file write failed|iostream error"  # PyTorch's and its zip writer's only words for it
 )
-_MARKS = {"RUN STOPPED: ": "The run was stopped: ", "ScorerUnavailable: ": "The last scorer failure: "}
+_MARKS = {heartbeat.STOPPED: "The run was stopped: ", "ScorerUnavailable: ": "The last scorer failure: "}
 _RESUMED = re.compile(r"(?:Resuming from|Found latest checkpoint:) (.*global_step_\d+)")
 _ERROR_COLUMNS = 2000  # of a line, in which an error is looked for: some lines hold whole answers
 _ERROR = re.compile(r"\b([\w.]{0,100}(?:Error|Exception|Unavailable)\b.*)")

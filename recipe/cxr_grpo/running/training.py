@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from data_prep.problems import RefusedData
 from recipe.cxr_grpo.plugin.reward import record_weights
+from recipe.cxr_grpo.records import checkpoints, heartbeat
 from recipe.cxr_grpo.results.metrics import read_metrics
-from recipe.cxr_grpo.running import checkpoints, heartbeat, locks, processes
+from recipe.cxr_grpo.running import locks, processes
 from recipe.cxr_grpo.running.checks import (
     CONFIG_MODULE,
     check_disk,

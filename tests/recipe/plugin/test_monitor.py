@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("ray")
 
 from recipe.cxr_grpo.plugin import monitor as module
-from recipe.cxr_grpo.plugin.monitor import HEARTBEAT, Monitor, Peer, RunStopped, alive, engine_is_dead
+from recipe.cxr_grpo.plugin.monitor import Monitor, Peer, RunStopped, alive, engine_is_dead
+from recipe.cxr_grpo.records.heartbeat import FILE
 from reward_fns.calling import Counts
 
 
@@ -64,7 +65,7 @@ def test_scored_rollouts_are_progress(monitor):
 def test_the_heartbeat_says_where_the_run_is(monitor, tmp_path):
     monitor.enter("rollouts", 7)
     monitor.beat()
-    beat = json.loads((tmp_path / HEARTBEAT).read_text())
+    beat = json.loads((tmp_path / FILE).read_text())
     assert (beat["step"], beat["phase"], beat["silence_limit"]) == (7, "rollouts", 1800.0)
     assert abs(beat["time"] - time.time()) < 60 and beat["pid"] > 0
 

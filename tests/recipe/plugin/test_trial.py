@@ -62,3 +62,9 @@ def test_a_row_that_cannot_be_scored_is_found_before_the_first_step(tmp_path):
     (row,) = row_of_each_task([parquet(tmp_path / "a", "report")], resolve(BOTH))
     broken = row._replace(ground_truth='{"report": 3}')
     assert "correct this row" in try_rewards(None, [broken], {"spec": BOTH})
+
+
+def test_a_file_that_is_not_parquet_is_named(tmp_path):
+    (tmp_path / "train.parquet").write_text("")
+    with pytest.raises(UsageError, match=r"train.parquet can't be read as parquet: .* Make it again with data_prep"):
+        row_of_each_task([tmp_path / "train.parquet"], resolve(BOTH))

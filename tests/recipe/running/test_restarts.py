@@ -3,19 +3,22 @@
 import json
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("verl")
 
 from recipe.cxr_grpo import launch
-from recipe.cxr_grpo.running import checks, heartbeat, locks, training
+from recipe.cxr_grpo.records import heartbeat
+from recipe.cxr_grpo.running import checks, locks, training
 from reward_fns.errors import UsageError
 
 # A trainer that saves every fifth step and follows a plan: for each attempt its last step, and its last words.
 TRAINER = """
 import json, os, sys, time, zipfile
 from pathlib import Path
-from recipe.cxr_grpo.running import checkpoints
+from recipe.cxr_grpo.records import checkpoints
 
 folder = Path(next(a for a in sys.argv if a.startswith("trainer.default_local_dir=")).partition("=")[2])
 metrics = Path(os.environ["VERL_FILE_LOGGER_PATH"])
@@ -48,8 +51,8 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setitem(training.TRAINERS, "grpo", "planned_trainer")
     model, out = tmp_path / "model", tmp_path / "out"
     model.mkdir()
-    for path in (model / "config.json", tmp_path / "rows.parquet"):
-        path.touch()
+    (model / "config.json").touch()
+    pq.write_table(pa.table({"prompt": ["Where?"]}), tmp_path / "rows.parquet")
     overrides = [
         f"data.train_files={tmp_path}/rows.parquet",
         f"data.val_files={tmp_path}/rows.parquet",

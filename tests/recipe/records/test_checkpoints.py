@@ -13,7 +13,7 @@ pytest.importorskip("safetensors")
 import torch
 from safetensors.torch import save_file
 
-from recipe.cxr_grpo.running import checkpoints
+from recipe.cxr_grpo.records import checkpoints
 from reward_fns.errors import UsageError
 
 

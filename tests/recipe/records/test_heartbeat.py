@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from recipe.cxr_grpo.running import heartbeat
+from recipe.cxr_grpo.records import heartbeat
 
 
 class Run:

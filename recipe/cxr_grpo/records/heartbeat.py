@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "heartbeat.json"
+STOPPED = "RUN STOPPED: "  # begins the line in the log in which a trainer says why it ends the run
 MIN_SILENCE = 60.0  # seconds
 
 
