@@ -27,7 +27,9 @@ from typing import Any
 
 import psutil
 
-sys.path.append(str(Path(__file__).parents[1]))  # as pytest does, for the tiny checkpoints
+# As pytest does; the packages before the folders of tests that are named after them.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import tiny_checkpoints
 import tiny_text_models
@@ -108,7 +110,7 @@ class Round:
             f"{kwargs}preset=null", f"{kwargs}spec={self.side}/spec.yaml",
         ]  # fmt: skip
         command = [sys.executable, "-m", "recipe.cxr_grpo.launch", "grpo", "--out", str(self.out)]
-        return [*command, "--restarts", str(restarts), *overrides]
+        return [*command, *(["--restarts", str(restarts)] if restarts else []), *overrides]
 
     def processes(self) -> list[psutil.Process]:
         """Everything of this round that is alive, launch included."""
