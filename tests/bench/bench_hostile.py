@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -73,7 +73,7 @@ async def score(task: str, count: int, seed: int, tally: Tally) -> None:
     defects: list[logging.LogRecord] = []  # of the reader, which catches and logs them
     handler = logging.Handler()
     handler.emit = defects.append  # type: ignore[method-assign]
-    logging.getLogger("reward_fns").addHandler(handler)
+    logging.getLogger("reward_fns.rollout").addHandler(handler)
     bar = tqdm(answers(count, seed, task=task), total=count, desc=task, disable=not sys.stderr.isatty())
     for number, answer in enumerate(bar):
         chosen = choices[number % len(choices)]
@@ -95,12 +95,12 @@ async def score(task: str, count: int, seed: int, tally: Tally) -> None:
             defects.clear()
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print one block per task; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000_000, help="answers (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other answers (%(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     started, sound, count = time.perf_counter(), True, options.count // len(TASKS)
     for task in TASKS:
         tally = Tally()
