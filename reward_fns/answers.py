@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 ThinkEnd = Literal["first", "last"]
@@ -15,24 +16,28 @@ Nothing = Literal["stated", "any"]
 
 Corners = tuple[float, ...]
 
-# Every repetition is bounded or ends at a character it cannot match, so 100 kB of hostile text takes linear time.
+# Every repetition is bounded or ends at a character that it cannot match, no two of them can share out the same
+# characters between them, and a search stops only at characters that can begin a match: 100 kB take milliseconds.
 _NUMBER = (
     r"[-+]?(?:(?:[0-9]{1,50}(?:\.[0-9]{0,50})?|\.[0-9]{1,50})(?:[eE][-+]?[0-9]{1,9})?|(?i:nan|inf(?:inity)?)(?![\w.]))"
 )
 _VALUE = rf"""["']?{_NUMBER}["']?"""
-_GAP = r"\s{0,200}"
-_COMMA = rf"(?:{_GAP},{_GAP}|\s{{1,200}})"
-_OPEN, _CLOSE = rf"[\[(]{_GAP}", rf"{_GAP},?{_GAP}\\?[\])]"
-_POINT = _OPEN + _COMMA.join([_VALUE] * 2) + _CLOSE
+_GAP = r"\s{0,200}(?!\s)"
+_COMMA = rf"(?:\s{{1,200}}(?!\s)(?:,{_GAP})?|,{_GAP})"
+_CLOSE = rf"{_GAP}(?:,{_GAP})?\\?[\])]"
+_PAIR = rf"{_GAP}{_VALUE}{_COMMA}{_VALUE}"
 _TOKEN = re.compile(
-    rf"(?P<quad>{_OPEN}{_COMMA.join([_VALUE] * 4)}{_CLOSE})"
-    rf"|(?P<points>{_POINT}(?:{_GAP},?{_GAP}{_POINT})+)"
-    r"""|["']label["']\s{0,9}:\s{0,9}(?P<label>"(?:[^"\\]|\\.)*"|'[^'\\]*')"""
-    rf"""|(?P<edge>\b[xy](?:[12]|_?m(?:in|ax)))["']?\s{{0,9}}[:=]\s{{0,9}}["']?(?P<at>{_NUMBER})"""
-    r"""|(?P<open>\{(?=\s{0,200}(?:["'{}\[]|bbox_2d|label|[xy])))|(?P<close>\})""",
+    rf"""[\[("'xy{{}}](?:(?<=[\[(]){_PAIR}(?:(?P<quad>{_COMMA}{_VALUE}{_COMMA}{_VALUE}{_CLOSE})"""
+    rf"|(?P<points>{_CLOSE}(?:{_GAP}(?:,{_GAP})?[\[(]{_PAIR}{_CLOSE})+))"
+    r"""|(?<=["'])label["']\s{0,9}:\s{0,9}(?P<label>"[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*')"""
+    rf"""|(?<=[xy])(?<!\w.)(?P<edge>[12]|_?m(?:in|ax))["']?\s{{0,9}}[:=]\s{{0,9}}["']?(?P<at>{_NUMBER})"""
+    r"""|(?<=\{)(?P<open>(?=\s{0,200}(?:["'{}\[]|bbox_2d|label|[xy])))|(?<=\})(?P<close>))""",
     re.DOTALL,
 )
 _NUMBERS = re.compile(_NUMBER)
+MAX_READ = 1000
+"""Boxes of an answer that are read; ten times what can be valid, see `reward_fns.conventions.MAX_BOXES`."""
+_MOST_TOKENS = 10 * MAX_READ  # a box has at most ten: braces, label, corners
 
 # The form that the code released with arXiv 2512.10691 reads; digits of other scripts are numbers for it too.
 _RELEASED_NUMBER = r"\s*(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*"
@@ -40,31 +45,37 @@ _RELEASED = re.compile(r"\[" + ",".join([_RELEASED_NUMBER] * 4) + r"\]")
 
 # Joins a box to the next one of the same name; and the name of a box: from the start of a line or part to a colon.
 _SAME_NAME = re.compile(r"\s{0,9}(?:,|,?\s{0,9}\band\b)\s{0,9}")
-_NAME = re.compile(r"[;\n]\s{0,9}[.,]?\s{0,9}([^\s\[\]:;.,][^\[\]:;\n]{0,79}):\s{0,9}\Z")
+_NAME = re.compile(r"\s{0,9}[.,]?\s{0,9}([^\s\[\]:;.,][^\[\]:;\n]{0,79}):\s{0,9}")
 _NAME_WINDOW = 120  # characters; bounds the time that a hostile text can take
+
+
+def _beginning_with(first: str, pattern: str) -> re.Pattern[str]:
+    """A pattern whose matches begin with one of these characters, for `search` in a text in lower case."""
+    return re.compile(rf"[{first}](?<=(?={pattern}).)", re.DOTALL)
+
 
 # Numbers that are no attempt at a box: an empty list of boxes, dates and times.
 _HARMLESS = re.compile(
-    r"""["']?bbox_2d["']?\s{0,9}[:=]\s{0,9}(?:\[\s{0,9}\]|null|None)"""
-    r"|\b[0-9]{1,4}([/.-])[0-9]{1,2}\1[0-9]{1,4}\b|\b[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?\b"
+    r"""[b0-9](?:(?<=b)box_2d["']?\s{0,9}[:=]\s{0,9}(?:\[\s{0,9}\]|null|None)"""
+    r"|(?<=[0-9])(?<!\w.)(?:[0-9]{0,3}([/.-])[0-9]{1,2}\1[0-9]{1,4}|[0-9]?:[0-9]{2}(?::[0-9]{2})?)\b)"
 )
-_ATTEMPT = re.compile(
+_ATTEMPT = _beginning_with(
+    r"bxywh\[<0-9.",
     r"bbox_2d|\[\s*(?:[-+]?\.?[0-9]|\Z)"
-    r"""|\b[xy](?:[12]|_?m(?:in|ax))\b|\b[xywh]["']?\s{0,9}[=:]\s{0,9}["']?[-+.]?[0-9]"""
+    r"""|[xy](?<!\w.)(?:[12]|_?m(?:in|ax))\b|[xywh](?<!\w.)["']?\s{0,9}[=:]\s{0,9}["']?[-+.]?[0-9]"""
     r"|<(?:loc|[xy]|patch_index)_?[0-9]|<\|?(?:box|quad|bbox|obj)"  # PaliGemma, MAIRA-2, Kosmos-2, Qwen
-    r"|(?:(?<![0-9.])[0-9.]{1,50}[^0-9.A-Za-z]{1,9}){3}[0-9.]",
-    re.IGNORECASE,
+    r"|[0-9.](?<![0-9.].)[0-9.]{0,49}(?:[^0-9.a-z]{1,9}[0-9.]{1,50}){2}[^0-9.a-z]{1,9}[0-9.]",
 )
-_ABSENT = re.compile(
+_ABSENT = _beginning_with(
+    r"nwacuhf\[{",
     r"\b(?:no|none|nothing|null|nil|without|absen(?:t|ce)|negative|normal|clear|unremarkable|healthy|free of)\b"
     r"|(?:\b(?:can)?not|n['\u2019]t)\s(?:\w{1,30}\s){0,3}(?:any\b|see|find|found|present|visib|visual|eviden|identif|detect"
     r"|observ|show|demonstrat|appar|appreciat|contain|exist)|\[\s{0,9}\]|\{\s{0,9}\}",
-    re.IGNORECASE,
 )
-_REFUSAL = re.compile(
+_REFUSAL = _beginning_with(
+    "sacunw",
     r"\bsorry\b|\bas an ai\b|(?:can(?:no|['\u2019])t|can not|unable to|not able to|won['\u2019]t)\s(?:\w{1,30}\s)?"
     r"(?:help|assist|provid|analy|interpret|diagnos|comply|answer|view|process|read|review)",
-    re.IGNORECASE,
 )
 
 
@@ -92,7 +103,7 @@ def extract_answer(text: str, *, thinking: bool, think_end: ThinkEnd = "last") -
     return text.strip() or None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Object:
     parent: "_Object | None" = None
     label: str = ""
@@ -105,7 +116,7 @@ class _Object:
 
 
 def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -> list[tuple[Corners, str]]:
-    """The boxes in any text, each with four numbers as written and its label, in text order; in linear time.
+    """The boxes in any text, at most `MAX_READ`, each with four numbers as written and its label, in text order.
 
     Read are `[a, b, c, d]` and `(a, b, c, d)`, with or without commas, a trailing comma, quotes around the numbers or
     a backslash before the brackets; two points, `(a, b), (c, d)` or `[[a, b], [c, d]]`, but not more in a row; and
@@ -122,10 +133,13 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
     [((1.0, 2.0, 3.0, 4.0), 'mass'), ((5.0, 6.0, 7.0, 8.0), '')]
     """
     if reader == "released":
-        return [(tuple(map(float, match.groups())), "") for match in _RELEASED.finditer(text)]
+        matches = islice(_RELEASED.finditer(text), MAX_READ)
+        return [(tuple(map(float, match.groups())), "") for match in matches]
     boxes: list[tuple[Corners, str | _Object]] = []
     owner, end, name = _Object(), 0, ""
-    for match in _TOKEN.finditer(text):
+    for match in islice(_TOKEN.finditer(text), _MOST_TOKENS):
+        if len(boxes) == MAX_READ:
+            break
         kind = match.lastgroup
         if kind in ("quad", "points"):
             corners = tuple(map(float, _NUMBERS.findall(match[0])))
@@ -138,7 +152,7 @@ def read_quads(text: str, reader: Reader = "tolerant", *, names: bool = False) -
         elif kind == "label" and owner.parent is not None:
             owner.label = owner.label or _unquoted(match["label"])
         elif kind == "at":
-            owner.edges[match["edge"][0] + ("1" if match["edge"].endswith(("1", "min")) else "2")] = float(match["at"])
+            owner.edges[match[0][0] + ("1" if match["edge"].endswith(("1", "min")) else "2")] = float(match["at"])
         elif kind == "open":
             owner = _Object(owner)
         elif kind == "close" and owner.parent is not None:
@@ -163,22 +177,29 @@ def is_unreadable(text: str, nothing: Nothing = "any") -> bool:
     """
     if not text.strip():
         return False
-    if _ATTEMPT.search(_HARMLESS.sub("[]", text)):
+    if _ATTEMPT.search(_HARMLESS.sub("[]", text).lower()):
         return True
-    return nothing == "stated" and (_ABSENT.search(text) is None or _REFUSAL.search(text) is not None)
+    lowered = text.lower()
+    return nothing == "stated" and (_ABSENT.search(lowered) is None or _REFUSAL.search(lowered) is not None)
 
 
 def _name(text: str, end: int, start: int, name: str) -> str:
     """The name of the box that starts at `start`; `name` is that of the box before it, which ends at `end`."""
-    if end and _SAME_NAME.fullmatch(text, max(end, start - _NAME_WINDOW), start):
+    begin = max(end, start - _NAME_WINDOW)
+    if end and _SAME_NAME.fullmatch(text, begin, start):
         return name
-    between = text[start - _NAME_WINDOW : start] if start - end > _NAME_WINDOW else f";{text[end:start]}"
-    match = _NAME.search(between)
+    colon = text.rfind(":", begin, start)
+    line = max(text.rfind(mark, begin, max(colon, begin)) for mark in ";\n") + 1
+    if not line and begin > end:  # the name may begin before the window
+        return ""
+    match = _NAME.fullmatch(text, line or begin, start)
     return match[1].strip() if match else ""
 
 
 def _unquoted(literal: str) -> str:
+    if literal[0] == "'" or "\\" not in literal:
+        return literal[1:-1]
     try:
-        return literal[1:-1] if literal[0] == "'" else str(json.loads(literal, strict=False))
+        return str(json.loads(literal, strict=False))
     except json.JSONDecodeError:  # an escape that JSON does not know: the box still counts
         return ""

@@ -17,7 +17,7 @@ from reward_fns.answers import Nothing, Reader, is_unreadable, read_quads
 from reward_fns.boxes import Box, Quad
 from reward_fns.errors import UsageError, unknown
 
-MAX_BOXES = 100  # of an answer that can be valid, as in COCO's evaluation; what comes after them counts as invalid
+MAX_BOXES = 100  # of an answer that can be valid, as in COCO's evaluation; the next ones that are read count as invalid
 TOLERANCE = 1e-6  # how far outside the image, as a share of its size, a corner is still moved to the edge: float noise
 MIN_PIXELS, MAX_PIXELS = 3136, 12845056  # published bounds of the images that Qwen2.5-VL sees
 Frame = tuple[int, int]

@@ -1,5 +1,6 @@
 """A rollout as rewards see it: its texts and boxes parsed once, before any reward is called."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,6 +12,8 @@ from reward_fns.errors import DataError, UsageError, unknown
 from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 from reward_fns.registry import ANY, FROM_VERL, TASKS, Reward
 from reward_fns.spec import RewardSpec
+
+_log = logging.getLogger(__name__)
 
 
 class Rollout(NamedTuple):
@@ -44,16 +47,38 @@ class ParsedRollout:
 
 
 def parse_rollout(rollout: Rollout, spec: RewardSpec) -> ParsedRollout | DataError:
-    """What rewards are called with, or every defect of the row."""
+    """What rewards are called with, or every defect of the row; what the model wrote is never one."""
     row_id = str(rollout.extra_info.get("id", ""))
     try:
-        return _parse(rollout, row_id, spec)
+        row = _row(rollout, spec)
     except (ValueError, TypeError, UsageError) as error:
-        row = f"{rollout.data_source!r}, id {row_id!r}"
-        return DataError(f"data source {row}: {error}; correct this row, or prepare the data again (data_prep)")
+        where = f"{rollout.data_source!r}, id {row_id!r}"
+        return DataError(f"data source {where}: {error}; correct this row, or prepare the data again (data_prep)")
+    answer = extract_answer(rollout.solution_str, thinking=row.thinking, think_end=spec.think_end)
+    boxes = ParsedBoxes((), (), unreadable=False)
+    if row.convention is not None:
+        boxes = _boxes(answer or "", row.convention, row.frame, spec)
+    failed = answer is None or boxes.unreadable
+    well_formed = not failed and bool(boxes.boxes or not boxes.invalid)
+    diagnostics = map(float, (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid)))
+    context = {"extra_info": rollout.extra_info, "output": rollout.solution_str, "thinking": row.thinking}
+    context |= {"invalid_boxes": boxes.invalid, **{key: rollout.from_verl.get(key) for key in FROM_VERL}}
+    prediction = answer if row.task == "report" else boxes.boxes
+    reference = row.truth.reference
+    return ParsedRollout(row_id, row.task, prediction, reference, answer or "", context, failed, (*diagnostics,))
 
 
-def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
+class _Row(NamedTuple):
+    """What a row asks for."""
+
+    task: str
+    thinking: bool
+    truth: GroundTruth
+    convention: Convention | None  # of boxes; None for a report
+    frame: Frame
+
+
+def _row(rollout: Rollout, spec: RewardSpec) -> _Row:
     info = rollout.extra_info
     task = info.get("task") or str(rollout.data_source).rpartition("/")[2]
     if task not in TASKS:
@@ -69,23 +94,22 @@ def _parse(rollout: Rollout, row_id: str, spec: RewardSpec) -> ParsedRollout:
     # Text is refused: "false" is true for Python, and would fail every answer.
     if not isinstance(thinking, bool | None):
         raise ValueError(f"thinking must be true or false, got {thinking!r}")
-    thinking = bool(thinking)
     truth, defects = parse_ground_truth(rollout.ground_truth, task)
     if truth is None:
         raise ValueError("; ".join(defect.detail for defect in defects))
-    answer = extract_answer(rollout.solution_str, thinking=thinking, think_end=spec.think_end)
-    boxes = ParsedBoxes((), (), unreadable=False)
-    if task == "grounding":
-        convention = get_convention(info.get("box_format") or "radvlm")
-        frame = _frame(convention, truth, info)
-        boxes = convention.parse(answer or "", frame, reader=spec.boxes, nothing=spec.nothing)
-    failed = answer is None or boxes.unreadable
-    well_formed = not failed and bool(boxes.boxes or not boxes.invalid)
-    diagnostics = map(float, (well_formed, failed, len(answer or ""), len(boxes.boxes), len(boxes.invalid)))
-    context = {"extra_info": info, "invalid_boxes": boxes.invalid, "output": rollout.solution_str, "thinking": thinking}
-    context |= {key: rollout.from_verl.get(key) for key in FROM_VERL}
-    prediction = answer if task == "report" else boxes.boxes
-    return ParsedRollout(row_id, task, prediction, truth.reference, answer or "", context, failed, (*diagnostics,))
+    if task != "grounding":
+        return _Row(task, bool(thinking), truth, None, (1, 1))
+    convention = get_convention(info.get("box_format") or "radvlm")
+    return _Row(task, bool(thinking), truth, convention, _frame(convention, truth, info))
+
+
+def _boxes(answer: str, convention: Convention, frame: Frame, spec: RewardSpec) -> ParsedBoxes:
+    try:
+        return convention.parse(answer, frame, reader=spec.boxes, nothing=spec.nothing)
+    except Exception:
+        # Raised, it would take the sample out of the batch: a model could learn to be rid of its own bad answers.
+        _log.exception("a defect of the reader of boxes; the answer counts as unreadable: %r", answer[:300])
+        return ParsedBoxes((), (), unreadable=True)
 
 
 def _frame(convention: Convention, truth: GroundTruth, info: Mapping[str, Any]) -> Frame:

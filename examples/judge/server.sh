@@ -25,6 +25,7 @@ port=${PORT:-8000}
 cat <<EOT
 When the server is up, on the machine that trains or scores (with Ray on several nodes: on each, before ray start):
   export CXR_GRPO_JUDGE_URL=http://$(hostname -f):$port/v1 CXR_GRPO_JUDGE_MODEL=$model
+and in the reward spec, as this is not encrypted: {name: green, options: {allow_http: true}}
 EOT
 # Every question begins with the same instructions, and all answers of a group share the reference: cache the prefix.
 exec vllm serve "$model" --port "$port" --max-model-len 4096 --enable-prefix-caching "$@"

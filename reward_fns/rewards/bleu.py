@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from reward_fns.models.texts import words_13a
 from reward_fns.registry import reward
 
 Smoothing = Literal["exp", "floor", "add-k", "none"]
@@ -27,5 +28,6 @@ def bleu(prediction: str, reference: str, smoothing: Smoothing = "exp") -> float
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    scorer = BLEU(smooth_method=smoothing, effective_order=True)
-    return float(scorer.sentence_score(prediction, [reference]).score) / 100
+    scorer = BLEU(smooth_method=smoothing, effective_order=True, tokenize="none")
+    words, true_words = (" ".join(words_13a(text.rstrip())) for text in (prediction, reference))
+    return float(scorer.sentence_score(words, [true_words]).score) / 100

@@ -1,16 +1,7 @@
 """GLEU of a report."""
 
-from functools import cache
-from typing import Any
-
+from reward_fns.models.texts import words_13a
 from reward_fns.registry import reward
-
-
-@cache
-def _tokenizer() -> Any:
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-    return Tokenizer13a()
 
 
 @reward("gleu", task="report", range=(0.0, 1.0))
@@ -30,5 +21,4 @@ def gleu(prediction: str, reference: str) -> float:
     """
     from nltk.translate.gleu_score import sentence_gleu  # nltk takes a second to import
 
-    words = [_tokenizer()(text).split() for text in (reference, prediction)]
-    return float(sentence_gleu([words[0]], words[1]))
+    return float(sentence_gleu([words_13a(reference)], words_13a(prediction)))

@@ -175,6 +175,9 @@ def test_a_failed_attempt_at_a_box_is_unreadable(text):
         "1/2/3 10:30 ",
         "not a ",
         "can't x ",
+        "(1,1,1,1" + " " * 200,
+        "(1,1)" + " " * 200 + "(1,1" + " " * 200,
+        "[1,1,1,1]" + "\n" * 110 + "a:",
     ],
 )
 def test_hostile_text_takes_linear_time(piece):

@@ -6,60 +6,36 @@ variable CXR_GRPO_HOSTILE raises the number of answers for each reward, say to 1
 """
 
 import asyncio
+import contextlib
 import inspect
+import json
+import logging
 import math
 import os
-import random
+import time
 
 import pytest
+from bench.hostile_texts import PIECES, TRUTHS, answers
+from hypothesis import given
+from hypothesis import settings as of_hypothesis
+from hypothesis import strategies as st
 
+from reward_fns.conventions import CONVENTIONS
+from reward_fns.judge.client import UnusableAnswer
+from reward_fns.judge.green import TOKENS, disarm, prompt, read_json, read_strict, read_upstream
 from reward_fns.registry import TASKS, get, names
-from reward_fns.rollout import Rollout
+from reward_fns.rollout import ParsedRollout, Rollout, parse_rollout
 from reward_fns.scoring import result_keys, score_batch, score_samples
 from reward_fns.spec import resolve
 
-PIECES = [
-    "", " ", "\n", "\t", "\x00", "\x07", "\x1b[31m", "\u202e", "\u200b", "\u2028", "\ufeff", "\u0661",
-    "\u0645\u0631\u062d", "\ud800", "\udfff", "\U0001f600", "e\u0301", "\u00bd", "\ufffd",
-    "[", "]", "{", "}", '"', "\\", ",", ".", "%s", "{0}", "$x", "&amp;", "<skipped>", "-\n",
-    "<think>", "</think>", "<think", "</s>", "<|assistant|>", "<|im_end|>",
-    "[Matched Findings]: 9. ", "[Clinically Significant Errors]:\nNo errors.\n\n", "(a) x: 0.",
-    "```json", '"bbox_2d":', '"label":', '{"bbox_2d": [1, 2, 3, 4], "label": "\\',
-    "nan", "inf", "-", "1e308", "-1e308", "1e-320", "1e999", "0.5", "1", "1000", "9" * 400,
-    "[0.1, 0.2, 0.3, 0.4]", "[0, 0, 1000, 1000]", "[0.1,0.2,", "[nan, 0, 1, 1]", "[0.9, 0.9, 0.1, 0.1]",
-    "[-1e308, -1e308, 1e308, 1e308]", "[0,0,5e-324,1]", "zero point one", "(0.1,0.2),(0.3,0.4)",
-    "No", "no ", "None", "The lungs are clear. ", "effusion", "a" * 600,
-    "[nane1, 0, 1, 1]", "infe5", "Infinitye-999999999", "(1, 2), ", "[[1, 2], ", "\\]", "\\(", "'", "'label': 'x",
-    "x1=", '{"x1": 1, "y1": 2,', '"x2": nan, "y2": 1e999}', "<loc0001>", "<box>", "01/02/2023 10:30 ", "\u0661.\u0665",
-    "can't ",
-]  # fmt: skip
-REPORTS = ["The lungs are clear.", "Small left effusion. No pneumothorax.", "x", "\u202e \ud800", "word " * 300]
-TRUTHS = {
-    "report": [{"report": text} for text in REPORTS],
-    "grounding": [
-        {"boxes": []},
-        {"boxes": [[0.1, 0.2, 0.5, 0.6]], "labels": ["nodule"]},
-        {"boxes": [[0, 0, 1, 1], [0.2, 0.2, 0.3, 0.3], [0.2, 0.2, 0.3, 0.3]]},
-    ],
-}
-for truth in TRUTHS["grounding"]:
-    truth["frame"] = [644, 476]  # of the resized image, which box format qwen25vl needs
-FORMATS = ["radvlm", "qwen3vl", "qwen25vl", "pixel"]
 NAMES = names()  # while pytest collects: what other tests register is not meant
 NEEDY = [name for name in NAMES if get(name).needs or inspect.iscoroutinefunction(get(name).function)]
 ASKED = int(os.environ.get("CXR_GRPO_HOSTILE", "0"))
-NEEDY_COUNT, FREE_COUNT = max(ASKED, 300), max(ASKED, 20_000)
+NEEDY_COUNT, FREE_COUNT = max(ASKED, 300), max(ASKED, 10_000)
 
 
 def hostile(task, count, long_every):
-    """Samples, of which some are 100 kB long."""
-    rng = random.Random(task)
-    for number in range(count):
-        text = "".join(rng.choices(PIECES, k=rng.randrange(12)))
-        if number % long_every == 0:
-            text = (text or "[") * (100_000 // max(len(text), 1))
-        info = {"thinking": rng.random() < 0.3, "box_format": rng.choice(FORMATS), "width": 640, "height": 480}
-        yield Rollout(f"hostile/{task}", text[:100_000], rng.choice(TRUTHS[task]), info)
+    return [answer.rollout for answer in answers(count, 0, task=task, long_every=long_every)]
 
 
 def check(samples, results, spec, task):
@@ -94,7 +70,7 @@ def test_hostile_answers_for_every_reward_without_weights(task):
     free = [name for name in NAMES if name not in NEEDY and task in get(name).tasks]
     assert {"gleu", "box_iou", "think_format"} & set(free)
     spec = resolve({task: [{"name": name} for name in free]})
-    samples = list(hostile(task, count=FREE_COUNT, long_every=10_000))
+    samples = hostile(task, count=FREE_COUNT, long_every=5000)
     score_all(samples, spec)
     alone_as_together(samples[1:200], spec)
 
@@ -103,7 +79,7 @@ def test_hostile_answers_for_every_reward_without_weights(task):
 def test_hostile_answers_under_a_preset(preset):
     spec = resolve(preset=preset)
     for task in spec.tasks:
-        samples = list(hostile(task, count=2000, long_every=1000))
+        samples = hostile(task, count=2000, long_every=1000)
         for result in score_batch(samples, spec):
             assert math.isfinite(result["score"]) and result["acc"] == result["score"]
 
@@ -117,6 +93,78 @@ def test_hostile_answers_for_a_reward_that_needs_something(name, request):
         options = request.getfixturevalue(f"{name}_options")
     (task, *_) = get(name).tasks
     spec = resolve({task: [{"name": name, "options": options}], "failures": {"retries": 0}})
-    samples = list(hostile(task, count=NEEDY_COUNT, long_every=max(100, NEEDY_COUNT // 10)))
+    samples = hostile(task, count=NEEDY_COUNT, long_every=max(100, NEEDY_COUNT // 10))
     score_all(samples, spec)
     alone_as_together(samples[1:40], spec)
+
+
+# Any text, with lone surrogates, and texts that look like something to read.
+CHARACTERS = st.text(st.characters(), max_size=60)
+NUMBERS = st.one_of(st.floats().map(repr), st.integers(-(10**400), 10**400).map(str), st.sampled_from(PIECES))
+QUADS = st.lists(NUMBERS, max_size=5).map(lambda numbers: f"[{', '.join(numbers)}]")
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), CHARACTERS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["bbox_2d", "label", "x1"]), inner),
+)
+FRAGMENTS = st.builds(lambda text, end: text[end // 2 : -end or None], VALUES.map(json.dumps), st.integers(0, 99))
+DEEP = st.sampled_from(["[", "{", '{"a":', '{"label": "a", "b": {', "(1, 2), ", '"']).map(lambda text: text * 3000)
+TEXTS = st.lists(st.one_of(CHARACTERS, QUADS, FRAGMENTS, DEEP, st.sampled_from(PIECES)), max_size=6).map("".join)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@given(data=st.data())
+@of_hypothesis(max_examples=200)
+def test_no_text_raises_or_leaves_the_range(task, data):
+    free = [name for name in NAMES if name not in NEEDY and task in get(name).tasks]
+    spec = resolve({task: [{"name": name} for name in free]})
+    info = {"thinking": data.draw(st.booleans()), "box_format": data.draw(st.sampled_from([*CONVENTIONS])),
+            "width": 640, "height": 480}  # fmt: skip
+    sample = Rollout(f"hostile/{task}", data.draw(TEXTS), data.draw(st.sampled_from(TRUTHS[task])), info)
+    check([sample], score_batch([sample], spec), spec, task)
+
+
+@given(TEXTS, TEXTS)
+def test_a_prompt_of_any_texts_can_be_sent(candidate, reference):
+    first, second = disarm(candidate), disarm(reference)
+    assert disarm(first) == first and not set(first) & set("[]{}\n\x00")
+    asked = prompt("{reference}|{candidate}|{mark}", second, first)
+    assert len(asked.encode()) <= 2 * 4 * (3 * TOKENS + 300) + 14
+
+
+@given(TEXTS)
+def test_any_answer_of_a_judge_is_a_score_or_unusable(answer):
+    assert 0.0 <= read_upstream(answer) <= 1.0
+    for read in (read_strict, read_json):
+        try:
+            verdict = read(answer)
+        except UnusableAnswer:
+            continue
+        assert verdict is None or 0.0 <= verdict.score(1.0) <= 1.0
+
+
+@pytest.mark.parametrize("piece", ["\u0301\u0323", "\ufdfa", "\u202e ", "(a)", "(a):", "=", "1" * 99, "&amp;"])
+def test_long_texts_take_no_more_than_linear_time(piece):
+    text = (piece * 300_000)[:300_000]
+    started = time.process_time()
+    disarm(text)
+    for read in (read_strict, read_json, read_upstream):
+        with contextlib.suppress(UnusableAnswer):
+            read(f"[Clinically Significant Errors]:\n{text}\n[Matched Findings]:\n{text}")
+    (result,) = score_batch([Rollout("a/report", text, {"report": "Clear."}, {})], resolve(preset="quickstart"))
+    assert math.isfinite(result["score"]) and time.process_time() - started < 20  # seconds; some took minutes
+
+
+def test_a_defect_of_the_reader_is_the_models_floor_and_no_defect_of_the_row(monkeypatch, caplog):
+    """Or a model that finds one could be rid of its own bad answers."""
+
+    def broken(text, *arguments, **options):
+        raise ValueError(f"could not convert string to float: {text}")
+
+    monkeypatch.setattr("reward_fns.conventions.read_quads", broken)
+    spec = resolve(preset="quickstart")
+    sample = Rollout("a/grounding", "[0, 0, 1, 1]", TRUTHS["grounding"][1], {"id": "p7"})
+    with caplog.at_level(logging.ERROR):
+        assert isinstance(parse_rollout(sample, spec), ParsedRollout)
+    assert "a defect of the reader of boxes" in caplog.text
+    (result,) = score_batch([sample], spec)
+    assert (result["score"], result["model_failed"]) == (spec.floor("grounding"), 1.0)
