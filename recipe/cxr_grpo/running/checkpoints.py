@@ -8,6 +8,7 @@ sound or not, and without the data loader's state starts the data again.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -45,8 +46,7 @@ def seal(checkpoint: Path) -> None:
 def defect(checkpoint: Path) -> str | None:
     """Why a ``global_step_N`` can't be trusted, None if it can: what is missing, differs from its manifest or is NaN.
 
-    Tensors that only a process group can load (FSDP1's optimizer, Megatron's files) are compared with the manifest but
-    not searched for NaN.
+    Tensors that only a process group can load, such as FSDP1's and Megatron's, are not searched for NaN.
     """
     if not (checkpoint / MANIFEST).is_file():
         return f"no {MANIFEST}: it was not finished"
@@ -101,7 +101,8 @@ def _usable(checkpoint: Path) -> str | None:
         return defect(checkpoint)
     reason = unsealed_defect(checkpoint)
     if reason is None:
-        _say(f"{checkpoint} has no {MANIFEST} (it is of an older version), but all its files are there and load")
+        why = "it is of supervised training or an older version, or the run ended just then"
+        _say(f"{checkpoint} has no {MANIFEST} ({why}), but all its files are there and load")
     return reason
 
 
@@ -220,14 +221,14 @@ def _problem_of_tensors(path: Path) -> str | None:
             if not all(torch.isfinite(bound) for bound in torch.aminmax(wide)):  # needs no memory, NaN goes through
                 return f"has NaN or infinity in {name}"
     except Exception as error:  # whatever a damaged file makes the readers raise
-        return f"can't be loaded: {' '.join(str(error).split())[:200]}"
+        # An archive with the right checksums is what was written: only a type in it can't be loaded here.
+        if path.suffix != ".pt" or not _intact(path):
+            return f"can't be loaded: {' '.join(str(error).split())[:200]}"
     return None
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
     """The named tensors of a file, which is mapped into memory and not read until it is looked at."""
-    import pickle
-
     import torch
     import torch.distributed.tensor  # what shards are made of
 
@@ -238,12 +239,8 @@ def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
             for name in file.keys():  # noqa: SIM118 - it is no dict
                 yield name, file.get_tensor(name)
         return
-    try:
-        yield from _leaves("", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except pickle.UnpicklingError:
-        # A type that could run code, such as numpy's random state, is not loaded; but the file is what was written.
-        if not _intact(path):
-            raise
+    logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)  # warns that no process group is here
+    yield from _leaves("", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
