@@ -40,7 +40,8 @@ def others():
     marks = []
     for process in processes.psutil.process_iter():
         try:
-            marks += [process.pid] if processes.MARK in process.environ() else []
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            marks += [process.pid] if f"{processes.MARK}=".encode() in environment else []
         except (processes.psutil.Error, OSError):
             continue
     return marks

@@ -24,6 +24,7 @@ from reward_fns.errors import UsageError
 MANIFEST = "manifest.json"
 TRACKER = "latest_checkpointed_iteration.txt"
 _BLOCK, _BLOCKS = 2**20, 64
+_LARGE = 10e9  # bytes of a checkpoint whose check takes so long that it is announced
 _SHARD = re.compile(r"(\w+)_world_size_(\d+)_rank_(\d+)\.pt")
 
 
@@ -97,6 +98,8 @@ def check_path(checkpoint: Path) -> None:
 
 
 def _usable(checkpoint: Path) -> str | None:
+    if (size := _size(checkpoint)) > _LARGE:
+        _say(f"{checkpoint} is checked, {size / 1e9:.0f} GB")
     if (checkpoint / MANIFEST).exists():
         return defect(checkpoint)
     reason = unsealed_defect(checkpoint)
@@ -118,7 +121,7 @@ def _set_aside(checkpoint: Path, reason: str) -> None:
     names = (f"{checkpoint.name}.damaged{'.' * bool(number)}{number or ''}" for number in range(10_000))
     target = next(path for path in map(checkpoint.with_name, names) if not path.exists())
     checkpoint.rename(target)
-    size = sum(path.stat().st_size for path in _files(target)) / 1e9
+    size = _size(target) / 1e9
     _say(f"{checkpoint} is not used: {reason}. It is now {target.name} ({size:.1f} GB), which nothing reads")
 
 
@@ -258,6 +261,10 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _files(folder))
 
 
 def _digest(path: Path) -> str:
