@@ -3,6 +3,8 @@
 import json
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("verl")
@@ -48,8 +50,8 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setitem(training.TRAINERS, "grpo", "planned_trainer")
     model, out = tmp_path / "model", tmp_path / "out"
     model.mkdir()
-    for path in (model / "config.json", tmp_path / "rows.parquet"):
-        path.touch()
+    (model / "config.json").touch()
+    pq.write_table(pa.table({"prompt": []}), tmp_path / "rows.parquet")
     overrides = [
         f"data.train_files={tmp_path}/rows.parquet",
         f"data.val_files={tmp_path}/rows.parquet",

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from collections import namedtuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("verl")
@@ -18,8 +20,9 @@ def inputs(tmp_path):
     """Overrides with which the quickstart's GRPO config passes the checks."""
     model = tmp_path / "model"
     model.mkdir()
-    for path in (model / "config.json", tmp_path / "train.parquet", tmp_path / "val.parquet"):
-        path.touch()
+    (model / "config.json").touch()
+    for name in ("train", "val"):
+        pq.write_table(pa.table({"prompt": []}), tmp_path / f"{name}.parquet")
     return {
         "data.train_files": str(tmp_path / "train.parquet"),
         "data.val_files": str(tmp_path / "val.parquet"),
