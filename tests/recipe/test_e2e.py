@@ -40,7 +40,8 @@ def others():
     marks = []
     for process in processes.psutil.process_iter():
         try:
-            marks += [process.pid] if processes.MARK in process.environ() else []
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            marks += [process.pid] if f"{processes.MARK}=".encode() in environment else []
         except (processes.psutil.Error, OSError):
             continue
     return marks
@@ -48,17 +49,20 @@ def others():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A quickstart that is interrupted in GRPO and then run again to its end; returns its folder and both outputs."""
+    """A quickstart that is interrupted in GRPO, then run again to its end without its last checkpoint, which is damaged
+    meanwhile; returns its folder and both outputs."""
     out = tmp_path_factory.mktemp("run") / "quickstart"
     first = start(out, *SMALL, "trainer.save_freq=1")
     deadline = time.time() + 400
     # verl writes a step's checkpoint first, then its rollouts, then its metrics: wait for the last of them.
-    while 1 not in read_metrics(out, "grpo"):
+    while 2 not in read_metrics(out, "grpo"):
         assert first.poll() is None and time.time() < deadline, first.stdout.read()
         time.sleep(0.2)
     first.send_signal(signal.SIGINT)
     interrupted = first.communicate(timeout=60)[0]
     left = others()
+    newest = max((out / "checkpoints").glob("global_step_*"), key=lambda path: int(path.name.split("_")[-1]))
+    os.truncate(newest / "actor" / "model_world_size_1_rank_0.pt", 1000)
     second = start(out, *SMALL, "trainer.save_freq=1")
     resumed = second.communicate(timeout=400)[0]
     return out, first.returncode, interrupted, left, second.returncode, resumed
@@ -78,6 +82,18 @@ def test_the_same_command_resumes_and_completes(finished):
     assert others() == []
     assert (out / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "3"
     assert "global_step_" in (out / "grpo.log").read_text(errors="replace")
+
+
+def test_a_damaged_checkpoint_is_moved_aside_and_an_older_one_resumed_from(finished):
+    out, *_, output = finished
+    (damaged,) = (out / "checkpoints").glob("*.damaged")
+    assert f"{damaged.with_suffix('')} is not used: actor/model_world_size_1_rank_0.pt " in output
+
+
+def test_what_holds_text_of_reports_is_for_the_user_only(finished):
+    out = finished[0]
+    for path in (out / "grpo.log", *(out / "validation").iterdir(), *(out / "rollouts").iterdir()):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_the_summary_has_both_tasks_and_every_phase(finished):

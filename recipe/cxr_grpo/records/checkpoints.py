@@ -8,6 +8,7 @@ sound or not, and without the data loader's state starts the data again.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from reward_fns.errors import UsageError
 MANIFEST = "manifest.json"
 TRACKER = "latest_checkpointed_iteration.txt"
 _BLOCK, _BLOCKS = 2**20, 64
+_LARGE = 10e9  # bytes of a checkpoint whose check takes so long that it is announced
 _SHARD = re.compile(r"(\w+)_world_size_(\d+)_rank_(\d+)\.pt")
 
 
@@ -45,8 +47,7 @@ def seal(checkpoint: Path) -> None:
 def defect(checkpoint: Path) -> str | None:
     """Why a ``global_step_N`` can't be trusted, None if it can: what is missing, differs from its manifest or is NaN.
 
-    Tensors that only a process group can load (FSDP1's optimizer, Megatron's files) are compared with the manifest but
-    not searched for NaN.
+    Tensors that only a process group can load, such as FSDP1's and Megatron's, are not searched for NaN.
     """
     if not (checkpoint / MANIFEST).is_file():
         return f"no {MANIFEST}: it was not finished"
@@ -97,11 +98,14 @@ def check_path(checkpoint: Path) -> None:
 
 
 def _usable(checkpoint: Path) -> str | None:
+    if (size := _size(checkpoint)) > _LARGE:
+        _say(f"{checkpoint} is checked, {size / 1e9:.0f} GB")
     if (checkpoint / MANIFEST).exists():
         return defect(checkpoint)
     reason = unsealed_defect(checkpoint)
     if reason is None:
-        _say(f"{checkpoint} has no {MANIFEST} (it is of an older version), but all its files are there and load")
+        why = "it is of supervised training or an older version, or the run ended just then"
+        _say(f"{checkpoint} has no {MANIFEST} ({why}), but all its files are there and load")
     return reason
 
 
@@ -117,7 +121,7 @@ def _set_aside(checkpoint: Path, reason: str) -> None:
     names = (f"{checkpoint.name}.damaged{'.' * bool(number)}{number or ''}" for number in range(10_000))
     target = next(path for path in map(checkpoint.with_name, names) if not path.exists())
     checkpoint.rename(target)
-    size = sum(path.stat().st_size for path in _files(target)) / 1e9
+    size = _size(target) / 1e9
     _say(f"{checkpoint} is not used: {reason}. It is now {target.name} ({size:.1f} GB), which nothing reads")
 
 
@@ -220,14 +224,14 @@ def _problem_of_tensors(path: Path) -> str | None:
             if not all(torch.isfinite(bound) for bound in torch.aminmax(wide)):  # needs no memory, NaN goes through
                 return f"has NaN or infinity in {name}"
     except Exception as error:  # whatever a damaged file makes the readers raise
-        return f"can't be loaded: {' '.join(str(error).split())[:200]}"
+        # An archive with the right checksums is what was written: only a type in it can't be loaded here.
+        if path.suffix != ".pt" or not _intact(path):
+            return f"can't be loaded: {' '.join(str(error).split())[:200]}"
     return None
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
     """The named tensors of a file, which is mapped into memory and not read until it is looked at."""
-    import pickle
-
     import torch
     import torch.distributed.tensor  # what shards are made of
 
@@ -238,12 +242,8 @@ def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
             for name in file.keys():  # noqa: SIM118 - it is no dict
                 yield name, file.get_tensor(name)
         return
-    try:
-        yield from _leaves("", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except pickle.UnpicklingError:
-        # A type that could run code, such as numpy's random state, is not loaded; but the file is what was written.
-        if not _intact(path):
-            raise
+    logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)  # warns that no process group is here
+    yield from _leaves("", torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -261,6 +261,10 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _files(folder))
 
 
 def _digest(path: Path) -> str:

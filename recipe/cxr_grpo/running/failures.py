@@ -56,7 +56,7 @@ def _causes(lines: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
     space = {folder: shutil.disk_usage(folder).free for folder in folders if folder.exists()}
     if any(_DISK_FULL.search(line) for line in lines) or any(free < _LITTLE_DISK for free in space.values()):
         free = ", ".join(f"{folder} has {free / 1e9:.2f} GB free" for folder, free in space.items())
-        yield f"A disk is full, or a quota is used up: {free}. Make room, or choose another disk with --out and TMPDIR."
+        yield f"No space left on a disk, or in a quota: {free}. Make room, or choose another with --out and TMPDIR."
     if failed := _resuming(lines):
         yield failed
     for mark, words in _MARKS.items():

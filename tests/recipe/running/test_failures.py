@@ -55,13 +55,13 @@ def test_what_the_trainer_s_monitor_says_is_the_cause(failure):
 )  # fmt: skip
 def test_a_full_disk_is_named_with_its_folder_and_space(failure, tmp_path, line):
     found = failure(f"{line}\n", free=12e9)
-    assert f"A disk is full, or a quota is used up: {tmp_path} has 12.00 GB free." in found.cause
+    assert f"No space left on a disk, or in a quota: {tmp_path} has 12.00 GB free." in found.cause
     assert "nowhere" not in found.cause
 
 
 def test_a_full_disk_is_named_even_if_the_log_was_cut(failure, tmp_path):
     assert f"{tmp_path} has 0.00 GB free" in failure("step:3 - actor/gr", free=0).cause
-    assert "A disk is full" not in str(failure("step:3 - actor/gr"))
+    assert "No space left" not in str(failure("step:3 - actor/gr"))
 
 
 def test_a_checkpoint_that_can_not_be_loaded_is_named(failure):
