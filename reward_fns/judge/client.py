@@ -69,8 +69,8 @@ def server(url: str, name: str, key_variable: str, own_hosts: Collection[str] = 
         raise UsageError("asking a language model needs the package openai: pip install 'cxr-grpo[judge]'") from error
     if "@" in url:
         raise UsageError(f"{name} must not hold a user or a key; set the environment variable {key_variable}")
-    if set(url) & set("?#\\"):
-        raise UsageError(f"{name} must end with the path of the API, as in http://HOST:PORT/v1, without ?, # and \\")
+    if set(url) & set("?#\\ ") or not url.isprintable():
+        raise UsageError(f"{name} must be like http://HOST:PORT/v1, without ?, #, \\ and spaces")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port

@@ -75,6 +75,8 @@ def test_a_permitted_server_elsewhere_is_asked_by_https():
         ("http://example.org\\127.0.0.1/v1", "without"),
         ("http://127.0.0.1/v1?key=secret", "without"),
         ("http://me:secret", "is not a URL"),
+        ("http://127.0.0.1\t.example.org/v1", "without"),
+        ("http://127.0.0.1 secret/v1", "without"),
     ],
 )
 def test_what_is_no_endpoint(endpoint, message):
