@@ -67,14 +67,15 @@ _ATTEMPT = _beginning_with(
     r"|[0-9.](?<![0-9.].)[0-9.]{0,49}(?:[^0-9.a-z]{1,9}[0-9.]{1,50}){2}[^0-9.a-z]{1,9}[0-9.]",
 )
 _ABSENT = _beginning_with(
-    r"nwacuhf\[{",
+    r"nwacuhfr\[{",
     r"\b(?:no|none|nothing|null|nil|without|absen(?:t|ce)|negative|normal|clear|unremarkable|healthy|free of)\b"
-    r"|(?:\b(?:can)?not|n['\u2019]t)\s(?:\w{1,30}\s){0,3}(?:any\b|see|find|found|present|visib|visual|eviden|identif|detect"
-    r"|observ|show|demonstrat|appar|appreciat|contain|exist)|\[\s{0,9}\]|\{\s{0,9}\}",
+    r"|(?:\b(?:can)?not|n['\u2019]t)\s(?:\w{1,30}\s){0,3}(?:any\b|an?\b|there\b|on\b|have\b|see|find|found|locat|locali"
+    r"|present|visib|visual|eviden|identif|detect|observ|show|demonstrat|appar|appreciat|contain|exist)"
+    r"|\bunable to\s(?:see|find|locat|locali|identif)|\bruled out\b|\[\s{0,9}\]|\{\s{0,9}\}",
 )
 _REFUSAL = _beginning_with(
     "sacunw",
-    r"\bsorry\b|\bas an ai\b|(?:can(?:no|['\u2019])t|can not|unable to|not able to|won['\u2019]t)\s(?:\w{1,30}\s)?"
+    r"\bsorry\b(?![,.;!]?\s(?:but\s)?(?:there|no)\b)|\bas an ai\b|(?:can(?:no|['\u2019])t|can not|unable to|not able to|won['\u2019]t)\s(?:\w{1,30}\s)?"
     r"(?:help|assist|provid|analy|interpret|diagnos|comply|answer|view|process|read|review)",
 )
 

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from reward_fns.answers import extract_answer
+from reward_fns.answers import extract_answer, is_unreadable
 from reward_fns.boxes import Box
 from reward_fns.conventions import CONVENTIONS, get_convention
 
@@ -187,3 +187,20 @@ def test_hostile_text_takes_linear_time(piece):
         parse(text, name)
         parse("[{" + text + "}]", name)
     assert time.process_time() - started < 5  # milliseconds each; a quadratic pattern takes minutes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There is not a nodule.", "There isn't a nodule.", "The film doesn't have a nodule.", "Nodule: not there.",
+        "The finding could not be located.", "Unable to locate the nodule.", "It is not on this image.",
+        "Pneumothorax is ruled out.", "Sorry, there is no nodule.",
+    ],
+)  # fmt: skip
+def test_plain_english_for_nothing_there(text):
+    assert not is_unreadable(text, "stated")
+
+
+@pytest.mark.parametrize("text", ["Sorry.", "I'm sorry, the image cannot be analyzed.", "I am unable to view images."])
+def test_a_refusal_is_no_statement_that_there_is_nothing(text):
+    assert is_unreadable(text, "stated")
