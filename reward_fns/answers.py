@@ -75,7 +75,8 @@ _ABSENT = _beginning_with(
 )
 _REFUSAL = _beginning_with(
     "sacunw",
-    r"\bsorry\b(?![,.;!]?\s(?:but\s)?(?:there|no)\b)|\bas an ai\b|(?:can(?:no|['\u2019])t|can not|unable to|not able to|won['\u2019]t)\s(?:\w{1,30}\s)?"
+    r"\bsorry\b(?![,.;!]?\s(?:but\s)?(?:there|no)\b)|\bas an ai\b"
+    r"|(?:can(?:no|['\u2019])t|can not|unable to|not able to|won['\u2019]t)\s(?:\w{1,30}\s)?"
     r"(?:help|assist|provid|analy|interpret|diagnos|comply|answer|view|process|read|review)",
 )
 
