@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,7 +89,7 @@ except KeyboardInterrupt:
 @pytest.fixture
 def killed(tmp_path):
     """Run a script under `processes.run` in a process that is then killed; returns the pids that the script wrote."""
-    parents = []
+    parents, folders = [], []
 
     def kill(script, *arguments, also_supervisor=False, lock=None):
         pid_file = tmp_path / "pids"
@@ -106,6 +107,7 @@ with contextlib.nullcontext() if {lock!r} is None else locks.lock(Path({lock!r})
         if lock is not None:
             with pytest.raises(UsageError, match="taken"), locks.lock(Path(lock), "taken"):
                 raise AssertionError("the lock was free during the run")
+        folders.append(supervisor.cmdline()[4])
         parents[-1].kill()
         if also_supervisor:
             supervisor.kill()
@@ -115,6 +117,8 @@ with contextlib.nullcontext() if {lock!r} is None else locks.lock(Path({lock!r})
     for parent in parents:
         parent.kill()
         parent.wait()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)  # where nobody was left to do it
 
 
 def wait_for(condition, seconds):
