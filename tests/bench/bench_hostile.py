@@ -66,7 +66,8 @@ def check(result: Mapping[str, float], spec: RewardSpec, task: str, answer: Host
 
 async def score(task: str, count: int, seed: int, tally: Tally) -> None:
     """Score the answers of a task, each alone, with its time."""
-    free = [reward for reward in map(get, names()) if not (reward.needs or iscoroutinefunction(reward.function))]
+    ours = (reward for reward in map(get, names()) if reward.function.__module__.startswith("reward_fns."))
+    free = [reward for reward in ours if not (reward.needs or iscoroutinefunction(reward.function))]
     rewards = {task: [{"name": reward.name} for reward in free if task in reward.tasks] for task in TASKS}
     presets = ("paper_grounding", "quickstart") if task == "grounding" else ("quickstart",)
     choices: list[dict[str, Any]] = [{"spec": rewards}, *({"preset": name} for name in presets)]

@@ -167,4 +167,5 @@ def test_a_defect_of_the_reader_is_the_models_floor_and_no_defect_of_the_row(mon
         assert isinstance(parse_rollout(sample, spec), ParsedRollout)
     assert "a defect of the reader of boxes" in caplog.text
     (result,) = score_batch([sample], spec)
-    assert (result["score"], result["model_failed"]) == (spec.floor("grounding"), 1.0)
+    floor = sum(part.weight * part.reward.floor for part in spec.tasks["grounding"])
+    assert (result["score"], result["model_failed"]) == (floor, 1.0)

@@ -48,9 +48,7 @@ def failure_note(row: Mapping[str, Any]) -> str:
     >>> failure_note(row)
     "13 of 64 rollouts without a reward (20.3 %): gleu 13 (OSError('down'))"
     """
-    share = (
-        f"{row['unscored']} of {row['rollouts']} rollouts without a reward ({row['unscored'] / row['rollouts']:.1%})"
-    )
+    share = f"{row['unscored'] / row['rollouts']:.1%}".replace("%", " %")
     causes = []
     for name, fared in row["rewards"].items():
         most = max(fared["causes"], key=fared["causes"].get, default="")

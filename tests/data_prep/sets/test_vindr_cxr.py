@@ -271,7 +271,7 @@ def test_negatives_are_findings_that_no_reader_of_the_film_boxed(run, root, rows
 
 def test_detection_rows_without_a_box_are_counted(run, root):
     _, told, _ = run(root, "--task", "detection")
-    assert "'nothing there'; paper_grounding scores it 0, quickstart 1: 2" in told
+    assert "(right answer: nothing; earns 1 under quickstart, 0 under paper_grounding): 2" in told
 
 
 def test_shares_instead_of_pixels_are_refused(run, root):

@@ -1,11 +1,21 @@
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from recipe.cxr_grpo.running import locks
 from reward_fns.errors import UsageError
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user can write to; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o1777)
+        yield Path(folder)
 
 
 def test_a_lock_is_for_one_process_at_a_time(tmp_path):
@@ -46,9 +56,8 @@ def test_the_next_user_can_lock_what_a_user_of_umask_077_made(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_a_lock_of_another_user_is_taken_and_one_that_is_closed_is_named(tmp_path):
-    tmp_path.chmod(0o1777)
-    path = tmp_path / "lock"
+def test_a_lock_of_another_user_is_taken_and_one_that_is_closed_is_named(open_folder):
+    path = open_folder / "lock"
     path.touch(0o644)
     code = f"""
 import os
@@ -60,8 +69,6 @@ with locks.lock(Path({str(path)!r}), "taken") as held:
 """
     run = [sys.executable, "-c", code]
     env = os.environ | {"PYTHONPATH": os.getcwd()}
-    for parent in (tmp_path.parents[1], tmp_path.parents[0]):
-        parent.chmod(0o755)
     done = subprocess.run(run, env=env, capture_output=True, text=True)
     assert done.stdout == "held True\n", done.stderr
     path.chmod(0o600)

@@ -102,7 +102,7 @@ with contextlib.nullcontext() if {lock!r} is None else locks.lock(Path({lock!r})
     processes.run(command, log=Path({str(tmp_path / "log")!r}), held=[] if held is None else [held])
 """
         parents.append(subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.getcwd()}))
-        wait_for(lambda: pid_file.exists() and pid_file.read_text().endswith("."), 120)
+        wait_for(lambda: pid_file.exists() and pid_file.read_text().endswith("."), 500)
         (supervisor,) = psutil.Process(parents[-1].pid).children()
         if lock is not None:
             with pytest.raises(UsageError, match="taken"), locks.lock(Path(lock), "taken"):

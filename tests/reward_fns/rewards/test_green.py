@@ -33,11 +33,11 @@ def judged(candidate, reference=REFERENCE, **options):
     return asyncio.run(green(candidate, reference, **options))
 
 
-def scored(candidate, server, failures=None, **options):
+def scored(candidate, server, failures=None, sample="p7", **options):
     """The outcome in the whole chain: a number, or the failure."""
     spec = {"report": [{"name": "green", "options": {"base_url": server.url, "model": "m", **options}}]}
     spec |= {"failures": {"retries": 0, **(failures or {})}}
-    (result,) = score_batch([Rollout("a/report", candidate, {"report": REFERENCE}, {"id": "p7"})], resolve(spec))
+    (result,) = score_batch([Rollout("a/report", candidate, {"report": REFERENCE}, {"id": sample})], resolve(spec))
     return result if isinstance(result, Exception) else result["green"]
 
 
@@ -155,7 +155,7 @@ def test_a_server_that_hangs_is_ended_and_given_up(judge_server):
     assert scored(BAD, judge_server) == 0.5  # importing the client takes longer than the limit below
     judge_server.reply = lambda request: judge_server.stopped.wait(60) and (200, {}, b"")
     rules = {"timeout": 1.0, "stop_after": 2}
-    causes = [str(scored(BAD, judge_server, rules)) for _ in range(5)]
+    causes = [str(scored(BAD, judge_server, rules, f"p{i}")) for i in range(5)]
     assert len(judge_server.requests) == 1 + 2
     assert "no answer within the time limit of 1 s" in causes[0] and "given up after 2" in causes[4]
 

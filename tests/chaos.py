@@ -4,7 +4,7 @@ Each round starts a run of 12 steps on the CPU and does one thing to it: kills -
 scorer replica, verl's TaskRunner, the raylet or launch, fills the disk, truncates the newest checkpoint, or lets a
 share of a scorer's answers fail. The run must go on, go on from its last checkpoint, or end and name the cause.
 
-    python tests/recipe/chaos.py --rounds 30 --seed 0
+    python tests/chaos.py --rounds 30 --seed 0
 
 needs the CPU extra, and root for the full disk (a tmpfs). A round takes two to four minutes on two cores.
 """
@@ -27,9 +27,8 @@ from typing import Any
 
 import psutil
 
-# As pytest does; the packages before the folders of tests that are named after them.
+# The packages before the folders of tests that are named after them.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import tiny_checkpoints
 import tiny_text_models
