@@ -161,7 +161,7 @@ class Validator:
         self, row: dict[str, Any], info: Mapping[str, Any], where: str, split: str, *, sft: bool
     ) -> Iterator[Defect]:
         """Ids and questions about the same images that came before, and images that came in another split."""
-        films = [row_images.identity(entry) for entry in row["images"]]
+        films = [row_images.content(entry) for entry in row["images"]]
         asked = [str(turn["content"]) for turn in row["messages" if sft else "prompt"] if turn["role"] == "user"]
         keys = {}
         if not sft:
