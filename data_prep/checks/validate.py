@@ -133,7 +133,7 @@ class Validator:
                 places.append(where)
                 to_score.append(self._gold.GoldRow(row["data_source"], truth, info, bounds))
             if self.sheet and row["images"] and self.options.task in (None, info.get("task")):
-                self.sheet.offer(tile_of_row(row, info, defects, counts.path.stem))
+                self.sheet.offer(tile_of_row(row, info, defects, counts.path.stem), sft=sft)
         self.ceilings.add(to_score)
         for where, shortfall in zip(places, self._gold.shortfalls(to_score, self.spec), strict=True):
             if shortfall:
