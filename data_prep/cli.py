@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
@@ -74,8 +75,9 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
             raise RefusedData(f"{len(problems.found)} problems under --strict (above); nothing was written")
         if not writer.counts:
             raise RefusedData("not one usable sample; nothing was written")
-        outside = sum(problem.kind == "box_outside" for problem in problems.found)
-        if (complaint := units.complaint(outside)) and not options.trust_boxes:
+        kinds = Counter(problem.kind for problem in problems.found)
+        complaint = units.complaint(kinds["box_outside"], kinds["swapped_corners"])
+        if complaint and not options.trust_boxes:
             advice = "Correct the annotations, or give --trust-boxes if they are right"
             raise RefusedData(f"{complaint}. {advice}; nothing was written")
         writer.finish()

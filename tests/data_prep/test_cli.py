@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixtures.films import film_boxes
 
 from data_prep import registry
 from data_prep.checks.box_units import BoxUnits
@@ -122,14 +123,6 @@ def test_strict_refuses_problems_and_passes_notes(prepare, make_sample):
 
 def scaled(boxes, unit):
     return [Box(*(value * unit for value in quad)) for quad in boxes]
-
-
-def film_boxes(count=300):
-    """Boxes as on films: centres all over it, sides of 8 to 30 % of it."""
-    for i in range(count):
-        across, down = 0.08 + 0.02 * (i % 12), 0.08 + 0.03 * (i % 7)
-        x1, y1 = (0.97 - across) * (i * 37 % 101) / 101, (0.97 - down) * (i * 53 % 103) / 103
-        yield x1, y1, x1 + across, y1 + down
 
 
 def as_width_and_height(boxes, clip):

@@ -231,7 +231,7 @@ def test_negatives_are_categories_without_a_box(run, rows):
         row["extra_info"]["id"]: bool(json.loads(row["reward_model"]["ground_truth"])["boxes"])
         for row in rows(out / "train.parquet")
     }
-    assert status == 0 and "'nothing there'; paper_grounding scores it 0, quickstart 1: 3" in told
+    assert status == 0 and "(right answer: nothing; earns 1 under quickstart, 0 under paper_grounding): 3" in told
     # A crowd of nodules is neither a box nor nothing.
     assert found == {
         "1-nodule": True,
