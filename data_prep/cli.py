@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except UsageError as error:
         return _fail(str(error), 2)
-    except (RefusedData, BadSample) as error:
+    except RefusedData as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", 130)
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        return _fail(f"{error.filename or options.out}: {error.strerror or error}", 2)
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
 
 
 def _fail(message: str, status: int) -> int:
@@ -102,7 +102,7 @@ def _write_samples(chosen: DataSet, options: argparse.Namespace, writer: Dataset
             try:
                 writer.add(sample)
             except BadSample as error:
-                problems.add("unusable_sample", sample.id, f"{error}; sample not used")
+                problems.add("unusable_sample", sample.id or "a sample without id", f"{error}; sample not used")
                 continue
             if sample.boxes:
                 units.add((box.quad for box in sample.boxes), sample.width, sample.height)

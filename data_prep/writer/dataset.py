@@ -169,6 +169,8 @@ class DatasetWriter:
 
         Raises BadSample (then nothing was written), or RefusedData for a repeated id or a patient in two splits.
         """
+        if defect := sample.defect():
+            raise BadSample(defect)
         if (identity := hash(sample.id)) in self._ids:
             raise RefusedData(f"two samples have the id {sample.id!r}; the second: {sample}")
         split, patient = SPLITS.index(sample.split), hash(sample.patient_id)

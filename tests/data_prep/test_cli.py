@@ -39,6 +39,8 @@ def test_help_has_an_example(capsys, arguments):
         (["nothing"], "nothing"),
         (["demo"], "--out"),
         (["demo", "--out", ""], "must name a folder"),
+        (["filter", "data", "--out", "", "--rules"], "must name a folder"),
+        (["traces", "data", "--out", " ", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m"], "must name a folder"),
         (["demo", "--out", "x", "--patients", "0"], "--patients"),
         (["demo", "--out", "x", "--limit", "few"], "--limit"),
         (["demo", "--out", "x", "--shares", "0.5,0.6,0.1"], "--shares"),
@@ -105,10 +107,25 @@ def test_one_sample_that_cannot_be_written_is_a_listed_problem(prepare, make_sam
     assert prepare(samples, "--strict")[0] == 1
 
 
-def test_a_sample_that_breaks_a_rule_ends_the_run_with_a_message(prepare, make_sample, tmp_path):
-    status, said = prepare(make_sample(phrase=phrase) for phrase in ("nodule", " "))
-    assert status == 1 and "data_prep: a grounding sample needs a phrase" in said and "Traceback" not in said
-    assert list((tmp_path / "out").iterdir()) == []
+@pytest.mark.parametrize("more", [[], ["--max-normal", "1", "--split-file", "{}/split.csv"]])
+def test_a_blank_report_is_a_listed_problem_and_the_run_goes_on(prepare, make_sample, rows, tmp_path, more):
+    (tmp_path / "split.csv").write_text("patient_id,split\np1,train\n")
+    texts = {"a": "The lungs are clear.", "b": " \n", "c": None, "d": "A nodule of Mr. Smith."}
+    samples = [make_sample(id=name, task="report", report=text, boxes=()) for name, text in texts.items()]
+    status, said = prepare(samples, *(option.format(tmp_path) for option in more))
+    assert status == 0 and "unusable_sample: 2\n  b: a report sample needs a report; sample not used" in said
+    assert "Sample(" not in said and "Smith" not in said
+    assert [row["extra_info"]["id"] for row in rows(tmp_path / "out/train.parquet")] == ["a", "d"]
+    assert prepare(samples, "--strict")[0] == 1
+
+
+@pytest.mark.parametrize("about", [(), ("a.csv",)])
+def test_an_os_error_blames_the_file_that_it_is_about(prepare, about):
+    def fail(_):
+        raise OSError(*(5, "Input/output error", *about) if about else ["cannot identify image file 'films/a0.png'"])
+
+    named = "a.csv: Input/output error" if about else "cannot identify image file 'films/a0.png'"
+    assert prepare([], report=fail) == (2, f"data_prep: {named}\n")
 
 
 def test_strict_refuses_problems_and_passes_notes(prepare, make_sample):
