@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except UsageError as error:
         return _fail(str(error), 2)
-    except (RefusedData, BadSample) as error:
+    except RefusedData as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", 130)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        return _fail(f"{error.filename or options.out}: {error.strerror or error}", 2)
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
 
 
 def _fail(message: str, status: int) -> int:
@@ -74,8 +75,9 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
             raise RefusedData(f"{len(problems.found)} problems under --strict (above); nothing was written")
         if not writer.counts:
             raise RefusedData("not one usable sample; nothing was written")
-        outside = sum(problem.kind == "box_outside" for problem in problems.found)
-        if (complaint := units.complaint(outside)) and not options.trust_boxes:
+        kinds = Counter(problem.kind for problem in problems.found)
+        complaint = units.complaint(kinds["box_outside"], kinds["swapped_corners"])
+        if complaint and not options.trust_boxes:
             advice = "Correct the annotations, or give --trust-boxes if they are right"
             raise RefusedData(f"{complaint}. {advice}; nothing was written")
         writer.finish()
@@ -100,7 +102,7 @@ def _write_samples(chosen: DataSet, options: argparse.Namespace, writer: Dataset
             try:
                 writer.add(sample)
             except BadSample as error:
-                problems.add("unusable_sample", sample.id, f"{error}; sample not used")
+                problems.add("unusable_sample", sample.id or "a sample without id", f"{error}; sample not used")
                 continue
             if sample.boxes:
                 units.add((box.quad for box in sample.boxes), sample.width, sample.height)

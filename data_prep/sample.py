@@ -18,12 +18,12 @@ TASKS = tuple(KINDS)
 
 
 class BadSample(ValueError):
-    """A sample that breaks a rule of `Sample`, or that the writer cannot turn into a row."""
+    """A sample that the writer cannot turn into a row; the message says why, but not which."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one image.
+    """One question about one image; what its fields must be, `defect` checks.
 
     Attributes:
         id: unique within the data set; the wording of the question depends on it, so keep it stable.
@@ -43,9 +43,6 @@ class Sample:
         indication: why the film was taken; like `prior` and `lateral` for task "report", and a part of the question.
         prior: text of the patient's previous report.
         lateral: a second image of the same study; `width` and `height` describe the first.
-
-    Raises:
-        BadSample: if a field is out of its range or missing for the task; the message shows the sample.
     """
 
     id: str
@@ -67,7 +64,11 @@ class Sample:
     prior: str = ""
     lateral: Path | bytes | None = None
 
-    def __post_init__(self) -> None:
+    def defect(self) -> str:
+        """The first rule that the sample breaks, "" if none.
+
+        The writer asks, not the constructor: an error there would end a loader, and so a run, for one bad row.
+        """
         report, turns, context = self.task == "report", self.turns, self.indication or self.prior or self.lateral
         without_image = report and self.width == self.height == 0
         sized = self.width > 0 < self.height if self.image is not None else without_image
@@ -87,7 +88,8 @@ class Sample:
             ("a lateral image needs a first image", self.lateral is None or self.image is not None),
         ):
             if not holds:
-                raise BadSample(f"{rule}: {self}")
+                return rule
+        return ""
 
     def __repr__(self) -> str:
         shown = ((k, f"<{len(v)} bytes>" if isinstance(v, bytes) else v) for k, v in vars(self).items())

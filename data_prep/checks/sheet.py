@@ -55,27 +55,30 @@ def tile_of_row(row: Mapping[str, Any], info: Mapping[str, Any], defects: Sequen
 
 
 class Sheet:
-    """Collects a fair sample of any number of rows, of which those with a defect get at most half the places."""
+    """Collects a fair sample of any number of rows, of which those with a defect get at most half the places.
+
+    Sound rows for SFT are drawn only if there are none for RL, which ask the same of the same films and have boxes.
+    """
 
     def __init__(self, size: int = 24, seed: int = 0) -> None:
         self._random = random.Random(seed)
         self._size = size
-        self._seen: Counter[bool] = Counter()
-        self._tiles: dict[bool, list[Tile]] = {True: [], False: []}  # with a defect or without
+        self._seen: Counter[str] = Counter()
+        self._tiles: dict[str, list[Tile]] = {"flawed": [], "RL": [], "SFT": []}
 
-    def offer(self, tile: Tile) -> None:
-        """Take this row onto the sheet with the same chance as every other (reservoir sampling)."""
-        flawed = bool(tile.defect)
-        size, tiles = self._size // 2 if flawed else self._size, self._tiles[flawed]
-        self._seen[flawed] += 1
+    def offer(self, tile: Tile, *, sft: bool) -> None:
+        """Take this row onto the sheet with the same chance as every other of its kind (reservoir sampling)."""
+        kind = "flawed" if tile.defect else "SFT" if sft else "RL"
+        size, tiles = self._size // 2 if tile.defect else self._size, self._tiles[kind]
+        self._seen[kind] += 1
         if len(tiles) < size:
             tiles.append(tile)
-        elif (place := self._random.randrange(self._seen[flawed])) < size:
+        elif (place := self._random.randrange(self._seen[kind])) < size:
             tiles[place] = tile
 
     def write(self, path: Path) -> int:
         """Draw the sheet as a PNG; returns the number of rows on it, 0 if there was none and so no file."""
-        tiles = (self._tiles[True] + self._tiles[False])[: self._size]
+        tiles = (self._tiles["flawed"] + (self._tiles["RL"] or self._tiles["SFT"]))[: self._size]
         if not tiles:
             return 0
         font = ImageFont.load_default(_TEXT)

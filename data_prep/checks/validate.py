@@ -133,7 +133,7 @@ class Validator:
                 places.append(where)
                 to_score.append(self._gold.GoldRow(row["data_source"], truth, info, bounds))
             if self.sheet and row["images"] and self.options.task in (None, info.get("task")):
-                self.sheet.offer(tile_of_row(row, info, defects, counts.path.stem))
+                self.sheet.offer(tile_of_row(row, info, defects, counts.path.stem), sft=sft)
         self.ceilings.add(to_score)
         for where, shortfall in zip(places, self._gold.shortfalls(to_score, self.spec), strict=True):
             if shortfall:
@@ -161,7 +161,7 @@ class Validator:
         self, row: dict[str, Any], info: Mapping[str, Any], where: str, split: str, *, sft: bool
     ) -> Iterator[Defect]:
         """Ids and questions about the same images that came before, and images that came in another split."""
-        films = [row_images.identity(entry) for entry in row["images"]]
+        films = [row_images.content(entry) for entry in row["images"]]
         asked = [str(turn["content"]) for turn in row["messages" if sft else "prompt"] if turn["role"] == "user"]
         keys = {}
         if not sft:

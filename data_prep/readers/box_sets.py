@@ -109,7 +109,9 @@ def normalized_box(
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         wrong = "is not finite"
     elif min((x2 - x1) / width, (y2 - y1) / height) < _THINNEST:
-        wrong = "has no area, or its corners are swapped"
+        wrong = "has no area"
+        if form == "xyxy":
+            kind, wrong = "swapped_corners", f"{wrong}: corners are swapped, or it is [x, y, width, height]"
     elif past > overshoot or min(right - left, bottom - top) < _THINNEST:
         kind, wrong = "box_outside", f"leaves the {width} x {height} image"
     if wrong:

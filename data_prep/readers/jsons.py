@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 from data_prep.problems import Problems, RefusedData
 from data_prep.readers import tables
 from data_prep.readers.reports import is_placeholder
+from reward_fns.answers import is_unreadable, read_quads
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
 
@@ -23,6 +24,10 @@ _ASKS, _ANSWERS = ("human", "user"), ("gpt", "assistant")
 _TAG = "<image>"
 # verl puts an image, video or sound wherever a text has one of these.
 _TAGS = re.compile(r"<(?:image|video|audio)>")
+# Where an answer gives boxes: an object without brackets, or brackets around nothing but numbers and brackets.
+_PLACES = re.compile(r"""\{[^{}\[\]]*\}|[\[(][-+\d.,eE\s\[\]()"'\\]{0,300}[\])]""")
+_NUMBER = re.compile(r"(?<![\w.])\.?\d[\d.]*(?:[eE][-+]?\d+)?")
+_MARK = re.compile(r"</?\|?[A-Za-z_]+\|?>")  # around a box, such as <|box_start|>; is_unreadable takes it for a box
 
 
 def read(path: Path, problems: Problems, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -185,9 +190,25 @@ def task_content(
         problems.add("placeholder_report", where, f"the report is {answer[:40]!r}, which says nothing; not used")
     else:
         parsed = get_convention(source_format).parse(answer, frame)
-        if not parsed.invalid and not parsed.unreadable:
+        unreadable = is_unreadable(_without_boxes(answer)) if parsed.boxes else parsed.unreadable
+        if not parsed.invalid and not unreadable:
             if not parsed.boxes:
                 problems.notes["answers without a box, read as: nothing there"] += 1
             return {"question": question, "phrase": question, "boxes": parsed.boxes}
-        problems.add("bad_box", where, f"the answer has a malformed box by {source_format}: {answer[:200]!r}; not used")
+        swapped = any(x1 >= x2 or y1 >= y2 for x1, y1, x2, y2 in parsed.invalid)
+        wrong = f"the answer has a malformed box by {source_format}: {answer[:200]!r}; not used"
+        problems.add("swapped_corners" if swapped else "bad_box", where, wrong)
     return None
+
+
+def _without_boxes(answer: str) -> str:
+    """An answer with an empty list in place of boxes that can be read: what still looks like a box is malformed.
+
+    >>> _without_boxes("[0.1, 0.2, 0.3, 0.4], (1, 2), (3, 4) or <box>[5, 6</box>")
+    '[] or [5, 6'
+    """
+
+    def emptied(match: re.Match[str]) -> str:
+        return "[]" if len(_NUMBER.findall(match[0])) == 4 * len(read_quads(match[0])) else match[0]
+
+    return _MARK.sub("", _PLACES.sub(emptied, answer))

@@ -21,6 +21,7 @@ from data_prep.readers import tables
 from data_prep.readers.archives import Reader, Unreadable, folder_text, zip_texts
 from data_prep.readers.reports import folder, mimic_patient
 from data_prep.readers.sections import IRREGULAR, Sections, line, parse
+from data_prep.sample import stable_hash
 from data_prep.selection import FILE, Authority, read_mimic_splits
 from reward_fns.errors import UsageError
 
@@ -31,6 +32,9 @@ _DICOM = r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}"
 # Ids become paths: nothing else may.
 _IDS = re.compile(rf"{_DICOM} 1\d{{7}} 5\d{{7}}")
 _PATH = re.compile(rf"files/p1\d/p(1\d{{7}})/s(5\d{{7}})/({_DICOM})\.(?:jpg|dcm)")
+# Images that are looked for on disk: the first ones, and one in `_EVERY` of the others; some 400 of all of MIMIC-CXR.
+_FIRST, _EVERY = 200, 1000
+_CHECKED = 20  # after so many, it is asked whether most are missing, so that a run without images ends soon
 _LARGEST = 1 << 20  # bytes of a report; they have about a thousand
 _END = len("p10000032/s50414267.txt")
 _SECTIONED = ("study", "findings", "impression", "last_paragraph")
@@ -64,6 +68,7 @@ class Mimic:
         self.authority = Authority(read_mimic_splits(splits, problems), splits, problems)
         self._root, self._problems = root.absolute(), problems
         self._check = options.check_images or options.embed  # embedding reads every image
+        self._asked = self._looked = self._missing = 0
         if next(root.glob("files/p1?/p1*/s5*/*.jpg"), None) is None:
             raise UsageError(f"--root {root} holds no film files/p1./p1......./s5......./<dicom_id>.jpg; download them")
 
@@ -94,13 +99,28 @@ class Mimic:
         return None
 
     def path(self, film: Film) -> Path | None:
-        """Where the image lies; None, and a problem, if it is missing and `--check-images` or `--embed` was given."""
+        """Where the image lies; None, and a problem, if it is missing and `--check-images` or `--embed` was given.
+
+        Else a sample of the images is looked for on disk, see `refuse_missing`.
+        """
         name = f"files/p{film.subject[:2]}/p{film.subject}/s{film.study}/{film.dicom}.jpg"
         path = Path(f"{self._root}/{name}")
         if self._check and not path.is_file():
             self._problems.add("missing_image", name, f"not in {self._root}; image not used")
             return None
+        self._asked += 1
+        if not self._check and (self._asked <= _FIRST or stable_hash(film.dicom) % _EVERY == 0):
+            self._looked += 1
+            self._missing += not path.is_file()
+            if self._looked % _CHECKED == 0:
+                self.refuse_missing()
         return path
+
+    def refuse_missing(self) -> None:
+        """Raise RefusedData if most images of the sample are missing; to be called once all were asked for."""
+        if self._missing > self._looked / 2:
+            fact = f"{self._missing:,} of {self._looked:,} images that were looked for are not in {self._root}/files"
+            raise RefusedData(f"{fact}; download them, or list and leave out what is missing with --check-images")
 
 
 def _moment(date: str, time: str) -> float:

@@ -18,6 +18,7 @@ from data_prep.problems import Problems, RefusedData
 from data_prep.readers import jsons, tables
 from data_prep.rewrite import asking
 from data_prep.rewrite.rules import COMPARISON, MARK, phrase, visible_only
+from data_prep.writer.dataset import earlier_tables
 from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged, write_problems
 from reward_fns.errors import UsageError
 from reward_fns.ground_truth import GroundTruth, parse_ground_truth
@@ -191,7 +192,7 @@ def _write(source: _Source, rewritten: Callable[[str], str], summary: dict[str, 
             turn["content"] = new_report(turn["content"], f"{path} row {number}")
         return row if turn["content"] else None
 
-    with staged(options.out, private=True) as folder:
+    with staged(options.out, earlier_tables, private=True) as folder:
         # The RL files first: only they say which answers of the SFT files are reports.
         for paths, change in ((source.rl, new_row), (source.sft, new_sft_row)):
             for path in paths:

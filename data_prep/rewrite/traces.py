@@ -19,6 +19,7 @@ from data_prep.options import add_options
 from data_prep.rewrite import asking
 from data_prep.rewrite.rules import phrase
 from data_prep.sample import stable_hash
+from data_prep.writer.dataset import earlier_tables
 from data_prep.writer.staging import parquet_rows, read_schema, rewrite, staged
 from reward_fns.errors import UsageError
 from reward_fns.judge.client import Judge
@@ -144,7 +145,7 @@ def _write(plan: _Plan, paths: list[Path], journal: asking.Journal) -> int:
             answer["content"] = f"{_OPEN}\n{trace}\n{_CLOSE}\n\n{answer['content']}"
         return row
 
-    with staged(options.out, private=True) as folder:
+    with staged(options.out, earlier_tables, private=True) as folder:
         for path in paths:
             print(f"{options.out / path.name}: {rewrite(path, folder / path.name, new_row)} rows")
         summary = {

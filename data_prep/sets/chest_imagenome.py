@@ -88,6 +88,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
                 questions += box_sets.absent_questions(film.dicom, denied, present, options).values()
             picture, row = (path, film.width, film.height), (film.patient, split, "chest_imagenome")
             yield from box_sets.grounding_samples(film.dicom, questions, picture, row, problems)
+    mimic.refuse_missing()
     for dicom in own_splits:
         problems.add("unknown_image", dicom, "is in the split files, but has no usable row in MIMIC-CXR's metadata")
 

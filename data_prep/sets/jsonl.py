@@ -21,6 +21,10 @@ _KEYS = (*_TEXTS, "boxes", "labels")
 _Record = tuple[str, dict[str, Any]]
 
 
+class _SwappedCorners(ValueError):
+    """A right or lower edge is not beyond the left or upper one."""
+
+
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Shows the description as it is written, and defaults."""
 
@@ -50,7 +54,8 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
         try:
             boxes = tuple(_boxes(item, *film[1:], options.box_unit))
         except (TypeError, ValueError, OverflowError) as error:
-            problems.add("bad_box", where, f"{error}; not used")
+            kind = "swapped_corners" if isinstance(error, _SwappedCorners) else "bad_box"
+            problems.add(kind, where, f"{error}; not used")
             continue
         patient, task = item["patient_id"], "report" if "report" in item else "grounding"
         split = item.get("split") or reports.split(options, patient)
@@ -112,7 +117,7 @@ def _boxes(item: dict[str, Any], width: int, height: int, unit: str) -> Iterator
             raise TypeError(f"{shown} is not [x1, y1, x2, y2]")
         x1, y1, x2, y2 = box
         if x1 >= x2 or y1 >= y2:
-            raise ValueError(f"{shown} has no area; give the right and bottom edge, not width and height")
+            raise _SwappedCorners(f"{shown} has no area; give the right and bottom edge, not width and height")
         if unit == "share" and max(box) > 1:
             raise ValueError(f"{shown} is larger than 1; if it is in pixels, give --box-unit pixel")
         if unit == "pixel" and min(x2 - x1, y2 - y1) < 1:

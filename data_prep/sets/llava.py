@@ -8,7 +8,8 @@ File: a JSON list, or JSON lines, of {"id", "image", "conversations": [{"from": 
 --task grounding     the answer gives boxes, written in the convention --source-format; one turn
 
 Questions are asked as they are written; `--format-hint` adds the answer format. There is no patient in this format:
---patient-regex finds it in the image's path, else each image counts as a patient of its own.
+--patient-regex finds it in the image's path, else each image counts as a patient of its own, named as in the set `coco`
+by its file name without suffix.
 """
 
 import argparse
@@ -75,4 +76,4 @@ def _placed(
         if path and options.patient_regex and not (patient and patient[1]):
             problems.add("no_patient", dialog.image, "--patient-regex finds no patient; not used")
         elif path:
-            yield (dialog, patient[1] if patient else dialog.image), path
+            yield (dialog, patient[1] if patient else reports.film_patient(dialog.image)), path

@@ -72,6 +72,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             if path := images.path(film):
                 identity = name if options.per == "study" else f"{name}-{film.dicom}"
                 yield record.sample("mimic_cxr", identity, options, (path, film.width, film.height), lateral)
+    images.refuse_missing()
 
 
 @dataclass(slots=True)

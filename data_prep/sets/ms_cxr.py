@@ -89,6 +89,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
             picture, row_of = (path, image.width, image.height), (image.patient, split, "ms_cxr")
             questions = [*asked[dicom], *negatives.values()]
             yield from box_sets.grounding_samples(dicom, questions, picture, row_of, problems)
+    mimic.refuse_missing()
 
 
 def _read_box(row: _Row, films: dict[str, tuple[Film, str]], mimic: Mimic, problems: Problems) -> Box | None:

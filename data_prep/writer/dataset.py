@@ -28,11 +28,16 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SFT_SPLITS = ("train", "val")
 _MAX_ASPECT = 200  # Qwen's image processor refuses more
 _PARQUET = re.compile(rf"(?:sft_)?(?:{'|'.join(SPLITS)})(?:-\d{{5,}}-of-\d{{5,}})?\.parquet")
-_IMAGE = re.compile(r"[0-9a-f]{20}\.png")
+STORED_IMAGE = re.compile(r"[0-9a-f]{20}\.png")
 CARD_MARK = "<!-- Data card written by python -m data_prep; the next run replaces it. -->"
 # A row group is held in memory until it is full: by rows where images are paths, by bytes where they are embedded.
 _ROWS_PER_GROUP, _BYTES_PER_GROUP = 1024, 32 * 2**20
-_BEGINNINGS = {"README.md": CARD_MARK.encode(), "problems.jsonl": b'{"kind": '}
+_BEGINNINGS = {
+    "README.md": CARD_MARK.encode(),
+    "problems.jsonl": b'{"kind": ',
+    "filter.json": b'{\n "method": ',
+    "traces.json": b'{\n "model": ',
+}
 
 
 class ShardedFile:
@@ -164,6 +169,8 @@ class DatasetWriter:
 
         Raises BadSample (then nothing was written), or RefusedData for a repeated id or a patient in two splits.
         """
+        if defect := sample.defect():
+            raise BadSample(defect)
         if (identity := hash(sample.id)) in self._ids:
             raise RefusedData(f"two samples have the id {sample.id!r}; the second: {sample}")
         split, patient = SPLITS.index(sample.split), hash(sample.patient_id)
@@ -248,8 +255,15 @@ def _check_text(sample: Sample) -> None:
 
 def earlier_files(out: Path) -> list[Path]:
     """The files that earlier runs wrote to a folder; UsageError if a file has the name of one but other content."""
-    images = [path for path in (out / "images").glob("*.png") if _IMAGE.fullmatch(path.name)]
+    images = [path for path in (out / "images").glob("*.png") if STORED_IMAGE.fullmatch(path.name)]
     return [path for path in out.iterdir() if path.is_file() and is_ours(path)] + images
+
+
+def earlier_tables(out: Path) -> list[Path]:
+    """`earlier_files` for `filter` and `traces`: not films, which the rows of another folder may show, nor the list of
+    problems, which they write by itself.
+    """
+    return [path for path in earlier_files(out) if path.parent == out and path.name != "problems.jsonl"]
 
 
 def is_ours(path: Path) -> bool:

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from data_prep.options import folder
 from recipe.cxr_grpo.results import films, validation
 from recipe.cxr_grpo.running.training import exit_status
 from reward_fns.errors import UsageError
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     write = commands.add_parser("write", help="write the same questions on other films")
     write.add_argument("files", type=Path, nargs="+", help="parquet files for RL, such as val.parquet")
-    write.add_argument("--out", type=Path, required=True, help="folder for FILE-CONTROL.parquet")
+    write.add_argument("--out", type=folder, required=True, help="folder for FILE-CONTROL.parquet")
     controls = "swapped: another patient's; same_finding: one with the same finding; blank: gray (default: swapped)"
     write.add_argument("--control", nargs="+", choices=films.CONTROLS, default=["swapped"], help=controls)
     write.add_argument("--seed", type=int, default=0, help="another seed draws other films (%(default)s)")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.options import positive
+from data_prep.options import folder, positive
 from recipe.cxr_grpo.results.metrics import component_means, failure_note, read_failures, read_metrics
 from recipe.cxr_grpo.running.training import STARTUP_LIMIT, TRAINERS, exit_status, run_training
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         "data.val_files=/data/val.parquet actor_rollout_ref.model.path=/models/tiny",
     )
     parser.add_argument("kind", choices=sorted(TRAINERS), help="the trainer")
-    parser.add_argument("--out", type=Path, required=True, help="folder for log, metrics, checkpoints and dumps")
+    parser.add_argument("--out", type=folder, required=True, help="folder for log, metrics, checkpoints and dumps")
     parser.add_argument("--config-name", help="config of this recipe (quickstart_<kind>)")
     again = "after a failure, go on from the newest sound checkpoint, at most N times"
     parser.add_argument("--restarts", type=positive, default=0, metavar="N", help=again)

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from data_prep.options import positive
+from data_prep.options import folder, positive
 from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import films, validation
@@ -191,7 +191,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         epilog="Everything else goes to verl's GRPO trainer as Hydra overrides, for example: "
         "bash examples/quickstart.sh --steps 5 actor_rollout_ref.actor.optim.lr=5e-5",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder (%(default)s)")
+    parser.add_argument("--out", type=folder, default=Path("runs/quickstart"), help="output folder (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data, model, training and rollouts (%(default)s)")
     parser.add_argument("--steps", type=positive, default=25, help="GRPO steps (%(default)s)")
     parser.add_argument("--patients", type=positive, default=900, help="demo patients (%(default)s)")

@@ -5,9 +5,8 @@ The checkpoint in `recipe/cxr_grpo/demo/model` was made by this command with --p
 
 import argparse
 import sys
-from pathlib import Path
 
-from data_prep.options import positive
+from data_prep.options import folder, positive
 from recipe.cxr_grpo.demo import architecture, pretraining
 from recipe.cxr_grpo.running.training import exit_status, progress
 
@@ -19,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Write a tiny Qwen3-VL with random weights, or with --pretrain one that looks at the demo's films.",
         epilog="example: python -m recipe.cxr_grpo.tiny_model --pretrain --out runs/demo_model",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=folder, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, and of --pretrain (%(default)s)")
     parser.add_argument("--hidden-size", type=positive, default=128, help="width, a multiple of 64 (%(default)s)")
     parser.add_argument("--layers", type=positive, default=4, help="layers of the language model (%(default)s)")

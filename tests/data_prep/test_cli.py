@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixtures.films import film_boxes
 
 from data_prep import registry
 from data_prep.checks.box_units import BoxUnits
@@ -38,6 +39,8 @@ def test_help_has_an_example(capsys, arguments):
         (["nothing"], "nothing"),
         (["demo"], "--out"),
         (["demo", "--out", ""], "must name a folder"),
+        (["filter", "data", "--out", "", "--rules"], "must name a folder"),
+        (["traces", "data", "--out", " ", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m"], "must name a folder"),
         (["demo", "--out", "x", "--patients", "0"], "--patients"),
         (["demo", "--out", "x", "--limit", "few"], "--limit"),
         (["demo", "--out", "x", "--shares", "0.5,0.6,0.1"], "--shares"),
@@ -104,10 +107,25 @@ def test_one_sample_that_cannot_be_written_is_a_listed_problem(prepare, make_sam
     assert prepare(samples, "--strict")[0] == 1
 
 
-def test_a_sample_that_breaks_a_rule_ends_the_run_with_a_message(prepare, make_sample, tmp_path):
-    status, said = prepare(make_sample(phrase=phrase) for phrase in ("nodule", " "))
-    assert status == 1 and "data_prep: a grounding sample needs a phrase" in said and "Traceback" not in said
-    assert list((tmp_path / "out").iterdir()) == []
+@pytest.mark.parametrize("more", [[], ["--max-normal", "1", "--split-file", "{}/split.csv"]])
+def test_a_blank_report_is_a_listed_problem_and_the_run_goes_on(prepare, make_sample, rows, tmp_path, more):
+    (tmp_path / "split.csv").write_text("patient_id,split\np1,train\n")
+    texts = {"a": "The lungs are clear.", "b": " \n", "c": None, "d": "A nodule of Mr. Smith."}
+    samples = [make_sample(id=name, task="report", report=text, boxes=()) for name, text in texts.items()]
+    status, said = prepare(samples, *(option.format(tmp_path) for option in more))
+    assert status == 0 and "unusable_sample: 2\n  b: a report sample needs a report; sample not used" in said
+    assert "Sample(" not in said and "Smith" not in said
+    assert [row["extra_info"]["id"] for row in rows(tmp_path / "out/train.parquet")] == ["a", "d"]
+    assert prepare(samples, "--strict")[0] == 1
+
+
+@pytest.mark.parametrize("about", [(), ("a.csv",)])
+def test_an_os_error_blames_the_file_that_it_is_about(prepare, about):
+    def fail(_):
+        raise OSError(*(5, "Input/output error", *about) if about else ["cannot identify image file 'films/a0.png'"])
+
+    named = "a.csv: Input/output error" if about else "cannot identify image file 'films/a0.png'"
+    assert prepare([], report=fail) == (2, f"data_prep: {named}\n")
 
 
 def test_strict_refuses_problems_and_passes_notes(prepare, make_sample):
@@ -122,14 +140,6 @@ def test_strict_refuses_problems_and_passes_notes(prepare, make_sample):
 
 def scaled(boxes, unit):
     return [Box(*(value * unit for value in quad)) for quad in boxes]
-
-
-def film_boxes(count=300):
-    """Boxes as on films: centres all over it, sides of 8 to 30 % of it."""
-    for i in range(count):
-        across, down = 0.08 + 0.02 * (i % 12), 0.08 + 0.03 * (i % 7)
-        x1, y1 = (0.97 - across) * (i * 37 % 101) / 101, (0.97 - down) * (i * 53 % 103) / 103
-        yield x1, y1, x1 + across, y1 + down
 
 
 def as_width_and_height(boxes, clip):

@@ -1,11 +1,14 @@
+import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from fixtures import chest_imagenome, mimic_cxr, ms_cxr
+from fixtures import chest_imagenome, films, mimic_cxr, ms_cxr
 
 from data_prep.cli import main
 from data_prep.problems import Problems, RefusedData
 from data_prep.selection import Authority, read_mimic_splits
+from data_prep.writer.dataset import DatasetWriter
 from reward_fns.errors import UsageError
 
 
@@ -53,6 +56,35 @@ def test_other_opinions_are_counted_and_not_followed(tmp_path):
     assert list(problems.notes.values()) == [1] and not problems.found
     assert authority.split("10000002", "here") is None
     assert [(problem.kind, problem.where) for problem in problems.found] == [("no_split", "here")]
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_a_film_in_two_splits_of_coco_and_llava_is_found(tmp_path, capsys, depth):
+    (tmp_path / "films/p1").mkdir(parents=True)
+    films.png(tmp_path / "films/p1/a.png", np.arange(1200, dtype=depth).reshape(30, 40))
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 10]}
+    image = {"id": 1, "file_name": "p1/a.png", "width": 40, "height": 30}
+    coco = {"images": [image], "categories": [{"id": 1, "name": "Mass"}], "annotations": [box]}
+    turns = [{"from": "human", "value": "<image>\nReport."}, {"from": "gpt", "value": "A mass."}]
+    items = {"coco": coco, "llava": [{"id": "a", "image": "p1/a.png", "conversations": turns}]}
+    more = {"coco": ["--split", "train"], "llava": ["--split", "val", "--task", "report"]}
+    for name, content in items.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        given = ["--root", tmp_path / "films", "--annotations", tmp_path / f"{name}.json", "--out", tmp_path / name]
+        assert main([name, *map(str, given), *more[name]]) == 0
+    capsys.readouterr()
+    assert main(["validate", str(tmp_path / "coco"), str(tmp_path / "llava")]) == 1
+    told = capsys.readouterr().out
+    assert "patient a is in train (coco, " in told and "image in two splits" in told
+
+
+def test_a_stored_film_that_is_gone_is_found_beside_its_copy(tmp_path, make_sample, capsys):
+    for name in ("one", "two"):
+        with DatasetWriter(tmp_path / name) as writer:
+            writer.add(make_sample(id=name, phrase=name))
+    next((tmp_path / "one/images").iterdir()).unlink()
+    assert main(["validate", str(tmp_path / "one"), str(tmp_path / "two")]) == 1
+    assert "bad image: 2" in capsys.readouterr().out  # of the RL and the SFT row
 
 
 @pytest.fixture

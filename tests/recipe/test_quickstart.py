@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("verl")
 
-from recipe.cxr_grpo import quickstart
+from recipe.cxr_grpo import films, launch, quickstart, tiny_model
 from reward_fns.errors import UsageError
 
 
@@ -28,6 +28,23 @@ def test_wrong_use_has_status_2(arguments, capsys):
         quickstart.main(arguments)
     assert stop.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (quickstart, []),
+        (launch, ["grpo"]),
+        (tiny_model, []),
+        (films, ["write", "val.parquet"]),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(command, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        command.main([*arguments, "--out", ""])
+    assert stop.value.code == 2 and "must name a folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_another_run_is_refused_and_kept(tmp_path):

@@ -72,6 +72,17 @@ def test_a_sheet_of_what_is_asked(sound, tmp_path, capsys, task, count, drawn):
     assert second == again and (first != second) == (count == 2)
 
 
+def test_a_sheet_draws_each_question_once_and_with_its_boxes(sound, tmp_path, capsys):
+    path = tmp_path / "sheet.png"
+    assert f"{path}: 7 rows" in verdict(capsys, sound, "--sheet", path)[1]
+    both = path.read_bytes()
+    files = [file for file in sorted(sound.glob("*.parquet")) if not file.name.startswith("sft")]
+    assert f"{path}: 7 rows" in verdict(capsys, *files, "--sheet", path)[1] and path.read_bytes() == both
+    for file in files:
+        file.unlink()
+    assert f"{path}: 5 rows" in verdict(capsys, sound, "--sheet", path)[1]
+
+
 def inked(label, box):
     """The text pixels of a label on a card, as a picture of them, wherever they are."""
     card = Image.new("RGB", (sheet._SIDE, sheet._SIDE), "white")

@@ -202,6 +202,25 @@ def test_many_at_a_time(tmp_path, judge_server):
     ]
 
 
+def test_a_second_run_leaves_only_its_own_files_and_the_users(data, make_sample, tmp_path, capsys):
+    out, own = tmp_path / "out", {"patient_id": "a", "image": png(50, 30), "width": 50, "boxes": ()}
+    with DatasetWriter(tmp_path / "before") as writer:
+        writer.add(make_sample(id="v", split="val", task="report", report="The lungs are clear. No change.", **own))
+    assert main(["filter", str(tmp_path / "before"), "--rules", "--out", str(out)]) == 0
+    assert (out / "val.parquet").exists() and (out / "sft_val.parquet").exists()
+    film = out / "images" / f"{'0' * 20}.png"  # a row elsewhere may show it
+    film.parent.mkdir()
+    for path in (film, out / "notes.txt"):
+        path.write_text("mine")
+    (out / "traces.json").write_text(json.dumps({"model": "m"}, indent=1))
+    assert main(["filter", str(data), "--rules", "--out", str(out)]) == 0
+    wanted = {"train.parquet", "sft_train.parquet", "filter.json", "problems.jsonl", "images", "notes.txt"}
+    assert {path.name for path in out.iterdir()} == wanted and film.exists()
+    with DatasetWriter(out) as writer:
+        writer.add(make_sample())
+    assert not (out / "filter.json").exists() and (out / "notes.txt").exists()
+
+
 def test_rules_need_no_server(data, rows, tmp_path, capsys):
     left_by_a_kill = tmp_path / "out" / f".unfinished-{platform.node()}-x"
     left_by_a_kill.mkdir(parents=True)

@@ -63,6 +63,19 @@ def test_traces_are_mixed_with_direct_answers(ask, data, rows, tmp_path, judge_s
     assert main(["validate", str(tmp_path / "out")]) == 0
 
 
+def test_a_second_run_leaves_no_file_of_the_first(ask, data, make_sample, tmp_path):
+    assert ask("--direct-share", "1") == 0
+    out, film = tmp_path / "out", {"image": b"png", "width": 80, "height": 60}
+    with DatasetWriter(tmp_path / "other") as writer:
+        writer.add(make_sample(split="val", **film))
+    model = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--yes", "--direct-share", "1"]
+    assert main(["traces", str(tmp_path / "other"), "--out", str(out), *model]) == 0
+    assert {path.name for path in out.iterdir()} == {"sft_val.parquet", "traces.json", "journal.sqlite"}
+    with DatasetWriter(out) as writer:
+        writer.add(make_sample(**film))
+    assert not (out / "traces.json").exists()
+
+
 def test_the_teacher_sees_the_film_in_the_size_of_the_row(ask, judge_server):
     assert ask("--direct-share", "0") == 0
     image, text = judge_server.requests[0]["messages"][0]["content"]

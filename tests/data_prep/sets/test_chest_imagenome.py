@@ -93,8 +93,8 @@ def test_gold_and_failed_images_are_left_out(run, rows, tmp_path):
 
 
 DAMAGES = {
-    "swapped corners": (damaged(("svc", (500, 9, 100, 90), {})), "bad_box"),
-    "no area": (damaged(("svc", (500, 9, 500, 90), {})), "bad_box"),
+    "swapped corners": (damaged(("svc", (500, 9, 100, 90), {})), "swapped_corners"),
+    "no area": (damaged(("svc", (500, 9, 500, 90), {})), "swapped_corners"),
     "not a number": (damaged(("svc", (1, 2, 3, 4), {"original_x1": float("nan")})), "bad_box"),
     "text": (damaged(("svc", (1, 2, 3, 4), {"original_x1": "None"})), "bad_box"),
     "a truth value": (damaged(("svc", (1, 2, 3, 4), {"original_x1": True})), "bad_box"),

@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from fixtures.films import film_boxes
 from PIL import Image
 
 from data_prep.cli import main
@@ -96,7 +97,7 @@ def test_a_patient_in_two_splits_is_refused(run, tmp_path):
         (report(id="good"), "duplicate_id"),
         (report(image="b.png"), "missing_image"),
         (report(image="../a.png"), "unsafe_path"),
-        (phrase(boxes=[[0.3, 0.2, 0.1, 0.4]]), "bad_box"),
+        (phrase(boxes=[[0.3, 0.2, 0.1, 0.4]]), "swapped_corners"),
         (phrase(boxes=[[0.1, 0.2, 0.3, 1.4]]), "bad_box"),
         (phrase(boxes=[[0.1, 0.2, 0.3, float("nan")]]), "bad_box"),
         (phrase(boxes=[[0.1, 0.2, 0.3, float("inf")]]), "bad_box"),
@@ -131,17 +132,37 @@ def test_json_nested_beyond_what_python_reads_is_listed(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("box", "unit", "hint"),
+    ("box", "unit", "kind", "hint"),
     [
-        ([0.1, 0.2, 0.3, 0.4], "pixel", "smaller than a pixel; if it is in shares of the image, leave --box-unit out"),
-        ([4, 4, 12, 8], "share", "larger than 1; if it is in pixels, give --box-unit pixel"),
-        ([0.5, 0.5, 0.2, 0.1], "share", "no area; give the right and bottom edge, not width and height"),
-        ([4, 4, 50, 8], "pixel", "is outside the 40 x 20 image"),
+        ([0.1, 0.2, 0.3, 0.4], "pixel", "bad_box", "if it is in shares of the image, leave --box-unit out"),
+        ([4, 4, 12, 8], "share", "bad_box", "larger than 1; if it is in pixels, give --box-unit pixel"),
+        ([0.5, 0.5, 0.2, 0.1], "share", "swapped_corners", "give the right and bottom edge, not width and height"),
+        ([4, 4, 50, 8], "pixel", "bad_box", "is outside the 40 x 20 image"),
     ],
 )
-def test_a_box_in_another_unit_says_what_to_do(run, box, unit, hint):
+def test_a_box_in_another_unit_says_what_to_do(run, box, unit, kind, hint):
     status, told, _, kinds = run([report(), phrase(boxes=[box])], "--box-unit", unit)
-    assert status == 0 and kinds == {"bad_box": 1} and hint in told
+    assert status == 0 and kinds == {kind: 1} and hint in told
+
+
+@pytest.mark.parametrize("unit", ["share", "pixel"])
+def test_width_and_height_instead_of_corners_are_refused(run, unit):
+    across, down = (40, 20) if unit == "pixel" else (1, 1)
+    corners = [(x1 * across, y1 * down, x2 * across, y2 * down) for x1, y1, x2, y2 in film_boxes(100)]
+
+    def run_with(boxes, *options):
+        return run([phrase(id=f"g{i}", boxes=[box]) for i, box in enumerate(boxes)], "--box-unit", unit, *options)
+
+    assert run_with(corners)[0] == 0
+    sides = [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in corners]
+    status, told, _, _ = run_with(sides)
+    assert status == 1 and "as [x, y, width, height] too, so that is probably what they are" in told
+    status, _, found, kinds = run_with(sides, "--trust-boxes")
+    assert status == 0 and len(found) > 0 and kinds["swapped_corners"] > 50
+    # Corners that are truly swapped are listed: the other boxes show that the form is right.
+    swapped = [(x2, y2, x1, y1) for x1, y1, x2, y2 in corners[:40]]
+    status, _, found, kinds = run_with([*swapped, *corners[40:]])
+    assert status == 0 and kinds == {"swapped_corners": 40} and len(found) == 60
 
 
 def test_a_byte_order_mark_is_read(run, tmp_path):

@@ -111,9 +111,8 @@ def test_other_views_can_be_asked_for(run, rows):
 
 def test_images_are_looked_for_only_when_asked(run, rows, tmp_path):
     root = fixture.write_tables(tmp_path / "jpg")
-    there = fixture.image_path(root, fixture.FILMS[0])
-    there.parent.mkdir(parents=True)
-    there.write_bytes(b"")
+    shutil.rmtree(root / "files")
+    fixture.write_image(root, fixture.FILMS[0])
     status, _, written = run(rows, "--check-images", root=root)
     assert status == 0 and set(written) == {"s50414267"} and kinds(tmp_path) == {"missing_image": 1}
     status, told, _ = run(rows, "--check-images", "--strict", root=root)

@@ -9,6 +9,7 @@ import zipfile
 from collections import Counter
 
 import pytest
+from fixtures import chest_imagenome, ms_cxr
 from fixtures import mimic_cxr as fixture
 
 from data_prep.cli import main
@@ -245,11 +246,24 @@ def test_a_root_without_any_film_is_refused(run, rows, tmp_path):
     assert status == 2 and f"--root {tmp_path / 'jpg'} holds no film" in told and not written
 
 
+@pytest.mark.parametrize("name", ["mimic_cxr", "ms_cxr", "chest_imagenome"])
+def test_a_root_with_another_patients_film_alone_is_refused(run, tmp_path, capsys, name):
+    given = {
+        "mimic_cxr": ["--reports", str(tmp_path / "mimic-cxr-reports.zip"), "--section", "fallback"],
+        "ms_cxr": ["--annotations", str(ms_cxr.write_csv(tmp_path))],
+        "chest_imagenome": ["--annotations", str(chest_imagenome.write_zip(tmp_path / "cig"))],
+    }
+    command = [name, "--root", str(tmp_path / "jpg"), "--out", str(tmp_path / "out"), *given[name]]
+    assert main(command) == 0
+    shutil.rmtree(tmp_path / "jpg/files")
+    fixture.write_image(tmp_path / "jpg", (19999999, 59999999, fixture.dicom(99)))
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "images that were looked for are not in" in told and "--check-images" in told
+
+
 def test_one_missing_film_does_not_end_an_embedding_run(run, rows, tmp_path):
-    for film in fixture.FILMS[1:]:
-        path = fixture.image_path(tmp_path / "jpg", film)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"film")
+    fixture.image_path(tmp_path / "jpg", fixture.FILMS[0]).unlink()
     status, _, written = run(rows, "--embed")
     assert status == 0 and written == {"s50414268", "s57375967", "s58913004"}
     assert kinds(tmp_path) == {"missing_image": 1}

@@ -106,7 +106,7 @@ def cut_short(path):
 
 
 DAMAGES = {
-    "swapped corners": (add([0.5, 0.1, 0.2, 0.4]), "bad_box"),
+    "swapped corners": (add([0.5, 0.1, 0.2, 0.4]), "swapped_corners"),
     "not a number": (add([float("nan"), 0.1, 0.2, 0.4]), "bad_box"),
     "text": (add(["a", 0.1, 0.2, 0.4]), "bad_box"),
     "three numbers": (add([0.1, 0.2, 0.4]), "bad_box"),
@@ -141,7 +141,7 @@ def test_every_problem_is_counted_listed_and_refused_under_strict(run, root, row
 def test_a_sentence_with_a_malformed_box_is_not_asked(run, root, rows):
     add([0.1, 0.1, 0.2, 0.2], [0.3, 0.3, 0.2, 0.4])(root)
     _, _, out = run(root)
-    assert kinds(out) == {"bad_box": 1, "incomplete_boxes": 1}
+    assert kinds(out) == {"swapped_corners": 1, "incomplete_boxes": 1}
     assert set(truths(rows, out / "val.parquet")) == {"55503-0"}
 
 

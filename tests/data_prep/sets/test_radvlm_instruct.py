@@ -135,10 +135,11 @@ def boxes(answer, identity="vindr-cxr-mono-train1_2"):
 @pytest.mark.parametrize(
     ("broken", "kind"),
     [
-        (boxes("At [0.1, 0.2, 0.1, 0.4]."), "bad_box"),
+        (boxes("At [0.1, 0.2, 0.1, 0.4]."), "swapped_corners"),
         (boxes("At [0.1, nan, 0.3, 0.4]."), "bad_box"),
-        (boxes("At [0.3, 0.2, 0.1, 0.4]."), "bad_box"),
+        (boxes("At [0.3, 0.2, 0.1, 0.4]."), "swapped_corners"),
         (boxes("At [0.1, 0.2, 1.3, 0.4]."), "bad_box"),
+        (boxes("At [0.1, 0.2, 0.3, 0.4] and [0.5, 0.6, 0.7]."), "bad_box"),
         (boxes("Nowhere."), "no_box"),
         (boxes("Seen at [0.1, 0.2, 0.3, 0.4].", "vindr-cxr-train1_1"), "bad_box"),
         (boxes("Fine.", "someone-else_1"), "unknown_source"),

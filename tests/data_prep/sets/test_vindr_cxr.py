@@ -150,7 +150,7 @@ def cut_short(path):
 
 
 DAMAGES = {
-    "swapped corners": (add(1, "ILD", "30", "10", "20", "20"), "bad_box"),
+    "swapped corners": (add(1, "ILD", "30", "10", "20", "20"), "swapped_corners"),
     "not a number": (add(1, "ILD", "nan", "10", "20", "20"), "bad_box"),
     "text": (add(1, "ILD", "left", "10", "20", "20"), "bad_box"),
     "box outside": (add(1, "ILD", "10", "10", "20", "100"), "box_outside"),
@@ -250,7 +250,7 @@ def test_tables_may_be_gzipped(run, root, tmp_path, rows):
 def test_a_finding_with_a_malformed_box_is_not_asked(run, root, rows):
     add(1, "Cardiomegaly", "30", "10", "20", "20")(root)
     _, _, out = run(root, "--negatives", "9")
-    assert kinds(out) == {"bad_box": 1, "incomplete_boxes": 1}
+    assert kinds(out) == {"swapped_corners": 1, "incomplete_boxes": 1}
     # Nor is it an absent one.
     assert not any("1-cardiomegaly" in row["extra_info"]["id"] for row in rows(out / "train.parquet"))
 
@@ -282,6 +282,19 @@ def test_shares_instead_of_pixels_are_refused(run, root):
     fixture.table(root / "annotations/annotations_train.csv", rows)
     status, told, _ = run(root)
     assert status == 1 and "annotations_train.csv" in told and "shares of the image" in told
+
+
+def test_width_and_height_instead_of_corners_are_refused(run, root):
+    width, height = fixture.SIZES[fixture.image_id(1)]
+    rows = [
+        (fixture.image_id(1), "R8", f"Finding {i}", (x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height))
+        for i, (x1, y1, x2, y2) in enumerate(films.film_boxes(100))
+    ]
+    fixture.table(root / "annotations/annotations_train.csv", rows)
+    status, told, _ = run(root)
+    assert status == 1 and "as [x, y, width, height] too, so that is probably what they are" in told
+    status, _, out = run(root, "--trust-boxes")
+    assert status == 0 and kinds(out)["swapped_corners"] > 50
 
 
 @pytest.mark.parametrize(("side", "status"), [(14, 1), (36, 0)])
