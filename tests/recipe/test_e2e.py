@@ -238,8 +238,9 @@ calls, rest, lock, hanging = itertools.count(), itertools.count(), threading.Loc
 
 @reward("fragile", task="report", range=(0.0, 1.0), blocking=True)
 def fragile(prediction: str, reference: str, extra_info: dict, dead: bool = False) -> float:
+    call = next(calls)  # the first is the trial before the first step
     step = extra_info["global_steps"] + 1  # verl counts the versions of the weights
-    if dead or step == 2 or next(calls) == 0:  # away in the second step, and once for a moment
+    if (dead and call) or step == 2 or call == 1:  # away in the second step, and once for a moment
         raise ConnectionError("the scorer is away")
     if step == 3:
         with lock:
@@ -284,7 +285,7 @@ def fragile(finished, tmp_path):
 
 
 def test_a_scorer_that_dies_and_returns_that_hangs_and_that_says_nan_is_never_trained_on(fragile):
-    out = fragile(4, {"retries": 1, "stop_after": 30})
+    out = fragile(4, {"retries": 1, "stop_after": 30, "max_rate": 1.0})
     logged = read_metrics(out, "grpo")
     counted = {
         step: [
@@ -320,6 +321,14 @@ def test_a_dead_scorer_ends_the_run_by_its_name(fragile):
     assert "'fragile'" in message
     assert "given up after 6 failures in a row" in message
     assert "the scorer is away" in message
+    assert others() == []
+
+
+def test_a_scorer_that_fails_too_often_ends_the_run_within_the_window(fragile):
+    with pytest.raises(
+        RunFailed, match="'fragile' failed on 8 of 16 rollouts in the last 2 steps .*the scorer is away"
+    ):
+        fragile(4, {"retries": 1, "stop_after": 30, "window": 2})
     assert others() == []
 
 

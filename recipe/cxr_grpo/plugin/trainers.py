@@ -112,7 +112,9 @@ class ComponentLogs:
         worker = self.reward_loop_manager.reward_loop_workers[0]
         limit = TRIAL_SECONDS + self.spec.failures.timeout * (self.spec.failures.retries + 1)
         try:
-            problem = ray.get(worker.__ray_call__.remote(try_rewards, rows, dict(kwargs)), timeout=limit)
+            problem = ray.get(
+                worker.__ray_call__.remote(try_rewards, rows, dict(kwargs), self.global_steps), timeout=limit
+            )
         except ray.exceptions.GetTimeoutError:
             problem = f"a reward of {', '.join(self.spec.reward_names)} did not return within {limit:.0f} s"
         if problem:

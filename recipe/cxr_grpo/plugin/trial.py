@@ -66,12 +66,17 @@ def _gold(row: Mapping[str, Any], task: str) -> Rollout:
     return Rollout(row["data_source"], text, row["reward_model"]["ground_truth"], info)
 
 
-def try_rewards(worker: Any, rows: Sequence[Rollout], reward_kwargs: Mapping[str, Any]) -> str:
+def try_rewards(worker: Any, rows: Sequence[Rollout], reward_kwargs: Mapping[str, Any], global_steps: int = 0) -> str:
     """Why a reward can't score a row, "" if all can; runs inside one of verl's reward workers, whose counts stay 0."""
+    # What verl 0.9.1 adds to extra_info (reward_loop/reward_manager/naive.py), for rewards that look at it.
+    from_rollout = {"num_turns": 2, "rollout_reward_scores": {}}
+    from_rollout |= dict.fromkeys(("global_steps", "min_global_steps", "max_global_steps"), global_steps)
     spec = resolve(spec=reward_kwargs.get("spec"), preset=reward_kwargs.get("preset"))
     judge = {key: getattr(worker, key, None) for key in ("reward_router_address", "reward_model_tokenizer")}
     try:
-        results = score_batch([row._replace(from_verl=judge) for row in rows], spec)
+        results = score_batch(
+            [row._replace(extra_info={**row.extra_info, **from_rollout}, from_verl=judge) for row in rows], spec
+        )
     except UsageError as error:
         return str(error)
     finally:

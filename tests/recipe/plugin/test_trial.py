@@ -8,9 +8,18 @@ from omegaconf import OmegaConf
 from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task, try_rewards
 from reward_fns.calling import counts
 from reward_fns.errors import UsageError
+from reward_fns.scoring import score_batch
 from reward_fns.spec import resolve
 
 BOTH = {"report": [{"name": "gleu"}], "grounding": [{"name": "box_iou"}]}
+LOOKS = """
+from reward_fns import reward
+
+
+@reward("looks", task="report", range=(0.0, 100.0))
+def looks(prediction, reference, extra_info):
+    return extra_info["global_steps"] + extra_info["num_turns"]
+"""
 TRUTHS = {"report": {"report": "No effusion."}, "grounding": {"boxes": [[0.1, 0.2, 0.5, 0.6]]}}
 
 
@@ -56,6 +65,14 @@ def test_a_judge_without_an_address_is_found_before_the_first_step(tmp_path, mon
     pytest.importorskip("openai")
     rows = row_of_each_task([parquet(tmp_path / "a", "report")], resolve({"report": [{"name": "green"}]}))
     assert "no judge server is named" in try_rewards(None, rows, {"spec": {"report": [{"name": "green"}]}})
+
+
+def test_a_reward_finds_in_extra_info_what_verl_adds(tmp_path):
+    (row,) = row_of_each_task([parquet(tmp_path / "a", "report")], resolve(BOTH))
+    (tmp_path / "mine.py").write_text(LOOKS)
+    spec = {"report": [{"name": "looks", "path": str(tmp_path / "mine.py")}]}
+    assert try_rewards(None, [row], {"spec": spec}, 7) == ""
+    assert "KeyError('global_steps')" in str(score_batch([row], resolve(spec))[0])
 
 
 def test_a_row_that_cannot_be_scored_is_found_before_the_first_step(tmp_path):
