@@ -326,7 +326,7 @@ def test_a_dead_scorer_ends_the_run_by_its_name(fragile):
 
 def test_a_scorer_that_fails_too_often_ends_the_run_within_the_window(fragile):
     with pytest.raises(
-        RunFailed, match="'fragile' failed on 8 of 16 rollouts in the last 2 steps .*the scorer is away"
+        RunFailed, match=r"'fragile' failed on 8 of 16 rollouts in the last 2 steps .*the scorer is away"
     ):
         fragile(4, {"retries": 1, "stop_after": 30, "window": 2})
     assert others() == []
