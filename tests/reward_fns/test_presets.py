@@ -20,7 +20,7 @@ def report(score, text_models_in_cache):
 
 
 def test_all_presets_are_known():
-    assert preset_names() == sorted([*REPORTS, "paper_grounding", "quickstart"])
+    assert preset_names() == sorted([*REPORTS, "paper_grounding", "paper_mixed", "quickstart", "unirg_stage2"])
 
 
 @pytest.mark.parametrize("preset", REPORTS)
