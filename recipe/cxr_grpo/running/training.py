@@ -138,7 +138,7 @@ def _attempt(
     watches: Sequence[Callable[[], None]],
     held: Sequence[int],
 ) -> None:
-    """Run verl's trainer with ``command`` once; RunFailed if it ends with an error or if one of ``watches`` raises Silent."""
+    """Run ``command`` once; RunFailed if it ends with an error or if one of ``watches`` raises Silent."""
     # verl's file logger truncates its file, so every attempt at a run writes its own.
     attempt = len(list(out.glob(f"{kind}.metrics.*.jsonl"))) + 1
     env = run_environment() | {"VERL_FILE_LOGGER_PATH": str(out / f"{kind}.metrics.{attempt}.jsonl")}
