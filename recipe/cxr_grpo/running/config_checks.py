@@ -25,6 +25,7 @@ def check_config(kind: str, config: Any) -> None:
         check_batches(config)
     else:
         check_sft_batches(config)
+        check_validation(config)
 
 
 def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -159,6 +160,13 @@ def check_sft_batches(config: Any) -> None:
             f"data.max_token_len_per_gpu={data.max_token_len_per_gpu} has no room for a row of data.max_length="
             f"{data.max_length} tokens"
         )
+
+
+def check_validation(config: Any) -> None:
+    """Raise UsageError for an SFT that is to be validated without data, which verl finds out at that step."""
+    freq = config.trainer.test_freq
+    if not config.data.val_files and freq != -1:
+        raise UsageError(f"trainer.test_freq={freq} without data.val_files: give a file, or set trainer.test_freq=-1")
 
 
 def _adapters(model: Any) -> bool:

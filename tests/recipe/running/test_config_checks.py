@@ -226,6 +226,7 @@ def test_what_grpo_would_fail_on_with_a_profile_is_refused(compose, profile, cha
         ),
         ("paper_32xgh200", {"data.max_length": 20000}, "max_token_len_per_gpu=16384 has no room"),
         ("gpu_24g", {"checkpoint.save_contents": ["hf_model"]}, "checkpoint.save_contents has hf_model"),
+        ("gpu_80g", {"trainer.test_freq": 100}, "test_freq=100 without data.val_files"),
     ],
 )
 def test_what_sft_would_fail_on_is_refused(compose, profile, changes, message):
