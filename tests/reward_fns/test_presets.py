@@ -65,6 +65,19 @@ def test_unirg_weights():
     assert weights == {"bertscore": 0.37, "chexbert_cosine": 0.253, "radgraph_combined": 0.377}
 
 
+def test_the_second_stage_of_unirg_is_the_first_with_a_judge():
+    first, second = (resolve(preset=f"unirg_stage{number}").tasks["report"] for number in (1, 2))
+    assert second[:-1] == first
+    assert (second[-1].reward.name, second[-1].weight, second[-1].options) == ("green", 0.5, {"mode": "json"})
+
+
+def test_a_mixed_run_has_the_rewards_of_both_of_the_paper_s():
+    mixed, report, grounding = (resolve(preset=f"paper_{name}") for name in ("mixed", "report", "grounding"))
+    trained = tuple(part for part in report.tasks["report"] if part.weight)
+    assert mixed.tasks == {"report": trained, "grounding": grounding.tasks["grounding"]}
+    assert (mixed.boxes, mixed.think_end) == (grounding.boxes, report.think_end)
+
+
 def test_editgrpo_is_a_plain_sum(report):
     result = report(GOOD, "editgrpo")
     assert result["score"] == pytest.approx(result["radgraph_f1"] + result["chexbert_f1"])
