@@ -27,7 +27,7 @@ def failure(tmp_path, monkeypatch):
         log = tmp_path / "grpo.log"
         log.write_text("RUN STOPPED: an earlier attempt\n" + text)
         start = len("RUN STOPPED: an earlier attempt\n")
-        return explain("grpo ended with status 1", log, start, [tmp_path, tmp_path / "nowhere"])
+        return explain("grpo ended with status 1", log, start, [tmp_path, tmp_path / "nowhere", log.parent / "."])
 
     return explained
 
