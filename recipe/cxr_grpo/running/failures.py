@@ -64,6 +64,7 @@ def _causes(lines: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
         said = [text for line in lines if (text := line.partition(mark)[2].strip())]
         if said:
             yield words + said[-1]
+            return  # what stopped the run says more than the last failure before it
 
 
 def _resuming(lines: Sequence[str]) -> str | None:

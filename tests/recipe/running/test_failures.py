@@ -87,3 +87,10 @@ def test_a_note_keeps_the_cause():
     noted = RunFailed("grpo ended\n | end", "because").with_note("so there")
     assert (str(noted), noted.cause) == ("grpo ended\n | end\nso there", "because")
     assert RunFailed("grpo ended\n | end").cause == "grpo ended"
+
+
+def test_why_a_run_was_stopped_says_more_than_the_last_failure_of_a_scorer(failure):
+    found = failure(
+        "ScorerUnavailable: reward 'gleu' failed on sample 'p1': down\nRUN STOPPED: reward 'gleu': given up\n"
+    )
+    assert str(found).splitlines()[-1] == "The run was stopped: reward 'gleu': given up"
