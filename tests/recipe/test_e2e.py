@@ -54,7 +54,7 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "quickstart"
     first = start(out, *SMALL, "trainer.save_freq=1")
     deadline = time.time() + 400
-    # verl writes a step's checkpoint first, then its rollouts, then its metrics: wait for the last of them.
+    # A step's rollouts are written first, then its checkpoint, then its metrics: wait for the last of them.
     while 2 not in read_metrics(out, "grpo"):
         assert first.poll() is None and time.time() < deadline, first.stdout.read()
         time.sleep(0.2)

@@ -6,6 +6,7 @@ Chosen with ``trainer.v1.trainer_mode=cxr_sync`` (or ``cxr_colocate_async``, ``c
 import json
 import math
 from collections import Counter
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class ComponentLogs:
     global_steps: int
     reward_loop_manager: Any
     replay_buffer: Any
+    _dump_futures: list[Future]
 
     def __init__(self, config: DictConfig) -> None:
         with open_dict(config):
@@ -174,9 +176,19 @@ class ComponentLogs:
             )
         return batch
 
+    def step(self, metrics: dict, timing_raw: dict) -> Any:
+        """As verl's, which would dump the rollouts only after the checkpoint: a run killed between would lose them."""
+        batch = super().step(metrics, timing_raw)  # type: ignore[misc]
+        if folder := self.config.trainer.get("rollout_data_dir"):
+            with marked_timer("dump_rollout_generations", timing_raw, color="green"):
+                self._dump_rollouts(batch, folder)
+        return batch
+
     def _save_checkpoint(self) -> None:
         """As verl's, then sealed with a manifest, without which a checkpoint counts as unfinished."""
         self._phase("checkpoint")
+        for dump in self._dump_futures:
+            dump.result()
         super()._save_checkpoint()  # type: ignore[misc]
         if not self.config.actor_rollout_ref.actor.get("checkpoint", {}).get("async_save", False):
             checkpoints.seal(self.folder / f"global_step_{self.global_steps}")
@@ -240,22 +252,24 @@ class ComponentLogs:
         super()._dump_generations(*args, reward_extra_infos_dict=columns, **kwargs)  # type: ignore[misc]
 
     def _log_rollout_data(self, batch: Any, timing_raw: dict, rollout_data_dir: str) -> None:
-        """As verl's, with all that the reward function returned, and without verl's padding for failed rollouts."""
-        with marked_timer("dump_rollout_generations", timing_raw, color="green"):
-            rows = sorted(rollouts(batch), key=lambda row: row.key)
-            keys = [row.key for row in rows]
-            fields = ["prompts", "responses", "rm_scores", "reward_model"]
-            data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
-            columns: dict[str, list] = {"uid": keys, "id": [row.id for row in rows], "task": [row.task for row in rows]}
-            columns |= {name: [row.values[name] for row in rows] for name in rows[0].values}
-            self._dump_generations(
-                inputs=self._texts(data["prompts"]),
-                outputs=self._texts(data["responses"]),
-                gts=[item["ground_truth"] for item in data.pop("reward_model").tolist()],
-                scores=[float(scores.sum()) for scores in data["rm_scores"].unbind()],
-                reward_extra_infos_dict=columns,
-                dump_path=rollout_data_dir,
-            )
+        """Nothing: :meth:`step` has dumped them."""
+
+    def _dump_rollouts(self, batch: Any, folder: str) -> None:
+        """Dump what verl does and all that the reward function returned, without verl's padding for failed rollouts."""
+        rows = sorted(rollouts(batch), key=lambda row: row.key)
+        keys = [row.key for row in rows]
+        fields = ["prompts", "responses", "rm_scores", "reward_model"]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+        columns: dict[str, list] = {"uid": keys, "id": [row.id for row in rows], "task": [row.task for row in rows]}
+        columns |= {name: [row.values[name] for row in rows] for name in rows[0].values}
+        self._dump_generations(
+            inputs=self._texts(data["prompts"]),
+            outputs=self._texts(data["responses"]),
+            gts=[item["ground_truth"] for item in data.pop("reward_model").tolist()],
+            scores=[float(scores.sum()) for scores in data["rm_scores"].unbind()],
+            reward_extra_infos_dict=columns,
+            dump_path=folder,
+        )
 
     def _texts(self, tokens: Any) -> list[str]:
         return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens.unbind()]

@@ -122,7 +122,7 @@ def _set_aside(checkpoint: Path, reason: str) -> None:
     target = next(path for path in map(checkpoint.with_name, names) if not path.exists())
     checkpoint.rename(target)
     size = _size(target) / 1e9
-    _say(f"{checkpoint} is not used: {reason}. It is now {target.name} ({size:.1f} GB), which nothing reads")
+    _say(f"{checkpoint} is not used: {reason}. It is now {target.name} ({size:.2f} GB), which nothing reads")
 
 
 def _put_right(tracker: Path, step: int) -> None:

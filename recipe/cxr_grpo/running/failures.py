@@ -53,7 +53,8 @@ def explain(problem: str, log: Path, start: int, folders: Sequence[Path]) -> Run
 
 def _causes(lines: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
     """The causes that a log shows, in whatever form Ray wrapped them."""
-    space = {folder: shutil.disk_usage(folder).free for folder in folders if folder.exists()}
+    disks = {folder.stat().st_dev: folder for folder in reversed(folders) if folder.exists()}
+    space = {folder: shutil.disk_usage(folder).free for folder in disks.values()}
     if any(_DISK_FULL.search(line) for line in lines) or any(free < _LITTLE_DISK for free in space.values()):
         free = ", ".join(f"{folder} has {free / 1e9:.2f} GB free" for folder, free in space.items())
         yield f"No space left on a disk, or in a quota: {free}. Make room, or choose another with --out and TMPDIR."
@@ -63,6 +64,7 @@ def _causes(lines: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
         said = [text for line in lines if (text := line.partition(mark)[2].strip())]
         if said:
             yield words + said[-1]
+            return  # what stopped the run says more than the last failure before it
 
 
 def _resuming(lines: Sequence[str]) -> str | None:

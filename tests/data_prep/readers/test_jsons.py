@@ -99,6 +99,6 @@ def test_sound_answers_in_every_form_are_used(answer, count, source_format):
 
 
 def test_an_answer_of_brackets_alone_takes_no_long_time():
-    start = time.monotonic()
-    content(SOUND + "[" * 50_000 + "(1," * 10_000 + "{" * 50_000)
-    assert time.monotonic() - start < 20
+    start = time.process_time()
+    content(SOUND + "[" * 100_000 + "(1," * 10_000 + "{" * 50_000)
+    assert time.process_time() - start < 10  # it takes 1; without a bound on a run of brackets, minutes

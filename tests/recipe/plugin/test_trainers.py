@@ -240,7 +240,7 @@ def test_a_dump_of_a_validation_is_json(step):
 
 def test_the_dump_has_every_component_and_no_padding(step):
     step.trainer._init_dump_executor()
-    step.trainer._log_rollout_data(step.batch, {}, str(step.out))
+    step.trainer._dump_rollouts(step.batch, str(step.out))
     step.trainer._shutdown_dump_executor()
 
     def refuse(constant):
@@ -253,6 +253,27 @@ def test_the_dump_has_every_component_and_no_padding(step):
         "input": "", "output": "3 4 5", "gts": "", "score": 0.75, "step": 7, "uid": "b_1_0", "id": "grounding-1",
         "task": "grounding", "acc": 0.75, "gleu": None, "box_iou": 0.75, "answer_chars": 9.0,
     }  # fmt: skip
+
+
+def test_a_checkpoint_is_written_after_the_rollouts_of_its_step(step, monkeypatch):
+    from verl.trainer.ppo.v1 import PPOTrainer
+
+    def save(self):
+        assert len((step.out / "rollouts" / "7.jsonl").read_text().splitlines()) == 3
+        (self.folder / "global_step_7").mkdir()
+
+    monkeypatch.setattr(PPOTrainer, "step", lambda self, metrics, timing_raw: step.batch)
+    monkeypatch.setattr(PPOTrainer, "_save_checkpoint", save)
+    step.trainer.config.trainer.rollout_data_dir = str(step.out / "rollouts")
+    step.trainer.config.actor_rollout_ref.actor = {}
+    step.trainer._init_dump_executor()
+    assert step.trainer.step({}, {}) is step.batch
+    step.trainer._save_checkpoint()
+    assert (step.out / "global_step_7" / "manifest.json").exists()
+    (step.out / "rollouts" / "7.jsonl").unlink()
+    step.trainer._log_rollout_data(step.batch, {}, str(step.out / "rollouts"))
+    step.trainer._shutdown_dump_executor()
+    assert list((step.out / "rollouts").iterdir()) == []  # verl's own call, after the checkpoint, repeats nothing
 
 
 @pytest.mark.parametrize(("n", "use_critic", "left"), [(2, False, 0.0), (1, False, 0.75), (2, True, 0.75)])
@@ -273,7 +294,7 @@ def test_verl_still_has_what_is_overridden_and_called(trainers):
     overridden = {
         "fit", "on_init_end", "on_step_begin", "on_step_end", "on_sample_begin", "on_sample_end", "on_validate_begin",
         "on_validate_end", "_update_actor", "_save_checkpoint", "_compute_metrics", "_val_metrics_update",
-        "_dump_generations", "_log_rollout_data", "_compute_advantage",
+        "_dump_generations", "_log_rollout_data", "_compute_advantage", "step",
     }  # fmt: skip
     assert overridden <= set(vars(trainers.ComponentLogs))
     assert overridden <= set(vars(PPOTrainer)) and "_rollout_server_managers" in vars(PPOTrainer)

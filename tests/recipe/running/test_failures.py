@@ -27,7 +27,9 @@ def failure(tmp_path, monkeypatch):
         log = tmp_path / "grpo.log"
         log.write_text("RUN STOPPED: an earlier attempt\n" + text)
         start = len("RUN STOPPED: an earlier attempt\n")
-        return explain("grpo ended with status 1", log, start, [tmp_path, tmp_path / "nowhere"])
+        checkpoints = tmp_path / "checkpoints"  # on the same disk
+        checkpoints.mkdir(exist_ok=True)
+        return explain("grpo ended with status 1", log, start, [tmp_path, checkpoints, tmp_path / "nowhere"])
 
     return explained
 
@@ -56,7 +58,7 @@ def test_what_the_trainer_s_monitor_says_is_the_cause(failure):
 def test_a_full_disk_is_named_with_its_folder_and_space(failure, tmp_path, line):
     found = failure(f"{line}\n", free=12e9)
     assert f"No space left on a disk, or in a quota: {tmp_path} has 12.00 GB free." in found.cause
-    assert "nowhere" not in found.cause
+    assert "nowhere" not in found.cause and "checkpoints has" not in found.cause
 
 
 def test_a_full_disk_is_named_even_if_the_log_was_cut(failure, tmp_path):
@@ -85,3 +87,10 @@ def test_a_note_keeps_the_cause():
     noted = RunFailed("grpo ended\n | end", "because").with_note("so there")
     assert (str(noted), noted.cause) == ("grpo ended\n | end\nso there", "because")
     assert RunFailed("grpo ended\n | end").cause == "grpo ended"
+
+
+def test_why_a_run_was_stopped_says_more_than_the_last_failure_of_a_scorer(failure):
+    found = failure(
+        "ScorerUnavailable: reward 'gleu' failed on sample 'p1': down\nRUN STOPPED: reward 'gleu': given up\n"
+    )
+    assert str(found).splitlines()[-1] == "The run was stopped: reward 'gleu': given up"
