@@ -1,12 +1,12 @@
 """Break GRPO runs at seeded random times in all the ways that clusters do, and check what becomes of each run.
 
-Each round starts a run of 12 steps on the CPU and does one thing to it: kills -9 the vLLM engine, a reward worker, a
-scorer replica, verl's TaskRunner, the raylet or launch, fills the disk, truncates the newest checkpoint, or lets a
-share of a scorer's answers fail. The run must go on, go on from its last checkpoint, or end and name the cause.
+Each round strikes once: it kills -9 the vLLM engine, a reward worker, a scorer replica, verl's TaskRunner, the raylet
+or launch, fills the disk, truncates the newest checkpoint, or lets a share of a scorer's answers fail. Up to three
+rounds strike one run of 12 steps. It must go on, go on from its last checkpoint, or end and name the cause.
 
     python tests/chaos.py --rounds 30 --seed 0
 
-needs the CPU extra, and root for the full disk (a tmpfs). A round takes two to four minutes on two cores.
+needs the CPU extra, and root for the full disk (a tmpfs). A round takes two to three minutes on two cores.
 """
 
 import argparse
@@ -35,7 +35,6 @@ import tiny_text_models
 
 from data_prep.cli import main as data_prep
 from recipe.cxr_grpo.demo import pretraining
-from recipe.cxr_grpo.results.metrics import read_metrics
 from reward_fns.scoring import Rollout, score_batch
 from reward_fns.spec import of_rewards
 
@@ -58,7 +57,7 @@ def chaos(prediction: str, reference: str) -> float:
         raise OSError("the scorer is away")
     return len(prediction) % 7 / 7
 """
-# What each kind kills: how the command line of the process begins. The rest is in `Round.strike`.
+# What each kind kills: how the command line of the process begins. The rest is in `Run.strike`.
 KILLS = {
     "engine": "VLLM::EngineCore",
     "reward worker": "ray::RewardLoopWorker",
@@ -70,18 +69,37 @@ KINDS = (*KILLS, "launch", "disk", "checkpoint", "failures")
 
 
 @dataclass
-class Round:
-    """One run and what is done to it."""
+class Strike:
+    """One round: what is done to a run, and when."""
 
     kind: str
-    folder: Path  # where the run writes
-    data: Path
-    step: int  # strike once this step is done,
+    step: int  # once this step is done,
     delay: float  # after so many seconds
     rate: float = 0.0  # for failures: share of the scorer's answers
-    replica_spec: dict[str, Any] | None = None
     struck: float | None = None
-    reaction: float | None = None  # seconds from the strike to the next line on the terminal, or the end of the run
+    reaction: float | None = None  # seconds to the next line on the terminal, or to the end of the run
+
+    @property
+    def cause(self) -> str | None:
+        """What a run that this strike ends has to name, None if the run has to go on by itself."""
+        if self.kind == "failures":
+            return "the scorer is away" if self.rate > 0.35 else None
+        return "No space left" if self.kind == "disk" else None
+
+    def __str__(self) -> str:
+        rate = f" {self.rate:.0%}" if self.kind == "failures" else ""
+        seconds = "none" if self.reaction is None else f"{self.reaction:.0f} s"
+        return f"{self.kind}{rate} after step {self.step}, reaction {seconds}"
+
+
+@dataclass
+class Run:
+    """One run of training and what is done to it, in this order."""
+
+    strikes: list[Strike]
+    folder: Path  # where the run writes
+    data: Path
+    replica_spec: dict[str, Any] | None = None
     attempts: int = 0
     status: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -134,56 +152,64 @@ class Round:
                 continue
         return found
 
-    def steps(self) -> list[int]:
-        """The training steps that the run has logged."""
-        return [step for step in read_metrics(self.out, "grpo") if step]
+    def latest(self) -> tuple[str, int]:
+        """The metrics file of the newest attempt, and the last step in it."""
+        files = sorted(self.out.glob("grpo.metrics.*.jsonl"), key=lambda path: path.stat().st_mtime)
+        if not files:
+            return "", 0
+        lines = files[-1].read_text().splitlines()
+        return files[-1].name, max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
-    def run(self, restarts: int = 2) -> None:
-        """Start the run, strike, and wait for its end."""
+    def run(self, restarts: int = 3) -> list[Strike]:
+        """Start the run, strike, and wait for its end; returns what struck it."""
         self.attempts += 1
         terminal = self.side / f"terminal.{self.attempts}.log"
         with terminal.open("wb") as sink:
             env = os.environ | {TAG: self.tag, MOOD: str(self.mood), "VERL_PLATFORM": "cpu"}
             process = subprocess.Popen(self.command(restarts), stdout=sink, stderr=subprocess.STDOUT, env=env)
         logs = (terminal, self.out / "grpo.log")
-        seen, last, shown = [0, 0], time.monotonic(), 0
-        reached = None
+        seen, last = [0, 0], time.monotonic()
+        reached, before = None, self.latest()  # each strike waits for a step that the run has made since
+        struck: list[Strike] = []
         while process.poll() is None:
             time.sleep(0.2)
             now = time.monotonic()
             if (sizes := [path.stat().st_size if path.exists() else 0 for path in logs]) != seen:
+                if sizes[0] > seen[0]:
+                    react(struck, now)
                 seen, last = sizes, now
-            if self.struck is None:
-                reached = reached or (now if self.steps() and max(self.steps()) >= self.step else None)
-                if reached and now >= reached + self.delay and self.strike(process):
-                    self.struck, shown = now, sizes[0]
-            elif self.reaction is None and sizes[0] > shown:
-                self.reaction = now - self.struck
+            if coming := next((strike for strike in self.strikes if strike.struck is None), None):
+                latest = self.latest()
+                reached = reached or (now if latest != before and latest[1] >= coming.step else None)
+                if reached and now >= reached + coming.delay and self.strike(coming, process):
+                    coming.struck, reached, before = now, None, latest
+                    struck.append(coming)
+                    seen[0] = terminal.stat().st_size
             if now - last > SILENCE:
                 self.problems.append(f"no message for {now - last:.0f} s: {terminal.read_text()[-300:]}")
                 for found in self.processes():
                     found.kill()
         self.status.append(process.returncode)
-        if self.reaction is None and self.struck is not None:
-            if self.kind == "launch":
-                self.settle()
-            self.reaction = time.monotonic() - self.struck
+        if struck and struck[-1].kind == "launch":
+            self.settle()
+        react(struck, time.monotonic())
+        return struck
 
-    def strike(self, launch: subprocess.Popen) -> bool:
-        """Do what this round is about; False if it is not possible yet."""
-        if self.kind in KILLS:
-            victims = self.named(KILLS[self.kind])
+    def strike(self, strike: Strike, launch: subprocess.Popen) -> bool:
+        """Do what a round is about; False if it is not possible yet."""
+        if strike.kind in KILLS:
+            victims = self.named(KILLS[strike.kind])
             if not victims:
                 return False
             victims[0].kill()
-        elif self.kind == "launch":
+        elif strike.kind == "launch":
             launch.kill()
-        elif self.kind == "disk":
+        elif strike.kind == "disk":
             free = os.statvfs(self.out)
             with (self.out / "filler").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - (4 << 20))
-        elif self.kind == "checkpoint":
-            sealed = list(self.out.glob("checkpoints/global_step_*/manifest.json"))
+        elif strike.kind == "checkpoint":
+            sealed = list(self.out.glob("checkpoints/global_step_*[0-9]/manifest.json"))
             sealed.sort(key=lambda path: path.stat().st_mtime)
             trainers = self.named(KILLS["trainer"])
             if len(sealed) < 2 or not trainers:
@@ -192,32 +218,34 @@ class Round:
             os.truncate(shard, shard.stat().st_size // 2)
             trainers[0].kill()
         else:
-            self.mood.write_text(str(self.rate))
+            self.mood.write_text(str(strike.rate))
         return True
 
     def go(self, ids: dict[int, list[str]]) -> None:
-        """Run to the end, again if the user has to start it again; then check everything."""
-        self.run()
-        if self.struck is None:
-            self.problems.append("the run ended before the strike")
-        terminal = (self.side / "terminal.1.log").read_text(errors="replace")
-        must_end = self.kind in ("launch", "disk") or (self.kind == "failures" and self.rate > 0.35)
-        if must_end and self.kind != "launch":
-            named = "No space left" if self.kind == "disk" else "the scorer is away"
-            if self.status[-1] != 1 or named not in terminal:
-                self.problems.append(f"status {self.status[-1]}, and no {named!r} in: {terminal[-500:]}")
-        if self.status[-1]:
-            if not must_end and not (self.kind == "failures" and "the scorer is away" in terminal):
-                self.problems.append(f"ended with status {self.status[-1]}: {terminal[-500:]}")
+        """Run to the end, with the same command again where a user has to start it again; then check everything."""
+        struck = self.run()
+        while self.status[-1] and self.attempts <= len(self.strikes):
+            terminal = (self.side / f"terminal.{self.attempts}.log").read_text(errors="replace")
+            causes = {strike.cause for strike in struck if strike.cause}
+            by_launch = bool(struck) and struck[-1].kind == "launch"
+            # Less than a third of failing answers may end a run, too: retries can fail.
+            causes |= {"the scorer is away" for strike in struck if strike.kind == "failures"}
+            if not by_launch and not (self.status[-1] == 1 and any(cause in terminal for cause in causes)):
+                self.problems.append(f"status {self.status[-1]}, and none of {causes} in: {terminal[-500:]}")
             self.mood.write_text("0")
             (self.out / "filler").unlink(missing_ok=True)
-            self.run()  # as a user does, with the same command
-            if self.status[-1]:
-                again = (self.side / f"terminal.{self.attempts}.log").read_text(errors="replace")
-                self.problems.append(f"the same command ended with status {self.status[-1]}: {again[-500:]}")
+            struck = self.run()  # as a user does
+        if self.status[-1]:
+            terminal = (self.side / f"terminal.{self.attempts}.log").read_text(errors="replace")
+            self.problems.append(f"the same command ended with status {self.status[-1]}: {terminal[-500:]}")
+        for strike in self.strikes:
+            if strike.struck is None:
+                self.problems.append(f"the run ended before: {strike}")
+            elif strike.reaction is not None and strike.reaction > REACTION:
+                self.problems.append(f"{strike.reaction:.0f} s without a message after: {strike}")
+        if sum(bool(strike.cause) for strike in self.strikes) > sum(status == 1 for status in self.status):
+            self.problems.append(f"went on where it had to end: status {self.status}")
         self.settle()
-        if self.reaction is not None and self.reaction > REACTION:
-            self.problems.append(f"{self.reaction:.0f} s without a message after the strike")
         self.check_rollouts(ids)
 
     def settle(self) -> None:
@@ -236,7 +264,7 @@ class Round:
         for step in range(1, STEPS + 1):
             rows = read_rollouts(self.out, step)
             found = sorted({row["id"] for row in rows})
-            lost = self.kind == "failures"  # a prompt may lose all its rollouts
+            lost = any(strike.kind == "failures" for strike in self.strikes)  # a prompt may lose all its rollouts
             if ids and not (set(found) <= set(ids[step]) if lost else found == ids[step]):
                 self.problems.append(f"step {step} has prompts {found}, an undisturbed run {ids[step]}")
             for row in rows:
@@ -251,10 +279,16 @@ class Round:
                     self.problems.append(f"step {step}: trained on {row['score']}, the scorer says {right}")
 
     def __str__(self) -> str:
-        rate = f" {self.rate:.0%}" if self.kind == "failures" else ""
-        head = f"{self.kind + rate:14} after step {self.step:2}: status {self.status}"
-        times = f"reaction after {self.reaction or 0:3.0f} s, all in {time.monotonic() - self.started:4.0f} s"
-        return "\n    PROBLEM ".join([f"{head}, {times}", *self.problems])
+        struck = "\n".join(map(str, self.strikes)) or "undisturbed"
+        times = f"status {self.status}, all in {time.monotonic() - self.started:.0f} s"
+        return "\n    PROBLEM ".join([f"{struck}\n    {times}", *self.problems])
+
+
+def react(strikes: list[Strike], now: float) -> None:
+    """Note that the run has said something, or ended."""
+    for strike in strikes:
+        if strike.reaction is None and strike.struck is not None:
+            strike.reaction = now - strike.struck
 
 
 def read_rollouts(out: Path, step: int) -> list[dict[str, Any]]:
@@ -270,7 +304,7 @@ def read_rollouts(out: Path, step: int) -> list[dict[str, Any]]:
 def small_disk(folder: Path) -> Iterator[None]:
     """A file system of its own at ``folder``, just large enough to start a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2300m", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2600m", "tmpfs", str(folder)], check=True)
     try:
         yield
     finally:
@@ -289,27 +323,41 @@ def scorers_in_replicas(folder: Path) -> dict[str, Any]:
     return {"report": [{"name": "chexbert_f1", "options": options}], "engine": engine}
 
 
-def play(rounds: list[str], seed: int, folder: Path) -> list[Round]:
-    """Play rounds of these kinds, after an undisturbed run; returns them, and prints each."""
+def shared_out(kinds: list[str], most: int) -> list[list[str]]:
+    """The rounds of each run, at most so many; one whose scorers are in replicas has a round of its own."""
+    runs: list[list[str]] = []
+    for kind in kinds:
+        if kind == "replica" or not runs or len(runs[-1]) == most or "replica" in runs[-1]:
+            runs.append([])
+        runs[-1].append(kind)
+    return runs
+
+
+def play(rounds: list[str], seed: int, folder: Path, together: int = 3) -> list[Run]:
+    """Play rounds of these kinds, after an undisturbed run, so many in one run; returns the runs, and prints each."""
     rng = random.Random(seed)
     data = folder / "data"
     if data_prep(["demo", "--out", str(data), "--patients", "40", "--max-pixels", "16384"]):
         raise RuntimeError("no demo data")
-    quiet = Round("none", folder / "undisturbed", data, STEPS + 1, 0.0)
+    quiet = Run([], folder / "undisturbed", data)
     quiet.run(restarts=0)
     ids = {step: sorted({row["id"] for row in read_rollouts(quiet.out, step)}) for step in range(1, STEPS + 1)}
     if quiet.status != [0] or not all(ids.values()):
         raise RuntimeError(f"the undisturbed run failed: {(quiet.side / 'terminal.1.log').read_text()[-2000:]}")
-    print(f"undisturbed: {time.monotonic() - quiet.started:.0f} s", flush=True)
+    print(quiet, flush=True)
     played = []
-    for number, kind in enumerate(rounds):
-        place = folder / f"round{number}"
-        step, delay = rng.randint(4 if kind == "checkpoint" else 1, STEPS - 2), rng.uniform(0.0, 2.0)
-        spec = scorers_in_replicas(folder / "models") if kind == "replica" else None
-        with small_disk(place) if kind == "disk" else tempfile.TemporaryDirectory():
-            found = Round(kind, place, data, step, delay, rng.choice([0.05, 0.3, 0.8, 1.0]), spec)
+    for number, kinds in enumerate(shared_out(rounds, together)):
+        place = folder / f"run{number}"
+        steps = sorted(rng.sample(range(1, STEPS - 1), len(kinds)))
+        strikes = [
+            Strike(kind, step, rng.uniform(0.0, 2.0), rng.choice([0.05, 0.3, 0.8, 1.0]))
+            for kind, step in zip(kinds, steps, strict=True)
+        ]
+        spec = scorers_in_replicas(folder / "models") if "replica" in kinds else None
+        with small_disk(place) if "disk" in kinds else tempfile.TemporaryDirectory():
+            found = Run(strikes, place, data, spec)
             found.go(ids)
-        print(f"{number + 1:2} {found}", flush=True)
+        print(found, flush=True)
         played.append(found)
     return played
 
@@ -328,8 +376,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         played = play(kinds[: args.rounds], args.seed, args.keep or Path(folder))
     bad = sum(bool(found.problems) for found in played)
-    slowest = max(found.reaction or 0.0 for found in played)
-    print(f"{len(played)} rounds, {bad} with a problem, slowest reaction {slowest:.0f} s")
+    slowest = max(strike.reaction or 0.0 for found in played for strike in found.strikes)
+    print(f"{args.rounds} rounds in {len(played)} runs, {bad} with a problem, slowest reaction {slowest:.0f} s")
     return 1 if bad else 0
 
 

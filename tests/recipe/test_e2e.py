@@ -35,13 +35,24 @@ def start(out, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def others():
-    """Processes that any run of ours has marked."""
+@pytest.fixture(scope="module", autouse=True)
+def _from_here():
+    """Mark whatever these tests start: other runs on the machine have nothing to do with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXR_GRPO_TESTED_BY", str(os.getpid()))
+        yield
+
+
+def left_over():
+    """Processes of runs of these tests."""
     marks = []
     for process in processes.psutil.process_iter():
         try:
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-            marks += [process.pid] if f"{processes.MARK}=".encode() in environment else []
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            here = f"CXR_GRPO_TESTED_BY={os.getpid()}".encode() in environment
+            marks += (
+                [process.pid] if here and any(v.startswith(f"{processes.MARK}=".encode()) for v in environment) else []
+            )
         except (processes.psutil.Error, OSError):
             continue
     return marks
@@ -60,7 +71,7 @@ def finished(tmp_path_factory):
         time.sleep(0.2)
     first.send_signal(signal.SIGINT)
     interrupted = first.communicate(timeout=60)[0]
-    left = others()
+    left = left_over()
     newest = max((out / "checkpoints").glob("global_step_*"), key=lambda path: int(path.name.split("_")[-1]))
     os.truncate(newest / "actor" / "model_world_size_1_rank_0.pt", 1000)
     second = start(out, *SMALL, "trainer.save_freq=1")
@@ -79,7 +90,7 @@ def test_the_same_command_resumes_and_completes(finished):
     out, *_, status, output = finished
     assert status == 0, output
     assert "[data] already done" in output
-    assert others() == []
+    assert left_over() == []
     assert (out / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "3"
     assert "global_step_" in (out / "grpo.log").read_text(errors="replace")
 
@@ -321,7 +332,7 @@ def test_a_dead_scorer_ends_the_run_by_its_name(fragile):
     assert "'fragile'" in message
     assert "given up after 6 failures in a row" in message
     assert "the scorer is away" in message
-    assert others() == []
+    assert left_over() == []
 
 
 def test_a_scorer_that_fails_too_often_ends_the_run_within_the_window(fragile):
@@ -329,7 +340,7 @@ def test_a_scorer_that_fails_too_often_ends_the_run_within_the_window(fragile):
         RunFailed, match=r"'fragile' failed on 8 of 16 rollouts in the last 2 steps .*the scorer is away"
     ):
         fragile(4, {"retries": 1, "stop_after": 30, "window": 2})
-    assert others() == []
+    assert left_over() == []
 
 
 def test_the_custom_reward_example_trains_on_the_quickstart(finished, tmp_path):

@@ -15,7 +15,7 @@ from recipe.cxr_grpo.plugin.failure_rates import Totals, total
 from recipe.cxr_grpo.records import heartbeat
 
 POLL_SECONDS = 2.0
-GRACE_SECONDS = 30.0  # for the trainer to raise the cause itself; the process ends after that
+GRACE_SECONDS = 15.0  # for the trainer to raise the cause itself; the process ends after that
 UNKNOWN_LIMIT = 1800.0  # seconds without progress in a phase that has never ended: nothing is known of it
 LEAST_LIMIT = 60.0
 FACTOR = 10.0  # a phase may go without progress this many times as long as it ever did
