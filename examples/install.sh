@@ -43,6 +43,11 @@ if [[ ! -x $venv/bin/python ]] && ! "$python" -m venv "$venv"; then
 fi
 : >"$log"
 
+# What a GPU node gets is pinned, to wheels only, where verl's and flash-attn's own wheels are at home: Python 3.12.
+pins=() lock=$root/examples/locks/gpu-$(uname -m).txt
+if has gpu && [[ -f $lock ]] && "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))'; then
+  pins=(--constraint "$lock")
+fi
 pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check "$@" >>"$log" 2>&1; }
 
 # PyPI's torch for Linux is a CUDA build of several GB; PyTorch's own index has CPU builds, which pip would prefer on a
@@ -56,7 +61,7 @@ PY
 fi
 
 echo "install: installing into $venv, $(has gpu && echo 'about 10 GB' || echo 'about 4 GB'), a few minutes (log: $log)"
-if ! pip_install "${index[@]}" -e "${root}[$extras]"; then
+if ! pip_install "${index[@]}" "${pins[@]}" -e "${root}[$extras]"; then
   if ! has cpu || ! grep -qE '^ERROR:.*torch==2.13.0[+]cpu|depends on torch==2.13.0[+]cpu' "$log"; then
     tail -n 15 "$log" >&2
     echo "install: pip failed, see above and $log. Correct the cause and run the same command again." >&2
@@ -84,7 +89,7 @@ fi
 imports() { "$venv/bin/python" -c "import $1" 2>>"$log"; }
 build_flash_attn() {
   local architectures
-  architectures=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';')
+  architectures=${FLASH_ATTN_CUDA_ARCHS:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';')}
   echo "install: building flash-attn for compute capability ${architectures:=80;90}, up to an hour"
   pip_install ninja packaging psutil setuptools wheel &&
     FLASH_ATTN_CUDA_ARCHS=$architectures pip_install --no-deps --no-build-isolation --force-reinstall "$flash_attn" && imports flash_attn

@@ -1,6 +1,7 @@
 """examples/install.sh where its pip is a fake: which step follows from what the machine has."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "install.sh"
-TOOLS = ("awk", "cat", "cksum", "df", "dirname", "grep", "paste", "sh", "sort", "tail", "tr")
+TOOLS = ("awk", "cat", "cksum", "df", "dirname", "grep", "paste", "sh", "sort", "tail", "tr", "uname")
 PYTHON = """#!/bin/sh
 echo "$*" >>"$CALLS"
 case "$*" in
   *--only-binary*flash-attn*) exit "$WHEEL" ;;
   *--no-build-isolation*) echo "for $FLASH_ATTN_CUDA_ARCHS" >>"$CALLS"; exit "$BUILD" ;;
   "-m pip show"*) exit 1 ;;
+  *version_info*) exit "$OTHER_PYTHON" ;;
 esac
 """
 
@@ -34,7 +36,7 @@ def install(tmp_path):
         path.write_text(text)
         path.chmod(0o755)
 
-    def run(extras, wheel=0, build=0, nvcc=False):
+    def run(extras, wheel=0, build=0, nvcc=False, other_python=0):
         (tmp_path / "venv/bin").mkdir(parents=True, exist_ok=True)
         program("../venv/bin/python", PYTHON)
         if nvcc:
@@ -43,6 +45,7 @@ def install(tmp_path):
         calls = tmp_path / "calls"
         calls.write_text("")
         env = os.environ | {"CALLS": str(calls), "WHEEL": str(wheel), "BUILD": str(build)}
+        env["OTHER_PYTHON"] = str(other_python)
         env["PATH"] = str(programs)
         command = [shutil.which("bash"), str(SCRIPT), str(tmp_path / "venv"), extras]
         done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -70,6 +73,18 @@ def test_without_either_it_says_what_is_used_instead_and_tries_again_next_time(i
     output, _ = install("gpu", wheel=1, build=1, nvcc=nvcc)
     assert why in output and "attention (sdpa) instead" in output
     assert "install: flash-attn from a wheel" in install("gpu")[0]
+
+
+def test_a_gpu_node_with_python_3_12_gets_the_pinned_set_of_its_architecture(install):
+    lock = SCRIPT.parent / "locks" / f"gpu-{platform.machine()}.txt"
+    asked = [call for call in install("gpu")[1] if call.endswith("[gpu]")]
+    assert len(asked) == 1 and f"--constraint {lock} -e " in asked[0]
+    assert "torch==2.11.0\n" in lock.read_text() and "flash-attn" not in lock.read_text()
+
+
+def test_other_pythons_and_laptops_get_what_pip_finds(install):
+    assert not any("--constraint" in call for call in install("gpu", other_python=1)[1])
+    assert not any("--constraint" in call for call in install("cpu,dev")[1])
 
 
 def test_a_laptop_gets_torch_for_the_cpu_and_no_flash_attn(install):
