@@ -106,7 +106,8 @@ class Run:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.tag, self.out, self.side = uuid.uuid4().hex, self.folder / "run", self.folder / "side"
+        # What is beside the run must not be on the disk that is filled.
+        self.tag, self.out, self.side = uuid.uuid4().hex, self.folder / "run", Path(f"{self.folder}.side")
         for path in (self.out, self.side):
             path.mkdir(parents=True)
         (self.side / "chaos_reward.py").write_text(REWARD)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the tests need and run them: the quick ones two at a time, then those that train.
+# Install what the tests need and run them, two at a time: the quick ones, then those that train.
 # usage: bash tests/run.sh [pytest arguments …], e.g. -m "not e2e"; with arguments there is one run, one at a time
 set -euo pipefail
 
@@ -11,4 +11,4 @@ if (($#)); then
   exec "$venv/bin/python" -m pytest "$@"
 fi
 OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile -m "not e2e"
-exec "$venv/bin/python" -m pytest -m e2e
+exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadgroup -m e2e

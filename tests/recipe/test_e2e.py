@@ -1,4 +1,4 @@
-"""verl's trainers for real, on the CPU: minutes, not seconds."""
+"""The quickstart for real, on the CPU: minutes, not seconds."""
 
 import json
 import math
@@ -9,53 +9,23 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from small_runs import SMALL, dump, grpo, left_over
 
 pytest.importorskip("verl")
 
 from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.results.metrics import read_metrics
-from recipe.cxr_grpo.running import processes
-from recipe.cxr_grpo.running.training import RunFailed, run_training
-from reward_fns.scoring import Rollout, score_batch
-from reward_fns.spec import of_rewards
 
-pytestmark = pytest.mark.e2e
+# One vLLM run at a time on a machine: verl 0.9.1 would mix up the weights of two.
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("vllm")]
 REAL = Path(os.environ.get("CXR_GRPO_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data" / "real"))
-SMALL = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"]
-BOXES = of_rewards(["box_soft_f1"])
-SMALL.append("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16")
 
 
 def start(out, *arguments):
     command = [sys.executable, "-m", "recipe.cxr_grpo.quickstart", "--out", str(out), "--patients", "30"]
     command += ["--steps", "3", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _from_here():
-    """Mark whatever these tests start: other runs on the machine have nothing to do with them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXR_GRPO_TESTED_BY", str(os.getpid()))
-        yield
-
-
-def left_over():
-    """Processes of runs of these tests."""
-    marks = []
-    for process in processes.psutil.process_iter():
-        try:
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-            here = f"CXR_GRPO_TESTED_BY={os.getpid()}".encode() in environment
-            marks += (
-                [process.pid] if here and any(v.startswith(f"{processes.MARK}=".encode()) for v in environment) else []
-            )
-        except (processes.psutil.Error, OSError):
-            continue
-    return marks
 
 
 @pytest.fixture(scope="module")
@@ -164,30 +134,6 @@ def test_gradients_flowed_and_the_page_is_there(finished):
     assert max(norms) > 0
 
 
-def grpo(out, model, train, val, steps, *overrides):
-    arguments = [
-        f"data.train_files={train}", f"data.val_files={val}", f"actor_rollout_ref.model.path={model}",
-        f"trainer.default_local_dir={out}/checkpoints", f"trainer.rollout_data_dir={out}/rollouts",
-        f"trainer.total_training_steps={steps}", "trainer.save_freq=-1", "trainer.test_freq=-1",
-        "trainer.val_before_train=false", *SMALL, *overrides,
-    ]  # fmt: skip
-    run_training("grpo", "quickstart_grpo", arguments, out=out)
-    return dump(out, steps)
-
-
-def dump(out, step):
-    return [json.loads(line) for line in (out / "rollouts" / f"{step}.jsonl").read_text().splitlines()]
-
-
-def test_rollouts_by_transformers_where_vllm_is_not_to_be_had(finished, tmp_path):
-    out = finished[0]
-    model, data = pretraining.MODEL, out / "data"
-    grpo(tmp_path, model, data / "train.parquet", data / "val.parquet", 2, "actor_rollout_ref.rollout.name=hf")
-    # Log-probabilities of the sampled tokens agree between the rollout's model and the trainer's.
-    for step in read_metrics(tmp_path, "grpo").values():
-        assert abs(step["actor/ppo_kl"]) < 0.01
-
-
 @pytest.mark.skipif(not (REAL / "tbx11k").is_dir(), reason="the real films are not here")
 def test_real_films_through_the_same_recipe(tmp_path):
     films = REAL / "tbx11k"
@@ -233,114 +179,6 @@ def test_every_rollout_of_a_validation_is_counted_and_every_metric_of_it_is_fini
                 assert mean == pytest.approx(sum(values) / len(values))
                 assert not [key for key in logged[step] if key.startswith(f"val-aux/{source}/{task}/{other}/")]
         assert all(math.isfinite(value) for value in logged[step].values())
-
-
-# A scorer whose right answer can be told from the text, and that fails as the step says that it is in.
-FRAGILE = """
-import itertools
-import math
-import threading
-import time
-
-from reward_fns import reward
-
-calls, rest, lock, hanging = itertools.count(), itertools.count(), threading.Lock(), []
-
-
-@reward("fragile", task="report", range=(0.0, 1.0), blocking=True)
-def fragile(prediction: str, reference: str, extra_info: dict, dead: bool = False) -> float:
-    call = next(calls)  # the first is the trial before the first step
-    step = extra_info["global_steps"] + 1  # verl counts the versions of the weights
-    if (dead and call) or step == 2 or call == 1:  # away in the second step, and once for a moment
-        raise ConnectionError("the scorer is away")
-    if step == 3:
-        with lock:
-            hanging.append(extra_info["id"])
-        if extra_info["id"] == hanging[0]:
-            time.sleep(600)
-    if step == 3 and next(rest) > 0:  # leaves one of the other group
-        return math.nan
-    return len(prediction) % 7 / 7
-"""
-
-
-@pytest.fixture
-def fragile(finished, tmp_path):
-    """Run GRPO with the fragile scorer on batches of two reports and two groundings each."""
-    out = finished[0]
-    reward = out.parent / "fragile.py"  # one place for all tests: a process knows one reward of a name
-    reward.write_text(FRAGILE)
-    rows = pq.read_table(out / "data" / "train.parquet").to_pylist()
-    tasks = [[row for row in rows if row["extra_info"]["task"] == task] for task in ("report", "grounding")]
-    mixed = [row for pair in zip(*tasks, strict=False) for row in pair]
-    schema = pq.read_schema(out / "data" / "train.parquet")
-    pq.write_table(pa.Table.from_pylist(mixed, schema=schema), tmp_path / "train.parquet")
-
-    def run(steps, rules, **options):
-        spec = {
-            "report": [{"name": "fragile", "path": str(reward), "options": options}],
-            "grounding": [
-                {"name": "box_soft_f1", "weight": 0.0}
-            ],  # logged only: what is learned comes from the reports
-            "failures": rules | {"backoff": 0.1, "timeout": 2.0},
-        }
-        (tmp_path / "spec.yaml").write_text(json.dumps(spec))
-        kwargs = "reward.custom_reward_function.reward_kwargs."
-        model, train = pretraining.MODEL, tmp_path / "train.parquet"
-        grpo(tmp_path, model, train, train, steps, "data.shuffle=false", "actor_rollout_ref.rollout.name=hf",
-             f"{kwargs}preset=null", f"{kwargs}spec={tmp_path / 'spec.yaml'}",
-             "actor_rollout_ref.actor.use_kl_loss=false")  # the only gradient is that of the reward  # fmt: skip
-        return tmp_path
-
-    return run
-
-
-def test_a_scorer_that_dies_and_returns_that_hangs_and_that_says_nan_is_never_trained_on(fragile):
-    out = fragile(4, {"retries": 1, "stop_after": 30, "max_rate": 1.0})
-    logged = read_metrics(out, "grpo")
-    counted = {
-        step: [
-            logged[step][f"reward/{key}"] for key in ("failed_rollouts", "failed_groups", "scorers/fragile/failures")
-        ]
-        for step in logged
-    }
-    assert counted[1] == counted[4] == [0, 0, 0]
-    assert logged[1]["reward/scorers/fragile/retries"] == 1
-    assert counted[2] == [8, 2, 8]
-    assert counted[3] == [7, 2, 7]
-    # No report in the second step and one in the third, which has nothing to be compared with.
-    assert [logged[step]["critic/advantages/max"] for step in (2, 3)] == [0.0, 0.0]
-    assert [logged[step]["actor/grad_norm"] for step in (2, 3)] == [0.0, 0.0]
-    assert logged[1]["actor/grad_norm"] > 0
-    for step in logged:
-        rows = dump(out, step)
-        assert len(rows) == 16 - counted[step][0]
-        assert not any(row["uid"].startswith("pad") for row in rows)
-        for row in rows:
-            if row["task"] == "report":
-                assert row["fragile"] == pytest.approx(len(row["output"].strip()) % 7 / 7)
-                assert row["score"] == pytest.approx(row["fragile"])
-            else:
-                (result,) = score_batch([Rollout("", row["output"], row["gts"], {"task": "grounding"})], BOXES)
-                assert (row["box_soft_f1"], row["score"]) == (pytest.approx(result["box_soft_f1"]), 0.0)
-
-
-def test_a_dead_scorer_ends_the_run_by_its_name(fragile):
-    with pytest.raises(RunFailed) as failure:
-        fragile(4, {"retries": 0, "stop_after": 6}, dead=True)
-    message = str(failure.value).splitlines()[-1]
-    assert "'fragile'" in message
-    assert "given up after 6 failures in a row" in message
-    assert "the scorer is away" in message
-    assert left_over() == []
-
-
-def test_a_scorer_that_fails_too_often_ends_the_run_within_the_window(fragile):
-    with pytest.raises(
-        RunFailed, match=r"'fragile' failed on 8 of 16 rollouts in the last 2 steps .*the scorer is away"
-    ):
-        fragile(4, {"retries": 1, "stop_after": 30, "window": 2})
-    assert left_over() == []
 
 
 def test_the_custom_reward_example_trains_on_the_quickstart(finished, tmp_path):
