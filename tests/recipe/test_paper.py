@@ -240,9 +240,10 @@ def test_the_cpu_profile_chooses_verl_s_platform(run):
 
 
 # Two real steps of recipes, on the CPU with demo films. Without scorers' published weights, tiny random ones stand in.
+# One has rollouts by vLLM, of which only one run at a time is possible; the others run beside it.
+HF = "actor_rollout_ref.rollout.name=hf"
 PRESET = "reward.custom_reward_function.reward_kwargs.preset"
 RECIPES = {
-    "radvlm_report": [],
     "radvlm_thinking_grounding": [],
     "mixed": [f"{PRESET}=quickstart"],
     "dr_grpo": [f"{PRESET}=paper_ablation_gleu"],
@@ -310,10 +311,18 @@ def test_sft_in_two_processes_and_a_cold_start_of_it_with_a_frozen_tower(films):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_takes_two_steps(films, text_models_in_cache, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "rollouts"),
+    [
+        pytest.param(
+            "radvlm_report", "actor_rollout_ref.rollout.name=vllm", marks=pytest.mark.xdist_group("vllm"), id="vllm"
+        ),
+        *(pytest.param(name, HF, id=name) for name in RECIPES),
+    ],
+)
+def test_a_recipe_takes_two_steps(films, text_models_in_cache, tmp_path, name, rollouts):
     weights = {"HF_HUB_CACHE": tmp_path / "hub", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": tmp_path / "cache"}
-    out = train(films, name, *RECIPES[name], START=MODEL, **weights)
+    out = train(films, name, rollouts, *RECIPES.get(name, []), START=MODEL, **weights)
     logged = read_metrics(out, "grpo")
     assert {1, 2} <= set(logged)
     for step in (1, 2):
@@ -327,7 +336,7 @@ def test_a_recipe_takes_two_steps(films, text_models_in_cache, tmp_path, name):
 def test_grpo_leaves_a_frozen_tower_as_it_is(films):
     saved = "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"
     faster = "actor_rollout_ref.actor.optim.lr=1e-3"
-    out = train(films, "ablation_gleu", saved, faster, START=MODEL, FREEZE_VISION="yes", RUNS=films / "frozen")
+    out = train(films, "ablation_gleu", HF, saved, faster, START=MODEL, FREEZE_VISION="yes", RUNS=films / "frozen")
     assert tower_and_rest(MODEL, out / "checkpoints/global_step_2/actor/huggingface") == [False, True]
 
 
