@@ -65,6 +65,16 @@ KILLS = {
     "trainer": "ray::TaskRunner",
     "raylet": "raylet",
 }
+# What launch has to print about it: all but those that end launch itself or that Ray Serve mends.
+NAMES = {
+    "engine": ("the vLLM engine", "rollout server"),
+    "reward worker": ("reward worker", "RewardLoopWorker"),
+    "trainer": ("TaskRunnerV1",),
+    "raylet": ("TaskRunnerV1",),
+    "checkpoint": ("is not used: ",),
+    "disk": ("No space left",),
+    "failures": ("the scorer is away",),
+}
 KINDS = (*KILLS, "launch", "disk", "checkpoint", "failures")
 
 
@@ -80,11 +90,14 @@ class Strike:
     reaction: float | None = None  # seconds to the next line on the terminal, or to the end of the run
 
     @property
-    def cause(self) -> str | None:
-        """What a run that this strike ends has to name, None if the run has to go on by itself."""
-        if self.kind == "failures":
-            return "the scorer is away" if self.rate > 0.35 else None
-        return "No space left" if self.kind == "disk" else None
+    def ends(self) -> bool:
+        """Whether the run has to end, with status 1; from all other strikes but that of launch it has to go on."""
+        return self.kind == "disk" or (self.kind == "failures" and self.rate > 0.35)
+
+    def named(self, terminal: str) -> bool:
+        """Whether launch has said what happened."""
+        quiet = self.kind == "failures" and not self.ends
+        return quiet or self.kind not in NAMES or any(name in terminal for name in NAMES[self.kind])
 
     def __str__(self) -> str:
         rate = f" {self.rate:.0%}" if self.kind == "failures" else ""
@@ -226,28 +239,32 @@ class Run:
         """Run to the end, with the same command again where a user has to start it again; then check everything."""
         struck = self.run()
         while self.status[-1] and self.attempts <= len(self.strikes):
-            terminal = (self.side / f"terminal.{self.attempts}.log").read_text(errors="replace")
-            causes = {strike.cause for strike in struck if strike.cause}
+            terminal = self.said()
             by_launch = bool(struck) and struck[-1].kind == "launch"
             # Less than a third of failing answers may end a run, too: retries can fail.
-            causes |= {"the scorer is away" for strike in struck if strike.kind == "failures"}
-            if not by_launch and not (self.status[-1] == 1 and any(cause in terminal for cause in causes)):
-                self.problems.append(f"status {self.status[-1]}, and none of {causes} in: {terminal[-500:]}")
+            by_us = any(strike.kind in ("disk", "failures") for strike in struck)
+            if not by_launch and not (self.status[-1] == 1 and by_us):
+                self.problems.append(f"status {self.status[-1]}: {terminal[-500:]}")
             self.mood.write_text("0")
             (self.out / "filler").unlink(missing_ok=True)
             struck = self.run()  # as a user does
         if self.status[-1]:
-            terminal = (self.side / f"terminal.{self.attempts}.log").read_text(errors="replace")
-            self.problems.append(f"the same command ended with status {self.status[-1]}: {terminal[-500:]}")
+            self.problems.append(f"the same command ended with status {self.status[-1]}: {self.said()[-500:]}")
         for strike in self.strikes:
             if strike.struck is None:
                 self.problems.append(f"the run ended before: {strike}")
             elif strike.reaction is not None and strike.reaction > REACTION:
                 self.problems.append(f"{strike.reaction:.0f} s without a message after: {strike}")
-        if sum(bool(strike.cause) for strike in self.strikes) > sum(status == 1 for status in self.status):
+            elif not strike.named("".join(map(self.said, range(1, self.attempts + 1)))):
+                self.problems.append(f"launch does not name the cause: {strike}")
+        if sum(strike.ends for strike in self.strikes) > sum(status == 1 for status in self.status):
             self.problems.append(f"went on where it had to end: status {self.status}")
         self.settle()
         self.check_rollouts(ids)
+
+    def said(self, attempt: int | None = None) -> str:
+        """What the terminal showed in an attempt, the last one by default."""
+        return (self.side / f"terminal.{attempt or self.attempts}.log").read_text(errors="replace")
 
     def settle(self) -> None:
         """Wait until no process is left, a minute at most."""

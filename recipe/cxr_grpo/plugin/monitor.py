@@ -59,7 +59,7 @@ class Monitor(threading.Thread):
         self.phase, self.progress = "start-up", time.monotonic()
         self.longest: dict[str, float] = {}  # per phase that has ended: seconds that it went without progress
         self.silence = 0.0  # the longest so far in this phase
-        self.done = threading.Event()
+        self.done, self.stopped = threading.Event(), threading.Event()
 
     def watch(self, peers: Mapping[str, Peer]) -> None:
         """Ping these actors from now on."""
@@ -86,11 +86,17 @@ class Monitor(threading.Thread):
         if self.cause is None:
             self.cause = cause
             print(f"{heartbeat.STOPPED}{cause}", file=sys.stderr, flush=True)
+            self.stopped.set()
 
     def check(self) -> None:
         """Raise the cause for which the run has to end, if there is one, in the thread of the caller."""
         if self.cause:
             raise RunStopped(self.cause)
+
+    def check_soon(self) -> None:
+        """The same, for a cause that two more rounds of pings may find."""
+        self.stopped.wait(3 * POLL_SECONDS)
+        self.check()
 
     def end(self, cause: str) -> NoReturn:
         """End the run, for this cause, now."""

@@ -100,6 +100,11 @@ class ComponentLogs:
             self._try_rewards()
             super().fit(agent_loop_manager)  # type: ignore[misc]
             self.monitor.check()
+        except monitor.RunStopped:
+            raise
+        except Exception:
+            self.monitor.check_soon()  # an error of verl's may be what a dead engine or worker leads to
+            raise
         finally:
             if not self.monitor.cause:  # else verl's clean-up may hang, on an engine that is dead, say
                 self.monitor.done.set()

@@ -17,6 +17,8 @@ _DISK_FULL = re.compile(
 )
 _MARKS = {heartbeat.STOPPED: "The run was stopped: ", "ScorerUnavailable: ": "The last scorer failure: "}
 _RESUMED = re.compile(r"(?:Resuming from|Found latest checkpoint:) (.*global_step_\d+)")
+_ACTOR_GONE = re.compile(r"ray\.exceptions\.Actor(?:Died|Unavailable)Error: ")
+_CLASS_NAME = re.compile(r"\s+class_name: (\w+)")
 _ERROR_COLUMNS = 2000  # of a line, in which an error is looked for: some lines hold whole answers
 _ERROR = re.compile(r"\b([\w.]{0,100}(?:Error|Exception|Unavailable)\b.*)")
 
@@ -65,6 +67,17 @@ def _causes(lines: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
         if said:
             yield words + said[-1]
             return  # what stopped the run says more than the last failure before it
+    if dead := _dead_actor(lines):
+        yield f"A process of the run died: {dead}. It was killed, ran out of memory, or lost Ray on its node."
+
+
+def _dead_actor(lines: Sequence[str]) -> str | None:
+    """Which of verl's actors died, if that is Ray's last word in the driver, whose lines have no ``(Name pid=…)``."""
+    last = next((number for number in reversed(range(len(lines))) if lines[number].startswith("ray.exceptions.")), None)
+    if last is None or not _ACTOR_GONE.match(lines[last]):
+        return None
+    names = (match[1] for line in lines[last + 1 : last + 6] if (match := _CLASS_NAME.match(line)))
+    return next(names, "TaskRunnerV1")  # the only actor that the driver itself waits for
 
 
 def _resuming(lines: Sequence[str]) -> str | None:

@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -253,6 +254,25 @@ def test_the_dump_has_every_component_and_no_padding(step):
         "input": "", "output": "3 4 5", "gts": "", "score": 0.75, "step": 7, "uid": "b_1_0", "id": "grounding-1",
         "task": "grounding", "acc": 0.75, "gleu": None, "box_iou": 0.75, "answer_chars": 9.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_an_error_of_verl_s_is_told_from_the_death_that_led_to_it(step, monkeypatch, dies):
+    from verl.trainer.ppo.v1 import PPOTrainer
+
+    from recipe.cxr_grpo.plugin import monitor
+
+    def fit(self, agent_loop_manager):
+        if dies:
+            threading.Timer(0.1, self.monitor.stop, ["the vLLM engine died"]).start()
+        raise RuntimeError("no trajectories")
+
+    monkeypatch.setattr(monitor, "POLL_SECONDS", 5.0 if dies else 0.1)
+    monkeypatch.setattr(PPOTrainer, "fit", fit)
+    monkeypatch.setattr(type(step.trainer), "_try_rewards", lambda self: None)
+    with pytest.raises(RunStopped if dies else RuntimeError, match="engine died" if dies else "no trajectories"):
+        step.trainer.fit(SimpleNamespace(agent_loop_workers=[]))
+    assert step.trainer.monitor.done.is_set() != dies
 
 
 def test_a_checkpoint_is_written_after_the_rollouts_of_its_step(step, monkeypatch):

@@ -94,3 +94,33 @@ def test_why_a_run_was_stopped_says_more_than_the_last_failure_of_a_scorer(failu
         "ScorerUnavailable: reward 'gleu' failed on sample 'p1': down\nRUN STOPPED: reward 'gleu': given up\n"
     )
     assert str(found).splitlines()[-1] == "The run was stopped: reward 'gleu': given up"
+
+
+DEAD = """\
+ray.exceptions.RayTaskError(ActorDiedError): ray::TaskRunnerV1.run() (pid=31252, ip=192.0.2.2)
+  File "verl/experimental/reward_loop/reward_loop.py", line 1, in compute
+ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.
+\tclass_name: RewardLoopWorker
+\tactor_id: 5ad5
+"""
+GONE = "ray.exceptions.ActorUnavailableError: The actor 3c17 is unavailable: RPC error: Socket closed rpc_code: 14.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (DEAD, "RewardLoopWorker"),
+        (GONE, "TaskRunnerV1"),
+        (DEAD.replace("RewardLoopWorker", "TaskRunnerV1"), "TaskRunnerV1"),
+    ],
+)
+def test_a_process_that_died_is_named(failure, text, name):
+    assert failure(text).cause.startswith(f"A process of the run died: {name}. ")
+
+
+def test_what_stopped_the_run_says_more_than_which_process_died_then(failure):
+    assert failure("RUN STOPPED: the vLLM engine died\n" + GONE).cause == "The run was stopped: the vLLM engine died"
+    survived = (
+        f"(AgentLoopWorker pid=3) {GONE}ray.exceptions.RayTaskError(KeyError): ray::TaskRunnerV1.run()\nKeyError: 1\n"
+    )
+    assert failure(survived).cause == "grpo ended with status 1: KeyError: 1"
