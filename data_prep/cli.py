@@ -61,7 +61,7 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
         offer = f"it has {','.join(chosen.context)}" if chosen.context else "leave --context out"
         raise UsageError(f"--context {','.join(options.context)}: {chosen.name} has no {' or '.join(missing)}; {offer}")
     problems = Problems()
-    names = ("thinking", "format_hint", "embed", "min_pixels", "max_pixels", "shard_rows")
+    names = ("thinking", "suffix", "format_hint", "embed", "min_pixels", "max_pixels", "shard_rows")
     writer = DatasetWriter(options.out, options.box_format, **{name: getattr(options, name) for name in names})
     if options.card:
         check_place(options.out)

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Make a virtual environment and install cxr-grpo into it, unless it is already installed.
-# usage: bash examples/install.sh VENV EXTRAS      e.g. bash examples/install.sh .venv cpu,dev
+# usage: bash examples/install.sh VENV EXTRAS      e.g. bash examples/install.sh .venv cpu,dev, or .venv gpu
 set -euo pipefail
 
 cpu_wheels=https://download.pytorch.org/whl/cpu
+flash_wheels=https://verl-project.github.io/verl-wheelhouse/simple/
+flash_attn=flash-attn==2.8.3
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${1:?usage: bash examples/install.sh VENV EXTRAS}
 extras=${2:?usage: bash examples/install.sh VENV EXTRAS}
@@ -14,8 +16,13 @@ if [[ -f $stamp && $(<"$stamp") == "$want" ]]; then
   exit 0
 fi
 
+has() { [[ ,$extras, == *,$1,* ]]; }
+candidates=(python3.11 python3.12 python3.10 python3) free_gib=8
+if has gpu; then
+  candidates=(python3.12 "${candidates[@]}") free_gib=20  # flash-attn's wheels are for 3.12
+fi
 python=
-for candidate in python3.11 python3.12 python3.10 python3; do
+for candidate in "${candidates[@]}"; do
   if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))'; then
     python=$candidate
     break
@@ -26,8 +33,8 @@ if [[ -z $python ]]; then
   exit 2
 fi
 free_kib=$(df -Pk "$(dirname "$venv")" | awk 'NR == 2 { print $4 }')
-if ((free_kib < 8 * 1024 * 1024)) && [[ ! -x $venv/bin/python ]]; then
-  echo "install: $(dirname "$venv") has $((free_kib / 1048576)) GiB free, the installation needs 8. Make room, or set VENV to a folder elsewhere." >&2
+if ((free_kib < free_gib * 1024 * 1024)) && [[ ! -x $venv/bin/python ]]; then
+  echo "install: $(dirname "$venv") has $((free_kib / 1048576)) GiB free, the installation needs $free_gib. Make room, or set VENV to a folder elsewhere." >&2
   exit 2
 fi
 if [[ ! -x $venv/bin/python ]] && ! "$python" -m venv "$venv"; then
@@ -36,21 +43,26 @@ if [[ ! -x $venv/bin/python ]] && ! "$python" -m venv "$venv"; then
 fi
 : >"$log"
 
+# What a GPU node gets is pinned, to wheels only, where verl's and flash-attn's own wheels are at home: Python 3.12.
+pins=() lock=$root/examples/locks/gpu-$(uname -m).txt
+if has gpu && [[ -f $lock ]] && "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))'; then
+  pins=(--constraint "$lock")
+fi
 pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check "$@" >>"$log" 2>&1; }
 
-# PyPI's torch for Linux is a CUDA build of several GB; PyTorch's own index has CPU builds. Not every network can
-# reach that index, so test it first, briefly.
+# PyPI's torch for Linux is a CUDA build of several GB; PyTorch's own index has CPU builds, which pip would prefer on a
+# node with GPUs, too. Not every network can reach that index, so test it first, briefly.
 index=()
-if "$venv/bin/python" - "$cpu_wheels/torch/" 2>/dev/null <<'PY'; then
+if ! has gpu && "$venv/bin/python" - "$cpu_wheels/torch/" 2>/dev/null <<'PY'; then
 import sys, urllib.request
 urllib.request.urlopen(sys.argv[1], timeout=5).read(1)
 PY
   index=(--extra-index-url "$cpu_wheels")
 fi
 
-echo "install: installing into $venv, about 4 GB, a few minutes (log: $log)"
-if ! pip_install "${index[@]}" -e "${root}[$extras]"; then
-  if [[ ,$extras, != *,cpu,* ]] || ! grep -qE '^ERROR:.*torch==2.13.0[+]cpu|depends on torch==2.13.0[+]cpu' "$log"; then
+echo "install: installing into $venv, $(has gpu && echo 'about 10 GB' || echo 'about 4 GB'), a few minutes (log: $log)"
+if ! pip_install "${index[@]}" "${pins[@]}" -e "${root}[$extras]"; then
+  if ! has cpu || ! grep -qE '^ERROR:.*torch==2.13.0[+]cpu|depends on torch==2.13.0[+]cpu' "$log"; then
     tail -n 15 "$log" >&2
     echo "install: pip failed, see above and $log. Correct the cause and run the same command again." >&2
     exit 1
@@ -72,6 +84,38 @@ PY
   fi
 fi
 
+# Attention kernels for GPUs: a wheel for this torch, CUDA and Python (of verl's own collection, or the one that
+# FLASH_ATTN_WHEEL names), else a build, which needs CUDA's compiler, else none.
+imports() { "$venv/bin/python" -c "import $1" 2>>"$log"; }
+build_flash_attn() {
+  local architectures
+  architectures=${FLASH_ATTN_CUDA_ARCHS:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';')}
+  echo "install: building flash-attn for compute capability ${architectures:=80;90}, up to an hour"
+  pip_install ninja packaging psutil setuptools wheel &&
+    FLASH_ATTN_CUDA_ARCHS=$architectures pip_install --no-deps --no-build-isolation --force-reinstall "$flash_attn" && imports flash_attn
+}
+complete=yes
+if has gpu; then
+  if pip_install --no-deps --only-binary :all: --extra-index-url "$flash_wheels" "${FLASH_ATTN_WHEEL:-$flash_attn}" && imports flash_attn; then
+    echo "install: flash-attn from a wheel"
+  elif command -v nvcc >/dev/null && build_flash_attn; then
+    echo "install: flash-attn built"
+  else
+    why="there is no nvcc to build it"
+    if command -v nvcc >/dev/null; then
+      why="its build failed (log: $log)"
+    fi
+    "$venv/bin/python" -m pip uninstall -q -y flash-attn >>"$log" 2>&1 || true
+    cat <<EOT
+install: no wheel of $flash_attn fits this Python, torch and CUDA, and $why.
+  examples/paper/run.sh will use PyTorch's own attention (sdpa) instead. It computes the same (on a CPU, to 6e-7), but is
+  slower, by what nobody has measured yet, and needs more memory for packed sequences. For flash-attn, use Python 3.12 on
+  x86_64, set FLASH_ATTN_WHEEL to a wheel, or put CUDA 13's nvcc on the PATH, and run the same command again.
+EOT
+    complete=
+  fi
+fi
+
 # The PyPI wheels of these are CUDA builds whose import fails next to a CPU torch, and then vLLM's import fails too.
 # Nothing here uses audio or video.
 for package in torchcodec torchaudio; do
@@ -79,4 +123,6 @@ for package in torchcodec torchaudio; do
     "$venv/bin/python" -m pip uninstall -q -y "$package" >>"$log" 2>&1
   fi
 done
-echo "$want" >"$stamp"
+if [[ -n $complete ]]; then
+  echo "$want" >"$stamp"
+fi

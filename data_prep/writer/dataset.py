@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_prep.problems import RefusedData
 from data_prep.sample import KINDS, SPLITS, BadSample, Sample
-from data_prep.writer.rows import render, rl_row, rl_schema, sft_row, sft_schema
+from data_prep.writer.rows import THINK, render, rl_row, rl_schema, sft_row, sft_schema
 from data_prep.writer.staging import staged, write_text
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
@@ -116,6 +116,7 @@ class DatasetWriter:
         box_format: str = "radvlm",
         *,
         thinking: bool = False,
+        suffix: str = THINK,
         format_hint: bool = False,
         embed: bool = False,
         min_pixels: int = MIN_PIXELS,
@@ -126,7 +127,8 @@ class DatasetWriter:
             raise UsageError(f"need 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
         self.out = out.absolute()
         self.convention = get_convention(box_format)
-        self.thinking, self.format_hint, self.embed = thinking, format_hint, embed
+        self.thinking, self.suffix = thinking, suffix
+        self.format_hint, self.embed = format_hint, embed
         self.bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         self.shard_rows = shard_rows
         self.counts: Counter[tuple[str, str, str]] = Counter()  # samples by split, task and kind
@@ -188,7 +190,8 @@ class DatasetWriter:
         turns = sample.turns or (render(sample, name, frame, format_hint=self.format_hint),)
         if sample.task != "conversation":
             rl, (question, _) = self._open(sample.split, rl_schema(self.embed)), turns[0]
-            rl.add(rl_row(sample, question, name, frame, images, index=rl.count, thinking=self.thinking))
+            thinking, suffix = self.thinking, self.suffix
+            rl.add(rl_row(sample, question, name, frame, images, index=rl.count, thinking=thinking, suffix=suffix))
         if sample.split in _SFT_SPLITS:
             self._open(f"sft_{sample.split}", sft_schema(self.embed)).add(sft_row(turns, images))
 

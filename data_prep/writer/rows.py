@@ -21,6 +21,7 @@ _EXTRA_INFO = pa.struct([(name, _INFO_TYPES.get(name, pa.string())) for name in 
 _QUESTIONS: dict[str, list[str]] = yaml.safe_load((files(__package__) / "questions.yaml").read_text(encoding="utf-8"))
 _PARAGRAPH = "Answer with the {} alone: one paragraph of plain text, without headings or lists."
 _REPORT_HINT = 'Answer in plain text without lists, as "Findings: ... Impression: ...".'
+THINK = " /think"  # asks a model trained so for a reasoning trace
 _NOTHING = {False: "There is no such finding.", True: "There is no abnormality."}  # named: every abnormality is asked
 
 
@@ -46,12 +47,20 @@ def sft_schema(embed: bool = False) -> pa.Schema:
 
 
 def rl_row(
-    sample: Sample, question: str, box_format: str, frame: Frame, images: _Images, *, index: int, thinking: bool
+    sample: Sample,
+    question: str,
+    box_format: str,
+    frame: Frame,
+    images: _Images,
+    *,
+    index: int,
+    thinking: bool,
+    suffix: str = THINK,
 ) -> dict[str, Any]:
     """One row for RL, in `rl_schema`; question and frame are as in `render`, `index` counts rows of its split.
 
-    `thinking` appends " /think" to the question, which asks for a reasoning trace, as the data script released with
-    arXiv 2512.10691 does.
+    `thinking` appends `suffix` to the question, which asks for a reasoning trace, as the data script released with
+    arXiv 2512.10691 does; there, nothing is appended for Qwen3-VL-Thinking.
     """
     # verl's dumps keep the ground truth but not extra_info: these tell whose row it is and how to read the answer.
     info = {"id": sample.id, "patient_id": sample.patient_id, "task": sample.task, "box_format": box_format}
@@ -65,7 +74,7 @@ def rl_row(
         truth["frame"] = list(frame)
     return {
         "data_source": f"{sample.dataset}/{sample.task}",
-        "prompt": [_user(question + (" /think" if thinking else ""), images)],
+        "prompt": [_user(question + (suffix if thinking else ""), images)],
         "images": images,
         "ability": "radiology",
         "reward_model": {"style": "rule", "ground_truth": _to_json(truth)},

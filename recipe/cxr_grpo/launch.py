@@ -6,7 +6,8 @@ from pathlib import Path
 
 from data_prep.options import folder, positive
 from recipe.cxr_grpo.results.metrics import component_means, failure_note, read_failures, read_metrics
-from recipe.cxr_grpo.running.training import STARTUP_LIMIT, TRAINERS, exit_status, run_training
+from recipe.cxr_grpo.running.start import TRAINERS
+from recipe.cxr_grpo.running.training import STARTUP_LIMIT, exit_status, run_training
 
 
 def main(argv: list[str] | None = None) -> int:

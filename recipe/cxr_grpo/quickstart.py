@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     # What GRPO would refuse is refused now, not after the minutes of the phases before it.
     config = checks.compose("quickstart_grpo", overrides)
     check_reward(config)
-    checks.check_batches(config)
+    checks.check_config("grpo", config)
     given = {override.split("=")[0].lstrip("+~") for override in overrides}
     checks.check_inputs(config, given & {"data.train_files", "data.val_files", checks.MODEL_KEYS["grpo"]})
     with weights_lock(config):

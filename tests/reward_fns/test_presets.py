@@ -20,7 +20,7 @@ def report(score, text_models_in_cache):
 
 
 def test_all_presets_are_known():
-    assert preset_names() == sorted([*REPORTS, "paper_grounding", "quickstart"])
+    assert preset_names() == sorted([*REPORTS, "paper_grounding", "paper_mixed", "quickstart", "unirg_stage2"])
 
 
 @pytest.mark.parametrize("preset", REPORTS)
@@ -63,6 +63,19 @@ def test_paper_report_is_minus_radcliq(report):
 def test_unirg_weights():
     weights = {part.reward.name: part.weight for part in resolve(preset="unirg_stage1").tasks["report"]}
     assert weights == {"bertscore": 0.37, "chexbert_cosine": 0.253, "radgraph_combined": 0.377}
+
+
+def test_the_second_stage_of_unirg_is_the_first_with_a_judge():
+    first, second = (resolve(preset=f"unirg_stage{number}").tasks["report"] for number in (1, 2))
+    assert second[:-1] == first
+    assert (second[-1].reward.name, second[-1].weight, second[-1].options) == ("green", 0.5, {"mode": "json"})
+
+
+def test_a_mixed_run_has_the_rewards_of_both_of_the_paper_s():
+    mixed, report, grounding = (resolve(preset=f"paper_{name}") for name in ("mixed", "report", "grounding"))
+    trained = tuple(part for part in report.tasks["report"] if part.weight)
+    assert mixed.tasks == {"report": trained, "grounding": grounding.tasks["grounding"]}
+    assert (mixed.boxes, mixed.think_end) == (grounding.boxes, report.think_end)
 
 
 def test_editgrpo_is_a_plain_sum(report):

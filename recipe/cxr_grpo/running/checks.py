@@ -15,9 +15,10 @@ import yaml
 from recipe.cxr_grpo import cpu
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task
+from recipe.cxr_grpo.running.config_checks import check_config
+from recipe.cxr_grpo.running.start import CONFIG_MODULE
 from reward_fns.errors import UsageError
 
-CONFIG_MODULE = "recipe.cxr_grpo.config"
 MODEL_KEYS = {"grpo": "actor_rollout_ref.model.path", "sft": "model.path"}
 
 MIN_FREE_BYTES = 2 * 1024**3  # on the disk: Ray's object store and logs, and two checkpoints of a tiny model
@@ -41,10 +42,10 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
 def check_run(kind: str, config: Any, out: Path) -> None:
     """Raise UsageError for a run of ``kind`` (grpo or sft) that would fail minutes after its start."""
     check_inputs(config, ("data.train_files", "data.val_files", MODEL_KEYS[kind]))
-    if kind == "grpo":
-        if spec := check_reward(config):
-            row_of_each_task(parquet_files(config), spec)
-        check_batches(config)
+    check_config(kind, config)
+    check_device(config)
+    if kind == "grpo" and (spec := check_reward(config)):
+        row_of_each_task(parquet_files(config), spec)
     check_disk(out)
     if cpu.enabled():
         check_platform()
@@ -68,24 +69,13 @@ def check_inputs(config: Any, keys: Iterable[str]) -> None:
                 raise UsageError(f"{key}: no file {name}. Make it with `python -m data_prep <set> --out DIR`.")
 
 
-def check_batches(config: Any) -> None:
-    """Raise UsageError for batch sizes that verl would refuse at its first update, minutes into the run."""
-    settings = config.actor_rollout_ref
-    actor, ref, n = settings.actor, settings.ref, settings.rollout.n
-    batch, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
-    if batch % mini:
-        raise UsageError(f"data.train_batch_size={batch} is not a multiple of ppo_mini_batch_size={mini} (prompts)")
-    update, use_ref = not actor.use_dynamic_bsz, actor.use_kl_loss and not ref.log_prob_use_dynamic_bsz
-    for used, prompts_key, prompts, answers_key in (
-        (update, "actor.ppo_mini_batch_size", mini, "actor.ppo_micro_batch_size_per_gpu"),
-        (use_ref, "data.train_batch_size", batch, "ref.log_prob_micro_batch_size_per_gpu"),
-    ):
-        section, key = answers_key.split(".")
-        if used and (answers := settings[section][key]) and prompts * n % answers:
-            raise UsageError(
-                f"{prompts_key}={prompts} prompts x rollout.n={n} answers is not a multiple of {answers_key}={answers} "
-                "(answers); keys actor, ref and rollout are in actor_rollout_ref"
-            )
+def check_device(config: Any) -> None:
+    """Raise UsageError if the config and VERL_PLATFORM, which verl reads, name different platforms."""
+    device = config.trainer.device
+    if cpu.enabled() and device != "cpu":
+        raise UsageError(f"trainer.device={device}, but VERL_PLATFORM=cpu is set: unset it, or choose profile=cpu")
+    if device == "cpu" and not cpu.enabled():
+        raise UsageError("trainer.device=cpu: set VERL_PLATFORM=cpu before Python starts, or choose another profile")
 
 
 def run_environment() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,6 @@ from recipe.cxr_grpo.records import checkpoints, heartbeat
 from recipe.cxr_grpo.results.metrics import read_metrics
 from recipe.cxr_grpo.running import locks, processes
 from recipe.cxr_grpo.running.checks import (
-    CONFIG_MODULE,
     check_disk,
     check_run,
     compose,
@@ -26,9 +24,9 @@ from recipe.cxr_grpo.running.checks import (
     run_environment,
 )
 from recipe.cxr_grpo.running.failures import RunFailed, explain
+from recipe.cxr_grpo.running.start import first_node, own_file, trainer_command
 from reward_fns.errors import UsageError
 
-TRAINERS = {"grpo": "verl.trainer.main_ppo", "sft": "verl.trainer.sft_trainer"}
 # Minutes until the first sign of life. Trainer and vLLM each read the 60 GB of a model of 30 billion parameters: 20
 # minutes at 100 MB/s.
 STARTUP_LIMIT = 30
@@ -83,19 +81,20 @@ def run_training(
     if restarts and config.trainer.resume_mode != "auto":
         raise UsageError("restarts go on from the newest checkpoint, which needs trainer.resume_mode=auto")
     check_run(kind, config, out)
+    command = trainer_command(kind, config, [f"--config-name={config_name}", *overrides])
     for path in (out, folder):
         path.mkdir(parents=True, exist_ok=True)
     record_weights(out)
     refusal = f"another run is at work in {folder}. Wait for its end, or choose another folder with --out."
     machine = weights_lock(config) if kind == "grpo" else contextlib.nullcontext()
-    with locks.lock(folder / "run.lock", refusal) as own, machine as shared:
+    with locks.lock(folder / own_file(kind, "run.lock"), refusal) as own, machine as shared:
         held = [descriptor for descriptor in (own, shared) if descriptor is not None]
         _first_step(kind, config, folder)
         before = None
         for number in range(1, restarts + 2):
             watches = (_heartbeat(kind, config, folder, startup_limit), watch)
             try:
-                return _attempt(kind, config, [f"--config-name={config_name}", *overrides], out, watches, held)
+                return _attempt(kind, config, command, out, watches, held)
             except RunFailed as error:
                 failure = error
             if number > restarts:
@@ -115,7 +114,7 @@ def run_training(
 def _first_step(kind: str, config: Any, folder: Path) -> int | None:
     """The step that verl will go on from, once its checkpoints are checked; None if the config decides it otherwise."""
     trainer = config.trainer
-    if trainer.resume_mode == "disable":
+    if trainer.resume_mode == "disable" or not first_node(kind):
         return None
     if trainer.resume_mode == "resume_path" or (kind == "sft" and trainer.resume_from_path is not None):
         checkpoints.check_path(Path(str(trainer.resume_from_path)).absolute())
@@ -134,25 +133,18 @@ def _heartbeat(kind: str, config: Any, folder: Path, startup_limit: int) -> Call
 def _attempt(
     kind: str,
     config: Any,
-    arguments: Sequence[str],
+    command: Sequence[str],
     out: Path,
     watches: Sequence[Callable[[], None]],
     held: Sequence[int],
 ) -> None:
-    """Run verl's trainer once; RunFailed if it ends with an error or if one of ``watches`` raises Silent."""
-    command = [sys.executable, "-m", TRAINERS[kind], f"--config-path=pkg://{CONFIG_MODULE}", *arguments]
+    """Run ``command`` once; RunFailed if it ends with an error or if one of ``watches`` raises Silent."""
     # verl's file logger truncates its file, so every attempt at a run writes its own.
     attempt = len(list(out.glob(f"{kind}.metrics.*.jsonl"))) + 1
     env = run_environment() | {"VERL_FILE_LOGGER_PATH": str(out / f"{kind}.metrics.{attempt}.jsonl")}
     if kind == "grpo":
-        command += ray_overrides(config, env)
-    else:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        # What torchrun sets, for the single process of a laptop.
-        env |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    log = out / f"{kind}.log"
+        command = [*command, *ray_overrides(config, env)]
+    log = out / own_file(kind, f"{kind}.log")
     start = log.stat().st_size if log.exists() else 0  # earlier attempts at the run are in the same log
 
     def look() -> None:

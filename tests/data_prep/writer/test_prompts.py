@@ -37,6 +37,8 @@ def test_thinking_suffix_and_format_hint(make_sample):
     assert full == f"{plain} {get_convention('qwen3vl').hint}"
     (asked,) = rl_row(make_sample(), full, "qwen3vl", (40, 30), [], index=0, thinking=True)["prompt"]
     assert asked["content"] == f"{full} /think"
+    row = rl_row(make_sample(), full, "qwen3vl", (40, 30), [], index=0, thinking=True, suffix="")
+    assert row["prompt"][0]["content"] == full and row["extra_info"]["thinking"] is True
 
 
 @pytest.mark.parametrize("kind", ["", "findings", "impression", "report"])

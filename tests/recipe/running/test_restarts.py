@@ -12,6 +12,7 @@ pytest.importorskip("verl")
 from recipe.cxr_grpo import launch
 from recipe.cxr_grpo.records import heartbeat
 from recipe.cxr_grpo.running import checks, locks, training
+from recipe.cxr_grpo.running.start import TRAINERS
 from reward_fns.errors import UsageError
 
 # A trainer that saves every fifth step and follows a plan: for each attempt its last step, and its last words.
@@ -48,7 +49,7 @@ def start(tmp_path, monkeypatch):
     """Run the plan of a trainer in ``tmp_path/out``; returns what was logged of each attempt."""
     (tmp_path / "planned_trainer.py").write_text(TRAINER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    monkeypatch.setitem(training.TRAINERS, "grpo", "planned_trainer")
+    monkeypatch.setitem(TRAINERS, "grpo", "planned_trainer")
     model, out = tmp_path / "model", tmp_path / "out"
     model.mkdir()
     (model / "config.json").touch()

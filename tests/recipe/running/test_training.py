@@ -86,6 +86,20 @@ def test_broken_use_is_refused_by_name(inputs, tmp_path, key, value, message):
         check(inputs, tmp_path, **{key: value})
 
 
+def test_config_and_environment_name_the_same_platform(inputs, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"trainer\.device=cuda, but VERL_PLATFORM=cpu is set: unset it"):
+        check(inputs, tmp_path, **{"trainer.device": "cuda"})
+    monkeypatch.delenv("VERL_PLATFORM")
+    with pytest.raises(UsageError, match=r"trainer\.device=cpu: set VERL_PLATFORM=cpu"):
+        check(inputs, tmp_path)
+
+
+def test_a_setting_that_verl_ignores_is_refused(inputs, tmp_path):
+    key = "actor_rollout_ref.actor.freeze_vision_tower"
+    with pytest.raises(UsageError, match=f"{key}: .* never reads it; .*frozen_vision"):
+        check(inputs, tmp_path, **{key: "true"})
+
+
 def test_a_spec_of_one_s_own_is_checked_too(inputs, tmp_path):
     kwargs = "reward.custom_reward_function.reward_kwargs."
     check(inputs, tmp_path, **{kwargs + "preset": "null", kwargs + "spec": "{grounding: [{name: box_iou}]}"})
