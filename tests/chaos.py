@@ -10,6 +10,7 @@ needs the CPU extra, and root for the full disk (a tmpfs). A round takes two to 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -20,7 +21,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,9 +219,9 @@ class Run:
         elif strike.kind == "launch":
             launch.kill()
         elif strike.kind == "disk":
-            free = os.statvfs(self.out)
-            with (self.out / "filler").open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - (4 << 20))
+            with (self.out / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(bytes(1 << 20)):  # the run writes, too: nobody knows how much is left
+                    pass
         elif strike.kind == "checkpoint":
             sealed = list(self.out.glob("checkpoints/global_step_*[0-9]/manifest.json"))
             sealed.sort(key=lambda path: path.stat().st_mtime)
@@ -318,7 +318,7 @@ def read_rollouts(out: Path, step: int) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-@contextmanager
+@contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
     """A file system of its own at ``folder``, just large enough to start a run."""
     folder.mkdir(parents=True, exist_ok=True)
