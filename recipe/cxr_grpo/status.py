@@ -206,7 +206,7 @@ def screen(found: dict[str, Any]) -> panel.Panel:
             words(name.removeprefix("reward/").removesuffix("/mean")), *map(words, numbers), sparkline(values)
         )
     warnings = (words("{rule}: {saw}. {advice}".format_map(warning)) for warning in found["warnings"])
-    return panel.Panel(console.Group(lines, curves, *warnings), title=words(found["run"]))
+    return panel.Panel(console.Group(lines, *[curves] * bool(found["curves"]), *warnings), title=words(found["run"]))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -103,4 +103,6 @@ def test_a_warning_says_what_was_seen_and_what_to_do():
     (warning,) = rules.check(changed("reward/failed_share", lambda step, value: 0.2), {})
     assert warning["saw"] == "20.0% of the rollouts of the last 3 steps have no reward, over 10.0%"
     (warning,) = rules.check(changed(OWN, lambda step, value: 0.25), {})
-    assert warning["saw"].startswith("the validation of report fell from 0.312 in step 0 to 0.250 in step 50, in training")
+    assert warning["saw"].startswith(
+        "the validation of report fell from 0.312 in step 0 to 0.250 in step 50, in training"
+    )
