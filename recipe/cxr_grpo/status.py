@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from statistics import fmean, median
@@ -50,8 +50,9 @@ class Run:
         self.limits: dict[str, float] = {}
         logs = {log.stat().st_mtime: log for name in ("grpo", "sft") if (log := out / f"{name}.log").is_file()}
         if not logs and not any((out / name).exists() for name in (SLURM_JOB, "state.json", "checkpoints")):
-            advice = "Give the --out of launch or of the quickstart."
-            raise UsageError(f"no run in {out}: it has no grpo.log, sft.log or {SLURM_JOB}. {advice}")
+            inside = sorted(str(log.parent) for log in out.glob("*/*.log") if log.stem in {"grpo", "sft"})
+            advice = " or ".join(inside) or "the --out of launch or of the quickstart"
+            raise UsageError(f"no run in {out}: it has no grpo.log, sft.log or {SLURM_JOB}. Give {advice}.")
         if not logs or not (log := logs[max(logs)]).stat().st_size:
             return
         self.log, self.kind = log, log.stem
@@ -169,9 +170,9 @@ def facts(out: Path, max_rate: float | None) -> dict[str, Any]:
     }
 
 
-def _summary(curve: Mapping[int, float]) -> dict[str, Any]:
-    best, values = max(curve, key=curve.__getitem__), [*curve.values()]
-    return {"first": values[0], "highest": curve[best], "in_step": best, "latest": values[-1], "values": values}
+def _summary(curve: dict[int, float]) -> dict[str, Any]:
+    first, best, last = min(curve), max(curve, key=curve.__getitem__), max(curve)
+    return {"first": curve[first], "highest": curve[best], "in_step": best, "latest": curve[last], "points": curve}
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
@@ -201,10 +202,9 @@ def screen(found: dict[str, Any]) -> panel.Panel:
         if fact and name not in {"run", "curves", "warnings"}:
             lines.add_row(name.replace("_", " "), words(fact))
     for name, summary in found["curves"].items():
-        *numbers, values = summary.values()
-        curves.add_row(
-            words(name.removeprefix("reward/").removesuffix("/mean")), *map(words, numbers), sparkline(values)
-        )
+        *numbers, points = summary.values()
+        label = words(name.removeprefix("reward/").removesuffix("/mean"))
+        curves.add_row(label, *map(words, numbers), sparkline([*points.values()]))
     warnings = (words("{rule}: {saw}. {advice}".format_map(warning)) for warning in found["warnings"])
     return panel.Panel(console.Group(lines, *[curves] * bool(found["curves"]), *warnings), title=words(found["run"]))
 
@@ -216,9 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", type=folder, nargs="+", metavar="RUN", help="the --out of launch or of the quickstart")
     rate = "share of rollouts without a reward above which to warn (failures.max_rate of the run's reward spec)"
     parser.add_argument("--max-failure-rate", type=probability, metavar="SHARE", help=rate)
-    parser.add_argument(
-        "--watch", type=positive, metavar="SECONDS", help="do it again every so many seconds, until Ctrl-C"
-    )
+    parser.add_argument("--watch", type=positive, metavar="SECONDS", help="do it again and again, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print the same facts, one line of JSON for each run")
     args = parser.parse_args(argv)
     with contextlib.suppress(KeyboardInterrupt), live.Live(auto_refresh=False) as shown:

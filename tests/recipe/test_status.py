@@ -11,6 +11,7 @@ import pytest
 from recipe.cxr_grpo import status
 from recipe.cxr_grpo.running import locks
 
+NOW = 1.8e9
 RECORDED = Path(__file__).parent / "results" / "recorded" / "grpo.metrics.1.jsonl"
 ACTOR = "\x1b[36m(TaskRunnerV1 pid=16120)\x1b[0m"
 STARTED = f"""\
@@ -40,7 +41,7 @@ class Folder:
         return self
 
     def beat(self, seconds_ago, host="node7", silence_limit=300.0):
-        at = {"time": time.time() - seconds_ago, "step": 51, "phase": "update", "pid": 7, "host": host}
+        at = {"time": NOW - seconds_ago, "step": 51, "phase": "update", "pid": 7, "host": host}
         (self.checkpoints / "heartbeat.json").write_text(json.dumps(at | {"silence_limit": silence_limit}))
 
     def checkpoint(self, step, *, sealed=True, size=3):
@@ -60,7 +61,8 @@ class Folder:
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: NOW)
     return Folder(tmp_path)
 
 
@@ -86,10 +88,8 @@ def test_a_held_lock_means_that_a_run_is_at_work(run):
     assert (found["state"], found["step"], found["total"], found["warnings"]) == ("running", 50, 60, [])
     assert found["detail"] == "phase 'update' of step 51, heartbeat 1 s ago"
     assert found["seconds_per_step"] == 11.3  # the median of the last 20
-    left = time.mktime(time.strptime(found["expected_end"], "%Y-%m-%d %H:%M")) - time.time()
-    assert (
-        10 * 11.3 + 10 * 123 / 20 - 61 <= left <= 10 * 11.3 + 10 * 123 / 20
-    )  # a validation in 20 steps; whole minutes
+    end = NOW + 10 * (11.3 + 123 / 20)  # there was one validation in 20 steps, of 123 s
+    assert found["expected_end"] == time.strftime("%Y-%m-%d %H:%M", time.localtime(end))
 
 
 def test_before_its_first_heartbeat_a_run_is_at_work_too(run):
@@ -257,7 +257,8 @@ def test_exit_status_and_json(run, capsys):
         assert status.main([str(run.out), "--json"]) == 0
     assert status.main([str(run.out), str(run.out), "--json"]) == 1
     healthy, *stopped = map(json.loads, filter(None, capsys.readouterr().out.splitlines()))
-    assert healthy["curves"]["reward/report/score/mean"]["latest"] == 0.604
+    score = healthy["curves"]["reward/report/score/mean"]
+    assert score["latest"] == score["points"]["50"] == 0.604 and len(score["points"]) == 50
     assert [each["warnings"][0]["rule"] for each in stopped] == ["not_resumed"] * 2
 
 
@@ -269,6 +270,14 @@ def test_without_a_run_there_the_status_is_2(run, capsys, arguments):
     except SystemExit as error:
         found = error.code
     assert found == 2
+
+
+def test_runs_below_the_folder_are_offered(tmp_path, capsys):
+    for kind in ("sft", "grpo"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / f"{kind}.log").touch()
+    assert status.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith(f"Give {tmp_path / 'grpo'} or {tmp_path / 'sft'}.\n")
 
 
 def test_an_empty_log_is_a_run_that_has_not_started(run):
