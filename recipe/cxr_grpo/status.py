@@ -199,14 +199,15 @@ def screen(found: dict[str, Any]) -> panel.Panel:
     """The facts about a run as a panel."""
     lines, curves = table.Table.grid(padding=(0, 2)), table.Table("", "first", "highest", "in step", "latest", box=None)
     for name, fact in found.items():
-        if fact and name not in {"run", "curves", "warnings"}:
+        if (any(fact.values()) if isinstance(fact, dict) else fact) and name not in {"run", "curves", "warnings"}:
             lines.add_row(name.replace("_", " "), words(fact))
     for name, summary in found["curves"].items():
         *numbers, points = summary.values()
         label = words(name.removeprefix("reward/").removesuffix("/mean"))
         curves.add_row(label, *map(words, numbers), sparkline([*points.values()]))
     warnings = (words("{rule}: {saw}. {advice}".format_map(warning)) for warning in found["warnings"])
-    return panel.Panel(console.Group(lines, *[curves] * bool(found["curves"]), *warnings), title=words(found["run"]))
+    # Curves come last: a terminal with few lines cuts them off.
+    return panel.Panel(console.Group(lines, *warnings, *[curves] * bool(found["curves"])), title=words(found["run"]))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -184,8 +184,7 @@ def test_the_newest_checkpoint_is_a_complete_one(run):
     run.checkpoint(30)
     (run.checkpoints / "global_step_30" / "manifest.json").write_text('{"files": {"act')
     run.checkpoint(40)
-    shutil.rmtree(run.checkpoints / "global_step_40" / "actor")
-    (run.checkpoints / "global_step_40").rename(run.checkpoints / "global_step_40.damaged")
+    (run.checkpoints / "global_step_40").rename(run.checkpoints / "global_step_40.damaged")  # moved aside: NaN, say
     assert run.facts()["newest_checkpoint"] == 10
 
 
@@ -196,13 +195,16 @@ def test_without_a_manifest_verl_s_own_word_counts(run):
     assert run.facts()["newest_checkpoint"] == 20
 
 
-def test_a_supervised_run_shows_loss_and_learning_rate(run):
+def test_a_supervised_run_shows_loss_and_learning_rate(run, capsys):
     (run.out / "sft.log").write_text("Before FSDP, memory allocated (GB): 0.00\nTotal steps: 4, num_warmup_steps: 0\n")
     rows = ({"step": n, "data": {"train/loss": 2.0 - n, "train/lr": 1e-4 / n, "train/mfu": 0.0}} for n in (1, 2))
     (run.out / "sft.metrics.1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = run.facts()
     assert (found["state"], found["step"], found["total"]) == ("stopped", 2, 4)
     assert {name: curve["latest"] for name, curve in found["curves"].items()} == {"train/loss": 0.0, "train/lr": 5e-5}
+    assert status.main([str(run.out)]) == 1
+    screen = capsys.readouterr().out
+    assert "train/loss" in screen and "rollouts" not in screen
 
 
 def test_failures_are_shown_with_their_share_and_causes(run):
