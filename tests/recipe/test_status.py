@@ -15,9 +15,9 @@ NOW = 1.8e9
 RECORDED = Path(__file__).parent / "results" / "recorded" / "grpo.metrics.1.jsonl"
 ACTOR = "\x1b[36m(TaskRunnerV1 pid=16120)\x1b[0m"
 STARTED = f"""\
+ray init kwargs: {{'num_cpus': 32, 'address': 'local'}}
 {ACTOR} /site-packages/verl/workers/engine/__init__.py:69: UserWarning: megatron engine is not available: \
 ModuleNotFoundError("No module named 'megatron'")
-ray init kwargs: {{'num_cpus': 32, 'address': 'local'}}
 {ACTOR}             'custom_reward_function': {{'name': 'compute_score',
 {ACTOR}                                        'path': 'pkg://reward_fns',
 {ACTOR}                                        'reward_kwargs': {{'preset': 'quickstart',
