@@ -60,7 +60,7 @@ def test_a_curve_that_goes_wrong_gives_exactly_its_warning(case):
 @pytest.mark.parametrize(
     ("pattern", "change", "first"),
     [
-        (CHARS, lambda step, value: value * (1 - step / 90), 1),  # shorter and shorter, over the whole run
+        (CHARS, lambda step, value: 100 * (1 - step / 90), 1),  # shorter and shorter, over the whole run
         (CHARS, lambda step, value: value * (0.3 if step < 35 else 1), 25),  # and long again
         ("reward/.*/floor_rate", lambda step, value: min(1, value + 0.4), 1),  # high from the beginning
         ("actor/kl_loss", lambda step, value: 50.0, LAST),  # one step
