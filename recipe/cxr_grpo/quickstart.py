@@ -25,7 +25,7 @@ from data_prep.options import folder, positive
 from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.results import films, validation
-from recipe.cxr_grpo.results.metrics import prompt_curves, scoring, validation_points
+from recipe.cxr_grpo.results.metrics import prompt_curves, read_metrics, scoring, validation_points
 from recipe.cxr_grpo.running import checks
 from recipe.cxr_grpo.running.training import exit_status, progress, run_training, weights_lock
 from reward_fns.errors import UsageError
@@ -154,9 +154,8 @@ def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
     tables = [pq.read_table(path, columns=["extra_info", "images"]) for path in held_out(out / "data")]
     rows = [row for table in tables for row in table.to_pylist()]
     images = {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
-    report.write_page(
-        out / "report.html", summary, prompt_curves(out), validation_points(out), before["own"], after["own"], images
-    )
+    points = validation_points(read_metrics(out, "grpo"))
+    report.write_page(out / "report.html", summary, prompt_curves(out), points, before["own"], after["own"], images)
 
 
 def held_out(data: Path) -> list[Path]:

@@ -115,7 +115,8 @@ class Monitor(threading.Thread):
 
     def beat(self) -> None:
         """Write the heartbeat, which launch reads; a full disk must not end the thread."""
-        state = {"time": time.time(), "step": self.step, "phase": self.phase, "pid": os.getpid()}
+        process = {"pid": os.getpid(), "host": os.uname().nodename}
+        state = {"time": time.time(), "step": self.step, "phase": self.phase} | process
         temporary = self.folder / f"{heartbeat.FILE}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def watch(folder: Path, startup_limit: float | None, clock: Callable[[], float] 
     def check() -> None:
         nonlocal last, since
         # When a heartbeat was seen here, not its own time: clocks of two machines differ, and a laptop may have slept.
-        if (beat := _read(path)) and beat != last:
+        if (beat := read(path)) and beat != last:
             last, since = beat, clock()
         silence = clock() - since
         if last and silence > max(MIN_SILENCE, last["silence_limit"]):
@@ -44,7 +44,8 @@ def watch(folder: Path, startup_limit: float | None, clock: Callable[[], float] 
     return check
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The last heartbeat: ``time`` (unix), ``step``, ``phase``, ``pid``, ``host``, ``silence_limit``; {} if none."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

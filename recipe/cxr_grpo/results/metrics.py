@@ -85,10 +85,10 @@ def component_means(logged: Mapping[str, float]) -> dict[str, float]:
     return {component.removeprefix("reward/"): logged[f"{component}/mean"] for component in components}
 
 
-def validation_points(out: Path) -> dict[str, dict[int, float]]:
+def validation_points(steps: Mapping[int, Mapping[str, float]]) -> dict[str, dict[int, float]]:
     """The mean of every reward in the validations, on patients' own films: ``<task>/<reward>`` -> step -> mean."""
     points: dict[str, dict[int, float]] = {}
-    for step, logged in read_metrics(out, "grpo").items():
+    for step, logged in steps.items():
         for key in filter(re.compile(r"val-aux/.+/mean@1").fullmatch, logged):
             *source, task, reward, _ = key.split("/")
             if not source[-1].startswith("films_"):

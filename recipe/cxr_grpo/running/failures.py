@@ -48,7 +48,8 @@ def explain(problem: str, log: Path, start: int, folders: Sequence[Path]) -> Run
         lines = file.read().splitlines()
     tail = "".join(f"  | {line}\n" for line in lines[-SHOWN_LINES:])
     causes = list(_causes(lines, folders))
-    errors = [match[1] for line in lines if (match := _ERROR.search(line, 0, _ERROR_COLUMNS))]
+    said = (line for line in lines if "Warning: " not in line)  # verl warns of each engine that it can't import
+    errors = [match[1] for line in said if (match := _ERROR.search(line, 0, _ERROR_COLUMNS))]
     cause = causes[0] if causes else ": ".join([problem, *errors[-1:]])
     return RunFailed(f"{problem}; the end of {log}:\n{tail}" + "\n".join(causes), cause)
 

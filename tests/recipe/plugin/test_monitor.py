@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,7 @@ def test_the_heartbeat_says_where_the_run_is(monitor, tmp_path):
     monitor.beat()
     beat = json.loads((tmp_path / FILE).read_text())
     assert (beat["step"], beat["phase"], beat["silence_limit"]) == (7, "rollouts", 1800.0)
-    assert abs(beat["time"] - time.time()) < 60 and beat["pid"] > 0
+    assert abs(beat["time"] - time.time()) < 60 and beat["pid"] > 0 and beat["host"] == os.uname().nodename
 
 
 def test_a_heartbeat_that_cannot_be_written_is_no_reason_to_stop(monitor, tmp_path, capsys):

@@ -44,7 +44,7 @@ def test_the_points_of_validations_are_those_on_patients_own_films(tmp_path):
     data |= {"val-aux/my/set/report/gleu/std@1": 0.5, "critic/score/mean": 1.0}
     lines = [json.dumps({"step": 0, "data": data}), json.dumps({"step": 1, "data": {"critic/score/mean": 1.0}})]
     (tmp_path / "grpo.metrics.1.jsonl").write_text("\n".join(lines))
-    assert validation_points(tmp_path) == {"report/gleu": {0: 0.25}}
+    assert validation_points(read_metrics(tmp_path, "grpo")) == {"report/gleu": {0: 0.25}}
 
 
 def test_how_much_of_a_run_was_scored_and_why_not(tmp_path):
