@@ -8,14 +8,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Tests that train run beside others, file by file; those with vLLM are in one group, as only one can have it."""
-    for item in items:
-        if item.get_closest_marker("e2e") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="session")
 def text_models(tmp_path_factory):
     """Tiny random models for text rewards, all under `root`: `scorers` with the files of StanfordAIMI/RRG_scorers,

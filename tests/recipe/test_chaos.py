@@ -11,7 +11,7 @@ import chaos
 
 
 @pytest.mark.e2e
-@pytest.mark.xdist_group("vllm")
+@pytest.mark.vllm
 def test_whatever_happens_to_a_run_it_goes_on_or_ends_and_says_why(tmp_path):
     kinds = ["engine", "launch", "checkpoint", "failures"]
     random.Random(0).shuffle(kinds)

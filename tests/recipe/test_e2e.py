@@ -18,7 +18,7 @@ from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.results.metrics import read_metrics
 
 # One vLLM run at a time on a machine: verl 0.9.1 would mix up the weights of two.
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("vllm")]
+pytestmark = [pytest.mark.e2e, pytest.mark.vllm]
 REAL = Path(os.environ.get("CXR_GRPO_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data" / "real"))
 
 

@@ -68,7 +68,7 @@ def test_a_missing_environment_is_named(tmp_path):
 
 
 @pytest.mark.e2e
-@pytest.mark.xdist_group("vllm")
+@pytest.mark.vllm
 def test_own_boxes_are_trained_on_and_the_measure_is_shown(tmp_path):
     write_coco(tmp_path, 40)
     actor = "actor_rollout_ref.actor.ppo_m"

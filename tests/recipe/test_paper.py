@@ -314,9 +314,7 @@ def test_sft_in_two_processes_and_a_cold_start_of_it_with_a_frozen_tower(films):
 @pytest.mark.parametrize(
     ("name", "rollouts"),
     [
-        pytest.param(
-            "radvlm_report", "actor_rollout_ref.rollout.name=vllm", marks=pytest.mark.xdist_group("vllm"), id="vllm"
-        ),
+        pytest.param("radvlm_report", "actor_rollout_ref.rollout.name=vllm", marks=pytest.mark.vllm, id="vllm"),
         *(pytest.param(name, HF, id=name) for name in RECIPES),
     ],
 )

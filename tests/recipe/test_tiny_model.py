@@ -93,7 +93,7 @@ def test_the_curve_is_a_mean_over_steps(tmp_path):
 
 
 @pytest.mark.e2e
-@pytest.mark.xdist_group("vllm")
+@pytest.mark.vllm
 def test_pretraining_learns_and_writes_a_model_with_its_card(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "HELD_OUT", 40)
     command = ["--out", str(tmp_path / "model"), "--pretrain", "--steps", "30", "--patients", "100", "--seed", "5"]
