@@ -22,6 +22,8 @@ from reward_fns.errors import UsageError
 
 MODEL_KEYS = {"grpo": "actor_rollout_ref.model.path", "sft": "model.path"}
 
+ADAPTER = "lora_adapter"  # of verl's merger, beside the weights to which it has not added it
+
 MIN_FREE_BYTES = 2 * 1024**3  # on the disk: Ray's object store and logs, and two checkpoints of a tiny model
 
 _CPU_ENVIRONMENT: dict[str, str] = yaml.safe_load((resources.files(__package__) / "cpu_environment.yaml").read_text())
@@ -64,6 +66,11 @@ def check_inputs(config: Any, keys: Iterable[str]) -> None:
             local = str(value).startswith((".", "/", "~")) or len(path.parts) != 2 or path.exists()
             if local and not (path / "config.json").is_file():
                 raise UsageError(f"{key}: no config.json in {value}. Give a folder in Hugging Face format or a hub id.")
+            unmerged = (path.parent / "fsdp_config.json").is_file() and not any(path.glob("*.safetensors"))
+            if unmerged or (path / ADAPTER).is_dir():
+                where = "in the shards around it" if unmerged else f"in {ADAPTER}/, and beside it is the bare base"
+                remedy = "Give the run's folder model/, or make it: python -m recipe.cxr_grpo.merge CHECKPOINT FOLDER"
+                raise UsageError(f"{key}: {value} is no model: what was trained is {where}. {remedy}")
             continue
         for name in [value] if isinstance(value, str) else value or []:
             if not Path(name).is_file():
