@@ -1,5 +1,6 @@
-"""verl's supervised trainer for real, on the CPU with adapters."""
+"""verl's supervised trainer for real, on the CPU: over the end of an epoch, and from adapters to a model."""
 
+import shutil
 import subprocess
 import sys
 
@@ -43,6 +44,20 @@ def train(rows, out, *arguments):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return read_metrics(out, "sft")
+
+
+@pytest.mark.e2e
+def test_the_epoch_after_a_checkpoint_is_trained_as_if_nothing_had_happened(rows, tmp_path):
+    whole = train(rows, tmp_path / "whole", "--no-merge")
+    assert set(whole) == {1, 2, 3, 4}
+    checkpoints = tmp_path / "resumed" / "checkpoints"
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "global_step_2", checkpoints / "global_step_2")
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("2")
+    resumed = train(rows, tmp_path / "resumed", "--no-merge")
+    for step in (3, 4):
+        assert resumed[step]["train/loss"] == pytest.approx(whole[step]["train/loss"], rel=1e-5)
+    assert (checkpoints / "latest_checkpointed_iteration.txt").read_text() == "4"
+    assert set(train(rows, tmp_path / "resumed", "--no-merge")) == {3, 4}  # complete: nothing more is trained
 
 
 @pytest.mark.e2e

@@ -17,6 +17,7 @@ from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task
 from recipe.cxr_grpo.records import early_stop
 from recipe.cxr_grpo.running.config_checks import check_config
+from recipe.cxr_grpo.running.sft_steps import planned
 from recipe.cxr_grpo.running.start import CONFIG_MODULE
 from reward_fns.errors import UsageError
 
@@ -47,6 +48,8 @@ def check_run(kind: str, config: Any, out: Path) -> None:
     check_inputs(config, ("data.train_files", "data.val_files", MODEL_KEYS[kind]))
     check_config(kind, config)
     check_device(config)
+    if kind == "sft":
+        planned(config)
     if kind == "grpo" and (spec := check_reward(config)):
         row_of_each_task(parquet_files(config), spec)
     check_disk(out)

@@ -16,7 +16,7 @@ from data_prep.problems import RefusedData
 from recipe.cxr_grpo.plugin.reward import record_weights
 from recipe.cxr_grpo.records import checkpoints, early_stop, heartbeat
 from recipe.cxr_grpo.results.metrics import read_metrics
-from recipe.cxr_grpo.running import locks, processes
+from recipe.cxr_grpo.running import locks, processes, sft_steps
 from recipe.cxr_grpo.running.checks import (
     check_disk,
     check_run,
@@ -102,6 +102,8 @@ def run_training(
         held = [descriptor for descriptor in (own, shared) if descriptor is not None]
         (folder / early_stop.REQUEST).unlink(missing_ok=True)
         _first_step(kind, config, folder)
+        if kind == "sft" and config.trainer.resume_mode == "auto" and sft_steps.complete(config, folder):
+            return None  # verl would train a step more
         before = None
         for number in range(1, restarts + 2):
             watches = (_heartbeat(kind, config, folder, startup_limit), watch)
@@ -129,9 +131,14 @@ def _first_step(kind: str, config: Any, folder: Path) -> int | None:
     if trainer.resume_mode == "disable" or not first_node(kind):
         return None
     if trainer.resume_mode == "resume_path" or (kind == "sft" and trainer.resume_from_path is not None):
-        checkpoints.check_path(Path(str(trainer.resume_from_path)).absolute())
-        return None
-    return checkpoints.choose(folder, trainer.max_actor_ckpt_to_keep if kind == "grpo" else None)
+        step, checkpoint = None, Path(str(trainer.resume_from_path)).absolute()
+        checkpoints.check_path(checkpoint)
+    else:
+        step = checkpoints.choose(folder, trainer.max_actor_ckpt_to_keep if kind == "grpo" else None)
+        checkpoint = folder / f"global_step_{step}"
+    if kind == "sft":
+        sft_steps.begin_epoch(config, checkpoint)
+    return step
 
 
 def _ours(kind: str, config: Any) -> bool:
@@ -184,6 +191,8 @@ def _attempt(
         raise explain(problem, log, start, (out, folder, Path(tempfile.gettempdir())))
     if stopped := early_stop.take_note(folder):
         raise StoppedEarly(stopped)
+    if kind == "sft" and first_node(kind) and sft_steps.complete(config, folder) is False:
+        raise RunFailed(f"sft ended with status 0, but without its last step: see the newest checkpoint in {folder}")
 
 
 def weights_lock(config: Any) -> contextlib.AbstractContextManager[int | None]:
