@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("verl")
 
 from recipe.cxr_grpo.records.checkpoints import TRACKER
-from recipe.cxr_grpo.running import checks, sft_steps
+from recipe.cxr_grpo.running import checks, config_checks, sft_steps
 from reward_fns.errors import UsageError
 
 
@@ -77,3 +77,11 @@ def test_a_training_is_complete_when_its_last_step_is_saved(config, tmp_path):
     (tmp_path / TRACKER).write_text("6")
     assert sft_steps.complete(config(), tmp_path)
     assert sft_steps.complete(config("data.custom_cls.path=mine.py"), tmp_path) is None
+
+
+def test_a_single_kept_checkpoint_is_refused(config):
+    for kind, key in (("sft", "max_ckpt_to_keep"), ("grpo", "max_actor_ckpt_to_keep")):
+        base = config if kind == "sft" else lambda *more: checks.compose("quickstart_grpo", more)
+        with pytest.raises(UsageError, match=rf"trainer\.{key}=1: verl 0\.9\.1 deletes the old checkpoint .* Keep 2"):
+            config_checks.check_config(kind, base(f"trainer.{key}=1"))
+        config_checks.check_config(kind, base(f"trainer.{key}=null"))
