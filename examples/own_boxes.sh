@@ -84,7 +84,7 @@ list() { # NAME: this parquet file of the own data and of those that are mixed i
   local files=("$data/$1.parquet" "${mixed[@]/%//$1.parquet}")
   echo "[${files[*]}]"
 }
-sft=$out/sft/checkpoints/global_step_$sft_steps/huggingface
+sft=$out/sft/model
 if [[ ! -f $sft/config.json ]]; then
   "$python" -m recipe.cxr_grpo.launch sft --out "$out/sft" data.train_files="$(list sft_train)" \
     model.path="$model" trainer.total_training_steps="$sft_steps" trainer.save_freq="$sft_steps" optim.lr=5e-4

@@ -141,7 +141,7 @@ class Run:
             "trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=2",
             f"{kwargs}preset=null", f"{kwargs}spec={self.side}/spec.yaml",
         ]  # fmt: skip
-        command = [sys.executable, "-m", "recipe.cxr_grpo.launch", "grpo", "--out", str(self.out)]
+        command = [sys.executable, "-m", "recipe.cxr_grpo.launch", "grpo", "--no-merge", "--out", str(self.out)]
         return [*command, *(["--restarts", str(restarts)] if restarts else []), *overrides]
 
     def processes(self) -> list[psutil.Process]:

@@ -85,12 +85,11 @@ case $profile:$model in
 esac
 
 # The model that this run starts from.
-made=$runs/$start/checkpoints/global_step_$(cat "$runs/$start/checkpoints/latest_checkpointed_iteration.txt" 2>/dev/null || echo N)
 case ${START:+given}:$start in
   given:*) from=$(realpath -m "$START") ;;
   :instruct) from=$instruct ;;
   :thinking) from=${instruct/%-Instruct/-Thinking} ;;
-  *) from=$made$([[ $(column "$start" 2) == sft ]] || echo /actor)/huggingface ;;
+  *) from=$runs/$start/model ;;
 esac
 whole() { # FOLDER: a model with all its shards; with lora_adapter beside it, it would be the bare base of an adapter
   [[ -f $1/config.json && ! -d $1/lora_adapter ]] && compgen -G "$1/*.safetensors" >/dev/null || return 1
@@ -106,8 +105,8 @@ if [[ -z $dry ]]; then
   [[ -x $python ]] || refuse "no virtual environment $venv: run bash examples/install.sh $venv gpu (on a laptop: cpu), or set VENV to one"
   case $from in
     Qwen/*) whole "$(downloaded "$from")" || refuse "no weights of $from here: run $venv/bin/hf download $from where there is internet, with HF_HOME in a folder that all nodes see, or set START to a folder" ;;
-    "$runs/$start"/*) [[ -d $from ]] || refuse "no run $start in $runs: run bash examples/paper/run.sh $start first, or set START to a model" ;;&
-    *) whole "$from" || refuse "$from is no whole model (config.json, all *.safetensors, no lora_adapter): merge the checkpoint first, or set START to a model" ;;
+    "$runs/$start"/*) [[ -d $from ]] || refuse "no finished run $start in $runs (no $start/model): run bash examples/paper/run.sh $start, to its end, or set START to a model" ;;&
+    *) whole "$from" || refuse "$from is no whole model (config.json, all *.safetensors, no lora_adapter): make it with $python -m recipe.cxr_grpo.merge CHECKPOINT FOLDER, or set START to a model" ;;
   esac
 fi
 

@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 
 from data_prep.options import folder, positive
+from recipe.cxr_grpo.records.checkpoints import newest
 from recipe.cxr_grpo.results.metrics import component_means, failure_note, read_failures, read_metrics
-from recipe.cxr_grpo.running.start import TRAINERS
+from recipe.cxr_grpo.running import processes
+from recipe.cxr_grpo.running.failures import RunFailed
+from recipe.cxr_grpo.running.merging import sharded
+from recipe.cxr_grpo.running.start import TRAINERS, first_node
 from recipe.cxr_grpo.running.training import STARTUP_LIMIT, exit_status, run_training
 
 
@@ -25,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--restarts", type=positive, default=0, metavar="N", help=again)
     late = "how long the trainer may load models before it shows a sign of life (%(default)s)"
     parser.add_argument("--startup-limit", type=positive, default=STARTUP_LIMIT, metavar="MINUTES", help=late)
+    parser.add_argument("--no-merge", action="store_true", help="make no folder OUT/model of the last checkpoint")
     args, overrides = parser.parse_known_args(argv)
     kind, out = args.kind, args.out.absolute()
     folders = {"trainer.default_local_dir": out / "checkpoints"}
@@ -49,7 +54,26 @@ def main(argv: list[str] | None = None) -> int:
 
     config_name = args.config_name or f"quickstart_{kind}"
     options = {"out": out, "watch": print_steps, "restarts": args.restarts, "startup_limit": args.startup_limit}
-    return exit_status("launch", lambda: run_training(kind, config_name, overrides, **options))
+
+    def work() -> None:
+        run_training(kind, config_name, overrides, **options)
+        if not args.no_merge:
+            merge_last(kind, out, checkpoints)
+
+    return exit_status("launch", work)
+
+
+def merge_last(kind: str, out: Path, checkpoints: Path) -> None:
+    """Make ``out/model`` of a finished run whose last step is saved; RunFailed."""
+    step, model, log = newest(checkpoints), out / "model", out / "merge.log"
+    if step < max(read_metrics(out, kind), default=0):
+        print(f"no {model}: the last step was not saved", file=sys.stderr)
+    elif first_node(kind) and sharded(checkpoint := checkpoints / f"global_step_{step}"):
+        print(f"{kind}: done; the model of step {step} goes to {model}", file=sys.stderr)
+        command = [sys.executable, "-m", "recipe.cxr_grpo.merge", str(checkpoint), str(model)]
+        if processes.run(command, log=log):
+            last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise RunFailed(f"the training is complete, but its model could not be made, see {log}: {last}")
 
 
 if __name__ == "__main__":

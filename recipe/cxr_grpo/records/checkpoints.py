@@ -59,6 +59,12 @@ def unsealed_defect(checkpoint: Path) -> str | None:
     return _incomplete(checkpoint) or _without_data(checkpoint) or _damaged(checkpoint) or _not_finite(checkpoint)
 
 
+def newest(folder: Path) -> int:
+    """The step that verl's ``latest_checkpointed_iteration.txt`` in ``folder`` names, 0 without the file."""
+    tracker = folder / TRACKER
+    return int(tracker.read_text()) if tracker.exists() else 0
+
+
 def choose(folder: Path, keep: int | None = None) -> int:
     """The step of the newest sound checkpoint in ``folder``, which verl will resume from; 0 for the beginning.
 

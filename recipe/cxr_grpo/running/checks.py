@@ -15,11 +15,15 @@ import yaml
 from recipe.cxr_grpo import cpu
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task
+from recipe.cxr_grpo.records import early_stop
 from recipe.cxr_grpo.running.config_checks import check_config
+from recipe.cxr_grpo.running.sft_steps import planned
 from recipe.cxr_grpo.running.start import CONFIG_MODULE
 from reward_fns.errors import UsageError
 
 MODEL_KEYS = {"grpo": "actor_rollout_ref.model.path", "sft": "model.path"}
+
+ADAPTER = "lora_adapter"  # of verl's merger, beside the weights to which it has not added it
 
 MIN_FREE_BYTES = 2 * 1024**3  # on the disk: Ray's object store and logs, and two checkpoints of a tiny model
 
@@ -44,6 +48,8 @@ def check_run(kind: str, config: Any, out: Path) -> None:
     check_inputs(config, ("data.train_files", "data.val_files", MODEL_KEYS[kind]))
     check_config(kind, config)
     check_device(config)
+    if kind == "sft":
+        planned(config)
     if kind == "grpo" and (spec := check_reward(config)):
         row_of_each_task(parquet_files(config), spec)
     check_disk(out)
@@ -63,6 +69,11 @@ def check_inputs(config: Any, keys: Iterable[str]) -> None:
             local = str(value).startswith((".", "/", "~")) or len(path.parts) != 2 or path.exists()
             if local and not (path / "config.json").is_file():
                 raise UsageError(f"{key}: no config.json in {value}. Give a folder in Hugging Face format or a hub id.")
+            unmerged = (path.parent / "fsdp_config.json").is_file() and not any(path.glob("*.safetensors"))
+            if unmerged or (path / ADAPTER).is_dir():
+                where = "in the shards around it" if unmerged else f"in {ADAPTER}/, and beside it is the bare base"
+                remedy = "Give the run's folder model/, or make it: python -m recipe.cxr_grpo.merge CHECKPOINT FOLDER"
+                raise UsageError(f"{key}: {value} is no model: what was trained is {where}. {remedy}")
             continue
         for name in [value] if isinstance(value, str) else value or []:
             if not Path(name).is_file():
@@ -94,6 +105,7 @@ def ray_overrides(config: Any, env: Mapping[str, str]) -> list[str]:
     if own_ray(config):
         return [f"+{ray_init}._temp_dir={{RAY_TMP}}"]
     names = ["VERL_FILE_LOGGER_PATH", *(("VERL_PLATFORM", *_CPU_ENVIRONMENT) if cpu.enabled() else ())]
+    names += [early_stop.JOB_END] if early_stop.JOB_END in env else []
     sizes = [f"{ray_init}.{key}=null" for key in ("num_cpus", "num_gpus") if key in config.ray_kwargs.ray_init]
     return sizes + [f"+{ray_init}.runtime_env.env_vars.{name}={json.dumps(env[name])}" for name in names]
 

@@ -20,6 +20,7 @@ def check_config(kind: str, config: Any) -> None:
     """Raise UsageError for settings of trainer ``kind`` (grpo or sft) that do nothing, contradict others or fail."""
     check_keys(kind, config)
     check_lora(kind, config)
+    check_kept(kind, config)
     if kind == "grpo":
         check_lengths(config)
         check_batches(config)
@@ -80,6 +81,13 @@ def check_lora(kind: str, config: Any) -> None:
         raise UsageError(
             f"{name} has hf_model, which verl 0.9.1 writes for LoRA under names that no loader knows: leave it out"
         )
+
+
+def check_kept(kind: str, config: Any) -> None:
+    """Raise UsageError if a run that is killed while it saves could be left without any checkpoint."""
+    key = "max_actor_ckpt_to_keep" if kind == "grpo" else "max_ckpt_to_keep"
+    if config.trainer[key] == 1:
+        raise UsageError(f"trainer.{key}=1: verl 0.9.1 deletes the old checkpoint before the new one is whole. Keep 2")
 
 
 def check_lengths(config: Any) -> None:
