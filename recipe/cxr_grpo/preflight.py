@@ -9,9 +9,11 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from data_prep.options import folder
@@ -22,6 +24,8 @@ from recipe.cxr_grpo.running.checks import MODEL_KEYS, compose, run_checks
 from recipe.cxr_grpo.running.start import TRAINERS
 from recipe.cxr_grpo.running.training import exit_status
 from reward_fns.errors import UsageError
+
+ADVICE: dict[str, str] = yaml.safe_load((resources.files("recipe.cxr_grpo.readiness") / "advice.yaml").read_text())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,10 +54,10 @@ def preflight(args: argparse.Namespace, overrides: list[str]) -> int:
     given = [f"trainer.default_local_dir={out / 'checkpoints'}", *overrides]
     config, counts = compose(args.config_name or f"quickstart_{kind}", given), Counter[str]()
     row, here = partial(show, counts), machine.this_machine(on_host=config.trainer.device == "cpu")
-    settings = OmegaConf.select(config, (model_key := MODEL_KEYS[kind]).rpartition(".")[0])
+    settings = OmegaConf.select(config, MODEL_KEYS[kind].removesuffix(".path"))
     if on_gpus := config.trainer.device != "cpu":
         row("glibc", machine.check_glibc)
-        row("flash-attn", machine.check_flash_attn, settings, model_key)
+        row("flash-attn", machine.check_flash_attn, settings)
         row("driver", machine.check_driver, here)
         row("GPUs", machine.check_gpus, here, config.trainer.n_gpus_per_node)
     if kind == "grpo":
@@ -61,11 +65,11 @@ def preflight(args: argparse.Namespace, overrides: list[str]) -> int:
     found = {name: row(name, check) for name, check in run_checks(kind, config, out)}
     train, val = (parquet_files(OmegaConf.merge(config, {"data": {f"{name}_files": []}})) for name in ("val", "train"))
     row("columns and films", inputs.check_data, kind, [*train, *val])
-    weights = row("weights", inputs.model_folder, settings.path, args.download)
+    weights = found[MODEL_KEYS[kind]] and row("weights", inputs.model_folder, settings.path, args.download)
     if budget := weights and row("model", memory.Budget, kind, config, weights, settings):
         if on_gpus:
-            profile = next((word for word in overrides if word.startswith("profile=")), "").partition("=")[2]
-            gpu = min(here.gpus) if here and here.gpus else memory.PROFILES.get(profile or "paper_32xgh200", 80.0)
+            profile = dict(word.partition("=")[::2] for word in overrides).get("profile", "paper_32xgh200")
+            gpu = min(here.gpus) if here and here.gpus else memory.PROFILES.get(profile, 80.0)
             row("GPU memory in updates", budget.updates, gpu)
             _ = kind == "grpo" and row("GPU memory in rollouts", budget.rollouts, gpu)
         if kind == "grpo":
@@ -84,7 +88,7 @@ def preflight(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def show(counts: Counter[str], name: str, check: Callable[..., Any], *args: Any) -> Any:
-    """Print and count what ``check(*args)`` returns, a Result or what has passed, and return it; None if it raises."""
+    """Print and count what ``check(*args)`` finds, a Result or what has passed, and return that; None for a failure."""
     found = None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no part of the table
@@ -94,10 +98,11 @@ def show(counts: Counter[str], name: str, check: Callable[..., Any], *args: Any)
     except Exception as error:  # also whatever a broken machine makes a library raise
         result = Result("fail", f"{'' if isinstance(error, UsageError) else f'{type(error).__name__}: '}{error}")
     counts[result.status] += 1
-    advice = f" -> {result.advice}" if result.advice and result.status != "pass" else ""
-    line, width = f"{result.status:4}  {name:29}{result.found}{advice}", shutil.get_terminal_size((120, 24)).columns
+    advice = ADVICE.get(name) if result.status in ("warn", "fail") else None
+    line = f"{result.status:4}  {name:29}{result.found}{f' -> {advice}' if advice else ''}"
+    width = shutil.get_terminal_size((120, 24)).columns
     print(textwrap.fill(line, width, subsequent_indent=" " * 35, break_long_words=False), flush=True)
-    return found
+    return None if result.status == "fail" else found or result
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from data_prep.cli import main as data_prep
 from recipe.cxr_grpo import preflight
 from recipe.cxr_grpo.demo import architecture
 from recipe.cxr_grpo.demo.pretraining import MODEL
+from recipe.cxr_grpo.readiness import machine
 
+NODE = machine.Machine([80.0] * 8, "550.54.15", 8, 0.1)
 PRESET = "reward.custom_reward_function.reward_kwargs.preset"
 
 
@@ -91,6 +93,7 @@ def test_sft_has_no_rollouts_to_look_at(data, look):
         ("data.train_batch_size=3", "config", "3 is not a multiple of ppo_mini_batch_size"),
         (f"{PRESET}=paper_grounding", "reward spec", "rows of task 'report', for which the reward spec has no rewards"),
         ("ray_kwargs.ray_init.num_cpus=5", "CPUs", "5, needs 6 a node"),
+        ("actor_rollout_ref.model.path=/nowhere", "actor_rollout_ref.model.path", "no config.json in /nowhere"),
         ("actor_rollout_ref.model.path=Qwen/Qwen3-VL-0B", "weights", "`hf download Qwen/Qwen3-VL-0B`, or --download"),
         ("trainer.device=cuda", "platform", "VERL_PLATFORM=cpu is set"),
     ],
@@ -103,11 +106,26 @@ def test_what_launch_would_refuse_is_a_row(data, look, override, row, message):
 def test_a_login_node_stands_for_the_gpus_of_the_profile(data, look, monkeypatch):
     monkeypatch.delenv("VERL_PLATFORM")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr(preflight.machine.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError))
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError))
     _, rows = look(*words("grpo", data, "profile=paper_32xgh200", "task=mixed", f"{PRESET}=quickstart"))
     assert rows["driver"][0] == rows["CPUs"][0] == rows["memory of a node"][0] == "skip"
     assert rows["GPU memory in updates"][1].startswith("96.0 GiB, needs")
     assert {rows[name][0] for name in ("GPU memory in updates", "GPU memory in rollouts", "glibc")} == {"pass"}
+
+
+def test_advice_is_for_checks_that_there_are(data, look, monkeypatch):
+    monkeypatch.delenv("VERL_PLATFORM")
+    monkeypatch.setattr(machine, "this_machine", lambda on_host: NODE)
+    _, rows = look(*words("grpo", data, "profile=node_8x80g", "task=mixed", f"{PRESET}=quickstart"))
+    assert preflight.ADVICE.keys() <= rows.keys()
+    for name, advice in preflight.ADVICE.items():
+        assert (rows[name][0] in ("warn", "fail")) == rows[name][1].endswith(f" -> {advice}"), name
+    assert [rows[name][0] for name in ("driver", "CPUs", "memory of a node", "GPU memory in updates")] == [
+        "fail",
+        "fail",
+        "fail",
+        "pass",
+    ]
 
 
 def test_wrong_use_exits_2(data, look, capsys):

@@ -65,5 +65,5 @@ def check_reward(row: Rollout, task: str, part: Component, spec: RewardSpec, ver
     start = time.monotonic()
     (result,) = score_as_verl([row], replace(spec, tasks={task: (replace(part, weight=1.0),)}, engine=engine), {})
     if isinstance(result, Exception):
-        return Result("fail" if part.weight else "warn", str(result), "start its server, or remove the cause")
+        return Result("fail" if part.weight else "warn", str(result))
     return Result("pass", f"{result['score']:.3f} for a true {task}, in {time.monotonic() - start:.1f} s")

@@ -15,16 +15,17 @@ from reward_fns.settings import EngineOptions
 
 DRIVER = 580  # of CUDA 13.0, for which torch 2.11's wheels are built
 GLIBC = {"x86_64": (2, 31), "aarch64": (2, 34)}  # of the wheels of llguidance, and of tilelang
-_INSTALL = "bash examples/install.sh .venv gpu"
 _OTHERS = 2  # CPUs: TransferQueue's controller, and one for actors that Ray places with a CPU and runs without
 
 
 class Result(NamedTuple):
-    """What a check found: `status` is pass, warn, fail or skip; `advice` is for those that did not pass."""
+    """What a check found; `status` is pass, warn, fail or skip."""
 
     status: str
     found: str
-    advice: str = ""
+
+
+ELSEWHERE = "look again in a job on a node of the run"
 
 
 class Machine(NamedTuple):
@@ -55,17 +56,15 @@ def check_glibc() -> Result:
     """The C library against the wheels of the extra `gpu`: whether a container is needed."""
     found, arch = platform.libc_ver()[1], platform.machine()
     status = "pass" if tuple(map(int, re.findall(r"\d+", found))) >= GLIBC[arch] else "fail"
-    need = f"{found or 'none'}; wheels for {arch} need {'.'.join(map(str, GLIBC[arch]))}, else a container is needed"
-    return Result(status, need, f"a container of NVIDIA's CUDA 13 on Ubuntu 22.04 or newer, and in it {_INSTALL}")
+    return Result(status, f"{found or 'none'}; wheels for {arch} need {'.'.join(map(str, GLIBC[arch]))} or a container")
 
 
 def check_driver(here: Machine | None) -> Result:
     """NVIDIA's driver against torch's CUDA."""
     if not here:
-        return Result("skip", "no GPU here, as on a login node", "start this in a job on a GPU node, too")
+        return Result("skip", f"no GPU here, as on a login node; {ELSEWHERE}")
     status = "pass" if int(here.driver.partition(".")[0] or 0) >= DRIVER else "fail"
-    advice = "have it updated; on data-center GPUs a container with NVIDIA's cuda-compat for CUDA 13 does, too"
-    return Result(status, f"{here.driver or 'none'}; torch's CUDA 13 needs {DRIVER}", advice)
+    return Result(status, f"{here.driver or 'none'}; torch's CUDA 13 needs {DRIVER}")
 
 
 def check_gpus(here: Machine | None, wanted: int) -> Result:
@@ -73,25 +72,19 @@ def check_gpus(here: Machine | None, wanted: int) -> Result:
     import torch
 
     seen, there = torch.cuda.device_count(), len(here.gpus) if here else 0
-    found = f"torch {torch.__version__} sees {seen} of {there}, the run takes {wanted} a node"
-    status = "fail" if here or not torch.version.cuda else "skip"
-    advice = (
-        f"ask Slurm for more, set CUDA_VISIBLE_DEVICES or trainer.n_gpus_per_node, or get torch's CUDA by {_INSTALL}"
-    )
-    return Result("pass" if seen >= wanted else status, found, advice)
+    status = "pass" if seen >= wanted else "fail" if here or not torch.version.cuda else "skip"
+    return Result(status, f"torch {torch.__version__} sees {seen} of {there}, the run takes {wanted} a node")
 
 
-def check_flash_attn(model: Any, key: str) -> Result:
-    """Whether flash-attn can be imported, or the config of the model, whose path is at ``key``, does without."""
+def check_flash_attn(model: Any) -> Result:
+    """Whether flash-attn can be imported, or the settings of the model do without."""
     try:
         import flash_attn
 
         return Result("pass", flash_attn.__version__)
     except ImportError as error:  # also where it was built for another torch
         status = "warn" if model.override_config.get("attn_implementation") in ("sdpa", "eager") else "fail"
-        found = f"{error}; sdpa is slower, and needs more memory for packed sequences"
-        without = f"+{key.removesuffix('path')}override_config.attn_implementation=sdpa"
-        return Result(status, found, f"{_INSTALL} says how to get it; {without} does without")
+        return Result(status, f"{error}; sdpa is slower, and needs more memory for packed sequences")
 
 
 def check_cpus(config: Any, here: Machine | None) -> Result:
@@ -100,17 +93,15 @@ def check_cpus(config: Any, here: Machine | None) -> Result:
     units = math.ceil(config.transfer_queue.backend.SimpleStorage.num_data_storage_units / nodes)
     need = TRAINER_CPUS * gpus + units + _OTHERS
     have = (own_ray(config) and config.ray_kwargs.ray_init.get("num_cpus")) or (here and here.cpus)
-    found = f"needs {need} a node: {TRAINER_CPUS} x {gpus} GPUs + {units} storage units + {_OTHERS} for other actors"
     status = "skip" if not have else "pass" if have >= need else "fail"
-    return Result(
-        status, f"{have or 'not here'}, {found}", f"ask Slurm for --cpus-per-task={need}; Ray would wait for ever"
-    )
+    sums = f"{need} a node: {TRAINER_CPUS} x {gpus} GPUs + {units} storage units + {_OTHERS} for other actors"
+    return Result(status, f"{have or ELSEWHERE}, needs {sums}")
 
 
 def check_scorers(config: Any, engine: EngineOptions, here: Machine | None) -> Result:
     """Whether scorer replicas in the run's Ray leave whole GPUs and CPUs for the trainer on every node."""
     nodes, gpus = config.trainer.nnodes, config.trainer.n_gpus_per_node
     node = {"GPU": float(len(here.gpus) if here else gpus), "CPU": float(here.cpus if here else math.inf)}
-    reason = refusal([node] * nodes, engine, [gpus] * nodes) or ""
-    found = f"{engine.replicas} replicas of {engine.gpus:g} GPUs leave {gpus} whole GPUs on each node"
-    return Result("fail", *reason.rsplit(". ", 1)) if reason else Result("pass", found)
+    if reason := refusal([node] * nodes, engine, [gpus] * nodes):
+        return Result("fail", reason)
+    return Result("pass", f"{engine.replicas} replicas of {engine.gpus:g} GPUs leave {gpus} whole GPUs on each node")

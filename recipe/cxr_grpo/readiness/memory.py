@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from recipe.cxr_grpo.readiness.machine import Result
+from recipe.cxr_grpo.readiness.machine import ELSEWHERE, Result
 
 PROFILES = {"gpu_24g": 24.0, "gpu_80g": 80.0, "node_8x80g": 80.0, "paper_32xgh200": 96.0}  # GiB of a GPU
 _GIB = 2**30
@@ -32,14 +32,14 @@ def skeleton(folder: Path, settings: Any) -> Any:
     return get_peft_model(model, LoraConfig(r=rank, **{key: settings[key] for key in where})) if rank else model
 
 
-def fits(room: float | None, parts: Mapping[str, float], advice: str, tight: float = 1.0) -> Result:
+def fits(room: float | None, parts: Mapping[str, float], tight: float = 1.0) -> Result:
     """Whether bytes, by what they are for, fit into GiB (None: they are elsewhere); a warning over a share of it."""
     need = sum(parts.values()) / _GIB
     found = f"{need:.1f} GiB: " + " + ".join(f"{size / _GIB:.2f} {name}" for name, size in parts.items() if size)
     if room is None:
-        return Result("skip", f"needs {found}", "start this on a node of the run, too")
+        return Result("skip", f"needs {found}; {ELSEWHERE}")
     status = "fail" if need > room else "warn" if need > tight * room else "pass"
-    return Result(status, f"{room:.1f} GiB, needs {found}", advice)
+    return Result(status, f"{room:.1f} GiB, needs {found}")
 
 
 def film_bytes(files: Sequence[Path]) -> int:
@@ -70,20 +70,17 @@ class Budget:
 
     def states(self) -> dict[str, float]:
         """Bytes of weights, gradients and Adam's moments on a GPU."""
-        gpus = (
-            self.engine.fsdp_size if self.engine.fsdp_size > 0 else self.trainer.nnodes * self.trainer.n_gpus_per_node
-        )
+        gpus, size = self.trainer.nnodes * self.trainer.n_gpus_per_node, self.size
+        gpus = self.engine.fsdp_size if self.engine.fsdp_size > 0 else gpus
         counts = {"weights": self.every, "gradients": self.trained, "Adam": 2 * self.trained}
-        size = self.size
         return {f"{k} ({n / 1e9:.2f} B x {size} bytes / {gpus} GPUs)": n * size / gpus for k, n in counts.items()}
 
     def updates(self, room: float) -> Result:
         """What is on a GPU while the model is trained, but for activations."""
-        parts, advice = self.states(), "more GPUs, LoRA or a smaller model"
+        parts = self.states()
         if self.settings and not self.settings.rollout.free_cache_engine:
             parts["vLLM"] = self.settings.rollout.gpu_memory_utilization * room * _GIB
-            advice = f"actor_rollout_ref.rollout.free_cache_engine=true, {advice}"
-        return fits(room, parts, advice, _STATES)
+        return fits(room, parts, _STATES)
 
     def rollouts(self, room: float) -> Result:
         """What is on a GPU while vLLM answers, and whether vLLM's share of it has room for weights and one answer."""
@@ -91,19 +88,14 @@ class Budget:
         split, value = rollout.tensor_model_parallel_size, _bytes(rollout.dtype)
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         token, tokens = 2 * text.num_hidden_layers * text.num_key_value_heads * head * value, rollout.max_model_len
-        served = {
-            "weights": value * self.every / split,
-            f"an answer ({tokens} x {token} bytes)": tokens * token / split,
-        }
-        share = rollout.gpu_memory_utilization * room
-        vllm = fits(share, served, "raise gpu_memory_utilization or tensor_model_parallel_size of the rollout")
+        answer, share = f"an answer ({tokens} x {token} bytes)", rollout.gpu_memory_utilization * room
+        served = {"weights": value * self.every / split, answer: tokens * token / split}
+        vllm = fits(share, served)
         if vllm.status == "fail":
             return vllm._replace(found=f"vLLM has {vllm.found}")
         weights, _, moments = self.states().items()
-        away = self.engine.param_offload, self.engine.optimizer_offload
-        kept = [part for part, offloaded in zip((weights, moments), away, strict=True) if not offloaded]
-        parts = {f"vLLM (has {vllm.found})": share * _GIB, **dict(kept)}
-        return fits(room, parts, "a lower actor_rollout_ref.rollout.gpu_memory_utilization")
+        waiting = {} if self.engine.param_offload else dict([weights, moments])
+        return fits(room, {f"vLLM (has {vllm.found})": share * _GIB} | waiting)
 
     def host(self, train: Sequence[Path], val: Sequence[Path], room: float | None) -> Result:
         """What GRPO keeps in the memory of each node: films of a step or a validation, and models that wait there."""
@@ -123,18 +115,17 @@ class Budget:
             "its Adam": (self.engine.optimizer_offload or on_host) * 2 * self.size * self.trained,
             "vLLM's weights": engines * _bytes(rollout.dtype) * self.every / rollout.tensor_model_parallel_size,
         }
-        advice = "a smaller data.val_batch_size or data.train_batch_size, films with fewer --max-pixels, or more nodes"
-        return fits(room, {name: part / nodes for name, part in parts.items()}, advice, _TIGHT)
+        return fits(room, {name: part / nodes for name, part in parts.items()}, _TIGHT)
 
     def disk(self, room: float) -> Result:
         """The checkpoints that a run keeps and one that is being written, less those that are there."""
         sizes = {"model": self.size * self.every, "optimizer": 2 * self.size * self.trained, "hf_model": 4 * self.every}
-        steps, freq = self.trainer.total_training_steps or math.inf, max(1, self.trainer.save_freq)
-        copies = 1 + (self.trainer[self.keep] or math.ceil(min(steps / freq, 100)))  # null keeps all
+        steps, copies = self.trainer.total_training_steps or 0, self.trainer[self.keep]  # null keeps all
+        copies = 1 + (copies or max(1, math.ceil(steps / self.trainer.save_freq)))
         parts = {f"{copies} x {part}": copies * sizes[part] for part in self.saved if part in sizes}
         files = Path(self.trainer.default_local_dir).glob("global_step_*/**/*")
         parts["there already"] = -sum(path.stat().st_size for path in files if path.is_file())
-        return fits(room, parts, f"make room, choose another disk with --out, or set trainer.{self.keep}=2")
+        return fits(room, parts)
 
 
 def _bytes(dtype: str) -> int:

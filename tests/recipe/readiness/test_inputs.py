@@ -139,14 +139,15 @@ BROKEN = """
 from reward_fns import reward
 
 
-@reward("broken", task="report", range=(0.0, 1.0))
-def broken(prediction: str, reference: str) -> float:
+@reward("{name}", task="report", range=(0.0, 1.0))
+def {name}(prediction: str, reference: str) -> float:
     return float("nan")
 """
 
 
 @pytest.mark.parametrize(("weight", "status"), [(0.5, "fail"), (0.0, "warn")])
 def test_a_reward_that_only_watches_fails_with_a_warning(report, tmp_path, weight, status):
-    (tmp_path / "broken.py").write_text(BROKEN)
-    result = one(report, {"name": "broken", "weight": weight, "path": str(tmp_path / "broken.py")})
-    assert result.status == status and "reward 'broken' failed" in result.found
+    name = f"broken_{status}"
+    (tmp_path / "mine.py").write_text(BROKEN.format(name=name))
+    result = one(report, {"name": name, "weight": weight, "path": str(tmp_path / "mine.py")})
+    assert result.status == status and f"reward '{name}' failed" in result.found

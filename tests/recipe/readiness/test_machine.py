@@ -57,7 +57,7 @@ def test_without_a_gpu_the_run_s_machine_is_another_one_but_not_in_a_job(nvidia_
 @pytest.mark.parametrize(("driver", "status"), [("580.65.06", "pass"), ("595.1", "pass"), ("575.57.08", "fail")])
 def test_cuda_13_needs_driver_580(driver, status):
     result = machine.check_driver(NODE._replace(driver=driver))
-    assert result.status == status and driver in result.found and "cuda-compat" in result.advice
+    assert result.status == status and driver in result.found
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_an_old_glibc_needs_a_container(monkeypatch, arch, version, status):
     monkeypatch.setattr(machine.platform, "machine", lambda: arch)
     monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("glibc", version))
     result = machine.check_glibc()
-    assert result.status == status and "container" in result.advice
+    assert result.status == status and f"wheels for {arch} need" in result.found
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,10 @@ def test_torch_must_see_as_many_gpus_as_a_run_takes(monkeypatch, here, cuda, see
 def test_without_flash_attn_the_config_must_do_without_it(monkeypatch):
     plain, sdpa = (SimpleNamespace(override_config=given) for given in ({}, {"attn_implementation": "sdpa"}))
     monkeypatch.setitem(sys.modules, "flash_attn", None)
-    refused = machine.check_flash_attn(plain, "actor_rollout_ref.model.path")
-    assert refused.status == "fail"
-    assert "+actor_rollout_ref.model.override_config.attn_implementation=sdpa" in refused.advice
-    assert machine.check_flash_attn(sdpa, "model.path").status == "warn"
+    assert machine.check_flash_attn(plain).status == "fail"
+    assert machine.check_flash_attn(sdpa).status == "warn"
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(__version__="2.8.3"))
-    assert machine.check_flash_attn(plain, "model.path") == ("pass", "2.8.3", "")
+    assert machine.check_flash_attn(plain) == ("pass", "2.8.3")
 
 
 def test_ray_s_actors_reserve_three_cpus_a_gpu_and_those_of_transfer_queue():
@@ -105,7 +103,7 @@ def test_ray_s_actors_reserve_three_cpus_a_gpu_and_those_of_transfer_queue():
     assert machine.check_cpus(config, NODE._replace(cpus=need)).status == "pass"
     few = machine.check_cpus(config, NODE._replace(cpus=need - 1))
     assert few.status == "fail" and "33, needs 34 a node: 3 x 8 GPUs + 8 storage units" in few.found
-    assert "--cpus-per-task=34" in few.advice and machine.check_cpus(config, None).status == "skip"
+    assert machine.check_cpus(config, None).status == "skip"
 
 
 def test_storage_units_are_spread_over_nodes():
@@ -124,7 +122,7 @@ def test_scorers_must_leave_whole_gpus_on_every_node():
     engine = EngineOptions(where="ray", replicas=3, gpus=0.25)
     spread = machine.check_scorers(config, engine, NODE._replace(gpus=[80.0]))
     assert (
-        spread.status == "fail" and "leave 0, 0, 0 whole GPUs" in spread.found and spread.advice.startswith("Set fewer")
+        spread.status == "fail" and "leave 0, 0, 0 whole GPUs" in spread.found and "Set fewer replicas" in spread.found
     )
     assert machine.check_scorers(config, engine, None).status == "fail"
     assert machine.check_scorers(config, engine, NODE._replace(gpus=[80.0, 80.0])).status == "pass"

@@ -80,7 +80,7 @@ def test_parameters_are_counted_from_the_config_alone(budget):
 
 def test_adapters_are_those_of_the_language_model(budget):
     adapters = budget("grpo", "profile=gpu_80g")
-    linear = 2 * 4096 + 2 * (4096 + 4096 * 3)  # queries and output; keys and values, of a quarter; below, the MLP
+    # Queries and output; keys and values, a quarter as wide; the MLP's three.
     linear = 32 * (4 * 4096 + 2 * (4096 + 1024) + 3 * (4096 + 12288))
     assert adapters.trained == 36 * linear
 
@@ -117,7 +117,7 @@ def test_adapters_need_no_gradients_of_the_base(budget):
 def test_states_must_fit_beside_what_vllm_keeps(budget, overrides, gpu, status):
     result = budget("grpo", *overrides).updates(gpu)
     assert result.status == status, result
-    assert result.found.startswith(f"{gpu}.0 GiB, needs") and "8.77 B x 4 bytes / " in result.found
+    assert result.found.startswith(f"{gpu}.0 GiB, needs") and " B x 4 bytes / " in result.found
 
 
 def test_sft_has_states_only(budget):
@@ -140,7 +140,7 @@ def test_vllm_s_share_must_hold_the_longest_answer(budget):
     assert budget("grpo", "profile=node_8x80g", longest).rollouts(80).status == "fail"
     split = "actor_rollout_ref.rollout.tensor_model_parallel_size=2"
     assert budget("grpo", "profile=node_8x80g", longest, split).rollouts(80).status == "pass"
-    assert "gpu_memory_utilization" in budget("grpo", "profile=gpu_24g").rollouts(24).advice
+    assert budget("grpo", "profile=gpu_24g").rollouts(24).found.startswith("vLLM has 14.4 GiB, needs")
 
 
 def test_a_trainer_that_stays_leaves_vllm_less(budget):
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_8b_takes_105_gb_and_two_are_kept(budget, tmp_path):
     assert need / 3 * GIB / 1e9 == pytest.approx(105, abs=0.5)
     assert run.disk(need + 0.1).status == "pass"
     full = run.disk(need - 0.1)
-    assert full.status == "fail" and "trainer.max_actor_ckpt_to_keep=2" in full.advice
+    assert full.status == "fail" and "3 x optimizer" in full.found
     there = tmp_path / "global_step_20" / "actor" / "model.pt"
     there.parent.mkdir(parents=True)
     with there.open("wb") as file:
