@@ -76,7 +76,8 @@ def preflight(args: argparse.Namespace, overrides: list[str]) -> int:
             row("memory of a node", budget.host, train, val, here and here.memory)
         disk = next(path for path in (out, *out.parents) if path.exists())
         row("checkpoints", budget.disk, shutil.disk_usage(disk).free / 2**30)
-    spec, gold = found.get("reward spec") or (None, [])  # no spec: the reward is not this package's
+    reward: Any = found.get("reward spec") or (None, [])  # no spec: the reward is not this package's
+    spec, gold = reward
     if spec and spec.engine.where == "ray":
         row("room for scorers", machine.check_scorers, config, spec.engine, here)
     for answer in gold:

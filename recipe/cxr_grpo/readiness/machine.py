@@ -94,8 +94,8 @@ def check_cpus(config: Any, here: Machine | None) -> Result:
     need = TRAINER_CPUS * gpus + units + _OTHERS
     have = (own_ray(config) and config.ray_kwargs.ray_init.get("num_cpus")) or (here and here.cpus)
     status = "skip" if not have else "pass" if have >= need else "fail"
-    sums = f"{need} a node: {TRAINER_CPUS} x {gpus} GPUs + {units} storage units + {_OTHERS} for other actors"
-    return Result(status, f"{have or ELSEWHERE}, needs {sums}")
+    sums = f"needs {need} a node: {TRAINER_CPUS} x {gpus} GPUs + {units} storage units + {_OTHERS} for other actors"
+    return Result(status, f"{have}, {sums}" if have else f"{sums}; {ELSEWHERE}")
 
 
 def check_scorers(config: Any, engine: EngineOptions, here: Machine | None) -> Result:
