@@ -33,8 +33,6 @@ def model_folder(name: str, download: bool) -> Path:
     shards = {*json.loads(index.read_text())["weight_map"].values()} if index.is_file() else {"model.safetensors"}
     if missing := sorted(file for file in {"config.json", *shards} if not (folder / file).is_file()):
         raise UsageError(f"{folder} has no {', '.join(missing)}: `hf download {name}`, or copy the model again")
-    if (folder / "lora_adapter").exists():
-        raise UsageError(f"{folder} is the bare base of the adapters in it: merge them into a model first")
     return folder
 
 

@@ -29,16 +29,13 @@ def test_a_whole_model_passes(model):
     assert inputs.model_folder(str(model), False) == model
 
 
-@pytest.mark.parametrize("defect", ["config.json", "model.safetensors", "shard", "adapters"])
+@pytest.mark.parametrize("defect", ["config.json", "model.safetensors", "shard"])
 def test_half_a_model_is_refused_by_what_it_lacks(model, defect):
     message = rf"has no {defect}"
     if defect == "shard":
         index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
         (model / "model.safetensors.index.json").write_text(json.dumps(index))
         message = "has no model-00002-of-00002.safetensors"
-    elif defect == "adapters":
-        (model / "lora_adapter").mkdir()
-        message = "bare base of the adapters"
     else:
         (model / defect).unlink()
     with pytest.raises(UsageError, match=message):
