@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One run of the paper (arXiv 2512.10691), or of a rival's method, by its name in runs.tsv.
-# usage: DATA=FOLDER bash examples/paper/run.sh RUN [--dry-run] [hydra overrides …]
+# usage: DATA=FOLDER bash examples/paper/run.sh RUN [--preflight [--download]] [--dry-run] [hydra overrides …]
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,16 +17,19 @@ refuse() {
 names() { awk '!/^#/ { printf " %s", $1 }' "$here/runs.tsv"; }
 column() { awk -v run="$1" -v number="$2" '$1 == run { print $number }' "$here/runs.tsv"; }
 
-name='' dry='' overrides=()
+name='' dry='' module=launch look=() overrides=()
 for argument in "$@"; do
   case $argument in
     -h | --help)
       cat <<'HELP'
-usage: DATA=FOLDER bash examples/paper/run.sh RUN [--dry-run] [hydra overrides ...]
+usage: DATA=FOLDER bash examples/paper/run.sh RUN [--preflight [--download]] [--dry-run] [hydra overrides ...]
 
 Trains one model of the paper with verl, from the configs in recipe/cxr_grpo/config. What it needs is checked first: a
 missing variable, folder or weight is named, with what to do, and the exit status is 2. The same command resumes.
 
+  --preflight look at machine, weights, data, rewards and config instead of training, on a login node or a compute node:
+              a table of what passes and fails, with what to do; the exit status is 1 if anything fails
+  --download  with --preflight: fetch missing weights
   --dry-run   print the command that would run, and stop; needs no data, weights, GPU or installation
   --help      this text
 
@@ -46,6 +49,8 @@ HELP
       exit 0
       ;;
     --dry-run) dry=yes ;;
+    --preflight) module=preflight ;;
+    --download) look+=("$argument") ;;
     -*) refuse "unknown option $argument; see --help" ;;
     *=*) overrides+=("$argument") ;;
     *)
@@ -54,6 +59,7 @@ HELP
       ;;
   esac
 done
+[[ $module == preflight || ${#look[@]} == 0 ]] || refuse "--download goes with --preflight; see --help"
 [[ -n $name ]] || refuse "which run? One of$(names)"
 trainer=$(column "$name" 2) start=$(column "$name" 3) data=$(column "$name" 4)
 [[ -n $trainer ]] || refuse "no run $name in $here/runs.tsv; there are$(names)"
@@ -104,7 +110,7 @@ downloaded() {
 if [[ -z $dry ]]; then
   [[ -x $python ]] || refuse "no virtual environment $venv: run bash examples/install.sh $venv gpu (on a laptop: cpu), or set VENV to one"
   case $from in
-    Qwen/*) whole "$(downloaded "$from")" || refuse "no weights of $from here: run $venv/bin/hf download $from where there is internet, with HF_HOME in a folder that all nodes see, or set START to a folder" ;;
+    Qwen/*) [[ $module == preflight ]] || whole "$(downloaded "$from")" || refuse "no weights of $from here: run $venv/bin/hf download $from where there is internet, with HF_HOME in a folder that all nodes see, or set START to a folder" ;;
     "$runs/$start"/*) [[ -d $from ]] || refuse "no finished run $start in $runs (no $start/model): run bash examples/paper/run.sh $start, to its end, or set START to a model" ;;&
     *) whole "$from" || refuse "$from is no whole model (config.json, all *.safetensors, no lora_adapter): make it with $python -m recipe.cxr_grpo.merge CHECKPOINT FOLDER, or set START to a model" ;;
   esac
@@ -119,14 +125,14 @@ files() { # NAME: the parquet files of this name, or their shards, in each folde
       [[ ! -f $path ]] || { list+=("$path") && found=yes; }
     done
     if [[ -z $found ]]; then
-      [[ -n $dry || $1 == sft_val ]] || refuse "no $1.parquet in $data_root/$folder, nor one below: run $name needs it; examples/paper/README.md says how to make it"
-      [[ -d $data_root/$folder ]] || list+=("$data_root/$folder/$1.parquet")
+      [[ -n $dry || $module == preflight || $1 == sft_val ]] || refuse "no $1.parquet in $data_root/$folder, nor one below: run $name needs it; examples/paper/README.md says how to make it"
+      [[ $1 == sft_val && -d $data_root/$folder ]] || list+=("$data_root/$folder/$1.parquet")
     fi
   done
   local IFS=,
   echo "[${list[*]}]"
 }
-command=("$python" -m recipe.cxr_grpo.launch "$trainer" --out "$runs/$name" --config-name "$trainer")
+command=("$python" -m "recipe.cxr_grpo.$module" "$trainer" --out "$runs/$name" --config-name "$trainer" "${look[@]}")
 command+=("profile=$profile" "${settings[@]}")
 if [[ $trainer == sft ]]; then
   key=model train=$(files sft_train)
@@ -137,7 +143,7 @@ else
   command+=("family=$family")
 fi
 command+=("data.train_files=$train" "data.val_files=$validation" "$key.path=$from" "trainer.experiment_name=$name")
-if [[ ${settings[*]} == *unirg_stage2* && -z $dry && -z ${CXR_GRPO_JUDGE_URL:-} ]]; then
+if [[ ${settings[*]} == *unirg_stage2* && $module == launch && -z $dry && -z ${CXR_GRPO_JUDGE_URL:-} ]]; then
   refuse "CXR_GRPO_JUDGE_URL is not set: run $name asks a judge; bash examples/judge/server.sh starts one and says what to set"
 fi
 if [[ ${FREEZE_VISION:-} == yes ]]; then

@@ -125,6 +125,7 @@ def test_help_lists_the_runs():
         (["radvlm"], {}, "no run radvlm in .*there are sft cold_start"),
         (["sft", "mixed"], {}, "one run at a time"),
         (["sft", "--steps"], {}, "unknown option --steps"),
+        (["sft", "--download"], {}, "--download goes with --preflight"),
         (["sft"], {"DATA": ""}, "DATA is not set: the folder in which the folder sft lies"),
         (["sft"], {"PROFILE": "gpu_40g"}, "no PROFILE=gpu_40g"),
         (["sft"], {"MODEL": "7B"}, "7B is no model"),
@@ -230,6 +231,16 @@ def test_the_vision_tower_can_stay_as_it_is(run):
     module = "recipe.cxr_grpo.plugin.frozen_vision"
     assert settings(run("qwen3vl_report", FREEZE_VISION="yes"))["actor_rollout_ref.model.external_lib"] == module
     assert settings(run("sft", FREEZE_VISION="yes"))["model.external_lib"] == module
+
+
+def test_preflight_gets_the_words_of_launch_and_what_it_looks_for_may_be_missing(place, run):
+    launch = run("unirg_stage2", "trainer.save_freq=7", START=place / "model", CXR_GRPO_JUDGE_URL="http://judge/v1")
+    look = run("unirg_stage2", "trainer.save_freq=7", "--preflight", START=place / "model")
+    assert look == [word.replace(".launch", ".preflight") for word in launch]
+    data = place / "data" / "report_hint"
+    (data / "train.parquet").unlink()
+    look = run("qwen3vl_report", "--preflight", "--download", HUB="/nowhere")
+    assert "--download" in look and settings(look)["data.train_files"] == f"[{data}/train.parquet]"
 
 
 def test_the_cpu_profile_chooses_verl_s_platform(run):

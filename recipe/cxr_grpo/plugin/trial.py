@@ -11,7 +11,8 @@ from data_prep.checks import gold
 from reward_fns.calling import forget
 from reward_fns.errors import UsageError
 from reward_fns.ground_truth import parse_ground_truth
-from reward_fns.scoring import Rollout, score_batch
+from reward_fns.registry import FROM_VERL
+from reward_fns.scoring import Result, Rollout, score_batch
 from reward_fns.spec import RewardSpec, resolve
 
 COLUMNS = ["data_source", "reward_model", "extra_info"]
@@ -68,17 +69,25 @@ def _gold(row: Mapping[str, Any], task: str) -> Rollout:
 
 def try_rewards(worker: Any, rows: Sequence[Rollout], reward_kwargs: Mapping[str, Any], global_steps: int = 0) -> str:
     """Why a reward can't score a row, "" if all can; runs inside one of verl's reward workers, whose counts stay 0."""
+    spec = resolve(spec=reward_kwargs.get("spec"), preset=reward_kwargs.get("preset"))
+    judge = {key: getattr(worker, key, None) for key in FROM_VERL}
+    try:
+        results = score_as_verl(rows, spec, judge, global_steps)
+    except UsageError as error:
+        return str(error)
+    return next((str(result) for result in results if isinstance(result, Exception)), "")
+
+
+def score_as_verl(
+    rows: Sequence[Rollout], spec: RewardSpec, judge: Mapping[str, Any], global_steps: int = 0
+) -> list[Result]:
+    """`score_batch` with what verl adds to a row, without a trace in this process's counts; ``judge`` is verl's own."""
     # What verl 0.9.1 adds to extra_info (reward_loop/reward_manager/naive.py), for rewards that look at it.
     from_rollout = {"num_turns": 2, "rollout_reward_scores": {}}
     from_rollout |= dict.fromkeys(("global_steps", "min_global_steps", "max_global_steps"), global_steps)
-    spec = resolve(spec=reward_kwargs.get("spec"), preset=reward_kwargs.get("preset"))
-    judge = {key: getattr(worker, key, None) for key in ("reward_router_address", "reward_model_tokenizer")}
     try:
-        results = score_batch(
+        return score_batch(
             [row._replace(extra_info={**row.extra_info, **from_rollout}, from_verl=judge) for row in rows], spec
         )
-    except UsageError as error:
-        return str(error)
     finally:
         forget()
-    return next((str(result) for result in results if isinstance(result, Exception)), "")

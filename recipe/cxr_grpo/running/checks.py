@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from recipe.cxr_grpo.running.config_checks import check_config
 from recipe.cxr_grpo.running.sft_steps import planned
 from recipe.cxr_grpo.running.start import CONFIG_MODULE
 from reward_fns.errors import UsageError
+from reward_fns.scoring import Rollout
+from reward_fns.spec import RewardSpec
 
 MODEL_KEYS = {"grpo": "actor_rollout_ref.model.path", "sft": "model.path"}
 
@@ -45,16 +48,29 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
 
 def check_run(kind: str, config: Any, out: Path) -> None:
     """Raise UsageError for a run of ``kind`` (grpo or sft) that would fail minutes after its start."""
-    check_inputs(config, ("data.train_files", "data.val_files", MODEL_KEYS[kind]))
-    check_config(kind, config)
-    check_device(config)
+    for _, check in run_checks(kind, config, out):
+        check()
+
+
+def run_checks(kind: str, config: Any, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What :func:`check_run` looks at, by name: each raises UsageError if it is not as a run needs it."""
+    for key in ("data.train_files", "data.val_files", MODEL_KEYS[kind]):
+        yield key, partial(check_inputs, config, (key,))
+    yield "config", partial(check_config, kind, config)
+    yield "platform", partial(check_device, config)
     if kind == "sft":
-        planned(config)
-    if kind == "grpo" and (spec := check_reward(config)):
-        row_of_each_task(parquet_files(config), spec)
-    check_disk(out)
+        yield "steps", partial(planned, config)
+    if kind == "grpo":
+        yield "reward spec", partial(gold_rows, config)
+    yield "free disk", partial(check_disk, out)
     if cpu.enabled():
-        check_platform()
+        yield "CPU platform", check_platform
+
+
+def gold_rows(config: Any) -> tuple[RewardSpec | None, list[Rollout]]:
+    """A run's reward spec and a row of each task in its data; UsageError for mistakes in them."""
+    spec = check_reward(config)
+    return spec, row_of_each_task(parquet_files(config), spec) if spec else []
 
 
 def check_inputs(config: Any, keys: Iterable[str]) -> None:
