@@ -35,8 +35,7 @@ ray() { # HEAD_ADDRESS: Ray's daemons on this node, until they are ended
 }
 scorers() { # FROM TO ADDRESS PORT: a deployment in a Ray of its own
   see_gpus "$1" "$2"
-  RAY_TMPDIR=$(mktemp -d /tmp/cxr-XXXXXX)
-  export RAY_TMPDIR
+  RAY_TMPDIR=$(mktemp -d /tmp/cxr-XXXXXX) && export RAY_TMPDIR
   trap 'rm -rf "$RAY_TMPDIR"' EXIT
   cat >"$logs/scorers.yaml" <<EOT
 proxy_location: HeadOnly

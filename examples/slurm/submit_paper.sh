@@ -59,8 +59,7 @@ settings=$root/recipe/cxr_grpo/config/profile/$profile.yaml
 [[ -n ${DATA:-} ]] || refuse "DATA is not set: the folder of prepared data; see examples/paper/README.md"
 [[ -n $dry ]] || command -v sbatch >/dev/null || refuse "no sbatch on $HOSTNAME: run this where jobs are submitted, or with --dry-run"
 [[ -n $dry || -n ${CONTAINER:-} || -x $venv/bin/python ]] || refuse "no virtual environment $venv: run bash examples/install.sh $venv gpu, or set VENV or CONTAINER"
-DATA=$(realpath -m "$DATA")
-export DATA
+DATA=$(realpath -m "$DATA") && export DATA
 
 declare -A wanted=() ids=()
 want() { # JOB: it, and all that it needs
@@ -97,8 +96,9 @@ describe() { # JOB: sets line, its sbatch command; vars, its environment; asks, 
     [[ -z ${ids[$before]:-} ]] || dependency+=:${ids[$before]}
   done
   line=(sbatch --parsable --job-name="cxr-$1" --chdir="$root" --output="$runs/slurm/$1-%j.out" --time="$hours:00:00")
-  if [[ $profile == cpu ]]; then
-    line+=(--nodes=1 --cpus-per-task=4) asks="1 node, no GPU, $hours h$asks"
+  if [[ $profile == cpu ]]; then  # scorers and judge share the first node
+    nodes=$(setting nnodes) asks="$(setting nnodes) nodes, no GPU, $hours h$asks"
+    line+=(--nodes="$nodes" --cpus-per-task=4)
   else
     line+=(--nodes="$nodes" --gpus-per-node="$gpus" "$( ((gpus > 1)) && echo --exclusive || echo --cpus-per-task=16)")
     asks="$nodes nodes, $((nodes * gpus)) GPUs, $hours h$asks"

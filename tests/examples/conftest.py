@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "examples" / "slurm"
 # srun runs the command here, once for each node, and passes signals on; each step may use the GPUs of its node.
 SRUN = """#!/usr/bin/env python3
-import os, signal, subprocess, sys
+import os, subprocess, sys
 args, options = sys.argv[1:], {}
 while args[0].startswith("--"):
     key, _, value = args.pop(0).partition("=")
@@ -22,7 +22,8 @@ visible = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "ROCR_VISIBLE_DEVICES": "0"} if os
 with open(options["--output"], "a") as log:
     tasks = [subprocess.Popen(args, env={**os.environ, **visible, "SLURM_PROCID": str(i)}, stdout=log, stderr=log)
              for i in range(int(options["--ntasks"]))]
-signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+with open(os.environ["CALLS"] + ".tasks", "a") as pids:
+    print(*(task.pid for task in tasks), file=pids)
 sys.exit(max(abs(task.wait()) for task in tasks))
 """
 SCONTROL = """#!/bin/bash
@@ -31,6 +32,10 @@ case "$1 $2" in
   "show hostnames") seq -f 'n%g' "$NODES" ;;
   "show node") echo "NodeName=$3 NodeAddr=127.0.0.1 Port=1" ;;
 esac
+"""
+SCANCEL = """#!/bin/bash
+echo "scancel $*" >>"$CALLS"
+[[ "$*" != "--signal=TERM $SLURM_JOB_ID" ]] || kill $(cat "$CALLS.tasks") 2>/dev/null
 """
 SQUEUE = """#!/bin/bash
 case "$*" in *%e) date -d "+${MINUTES:-600} minutes" +%FT%T ;; *) [[ " $QUEUE " != *" $3 "* ]] || echo "$3" ;; esac
@@ -66,7 +71,14 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 @pytest.fixture
 def place(tmp_path):
     """A folder with stand-ins for all programs, in bin, and for a virtual environment."""
-    programs = {"srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE, "sbatch": SBATCH, "apptainer": PROGRAM}
+    programs = {
+        "srun": SRUN,
+        "scontrol": SCONTROL,
+        "squeue": SQUEUE,
+        "sbatch": SBATCH,
+        "apptainer": PROGRAM,
+        "scancel": SCANCEL,
+    }
     environment = dict.fromkeys(("python", "ray", "serve", "vllm"), PROGRAM) | {"server.py": SERVER}
     for folder, contents in {"bin": programs, "venv/bin": environment}.items():
         (tmp_path / folder).mkdir(parents=True)
