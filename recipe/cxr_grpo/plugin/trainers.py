@@ -5,6 +5,7 @@ Chosen with ``trainer.v1.trainer_mode=cxr_sync`` (or ``cxr_colocate_async``, ``c
 
 import json
 import math
+import os
 from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,15 +21,15 @@ from verl.utils.debug import marked_timer
 from recipe.cxr_grpo.plugin import components, monitor
 from recipe.cxr_grpo.plugin.failure_rates import FailureRates, Totals, since, total
 from recipe.cxr_grpo.plugin.reward import check_reward, record_weights
+from recipe.cxr_grpo.plugin.time_limit import SAVE, TRIAL, VALIDATION, TimeLimit
 from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task, try_rewards
-from recipe.cxr_grpo.records import checkpoints
+from recipe.cxr_grpo.records import checkpoints, early_stop
 from recipe.cxr_grpo.results.metrics import FAILURES
 from reward_fns.calling import Counts
 from reward_fns.engine import serving
 from reward_fns.errors import UsageError
 
 PREFIX = "cxr_"
-VALIDATION = "validation"
 TRIAL_SECONDS = 600.0  # for the trial of all rewards, weights included, beyond the time limit of a call
 
 
@@ -42,6 +43,8 @@ class ComponentLogs:
     tokenizer: Any
     use_critic: bool
     global_steps: int
+    total_training_steps: int
+    timing_raw: dict
     reward_loop_manager: Any
     replay_buffer: Any
     _dump_futures: list[Future]
@@ -62,6 +65,7 @@ class ComponentLogs:
         self.rates = FailureRates(spec, self.rollouts_per_step)
         self.monitor = monitor.Monitor(self.folder, self._verdict)
         self.monitor.start()
+        self.limit = TimeLimit(self.folder, float(os.environ.get(early_stop.JOB_END) or math.inf))
         self.logged: Totals = {}  # the rewards' counts that a metric has reported
         if spec.engine.where == "ray":
             # Before the reward workers, which send requests to it.
@@ -109,7 +113,7 @@ class ComponentLogs:
         rows = row_of_each_task(parquet_files(self.config), self.spec)
         if not self.reward_loop_manager.reward_loop_worker_handles:
             return  # verl's own reward model shares the GPUs with the trainer, and sleeps
-        self._phase("trial of the rewards")
+        self._phase(TRIAL)
         kwargs = self.config.reward.custom_reward_function.get("reward_kwargs") or {}
         worker = self.reward_loop_manager.reward_loop_workers[0]
         limit = TRIAL_SECONDS + self.spec.failures.timeout * (self.spec.failures.retries + 1)
@@ -129,6 +133,7 @@ class ComponentLogs:
     def _phase(self, name: str) -> None:
         self.monitor.check()
         self.monitor.enter(name, getattr(self, "global_steps", 0))
+        self.limit.enter(name)
 
     def on_step_begin(self) -> None:
         """As verl's, which ends when all samples of a step fail."""
@@ -148,10 +153,26 @@ class ComponentLogs:
         super().on_sample_end()  # type: ignore[misc]
 
     def on_step_end(self) -> None:
-        """As verl's, which gives the engines the new weights."""
+        """As verl's, which gives the engines the new weights; before, the run may have to be saved and stopped."""
+        if self.global_steps < self.total_training_steps and (why := self.limit.reached(self._validations())):
+            self._stop_early(why)
         self._phase("weights to the engines")
         super().on_step_end()  # type: ignore[misc]
         self._phase("metrics")
+
+    def _validations(self) -> int:
+        """How many validations follow this step and the next."""
+        freq, step = self.config.trainer.test_freq, self.global_steps
+        last = step + 1 >= self.total_training_steps
+        return 0 if freq <= 0 else (step % freq == 0) + (last or (step + 1) % freq == 0)
+
+    def _stop_early(self, why: str) -> None:
+        """Save this step, unless that is done, and let verl's loop end once its metrics are logged."""
+        if (freq := self.config.trainer.save_freq) <= 0 or self.global_steps % freq:
+            with marked_timer("save_checkpoint", self.timing_raw, color="green"):
+                self._save_checkpoint()
+        early_stop.note(self.folder, f"saved at step {self.global_steps} {why}")
+        self.total_training_steps = self.global_steps
 
     def on_validate_begin(self) -> None:
         """As verl's; what failed up to here is not the validation's."""
@@ -186,7 +207,7 @@ class ComponentLogs:
 
     def _save_checkpoint(self) -> None:
         """As verl's, then sealed with a manifest, without which a checkpoint counts as unfinished."""
-        self._phase("checkpoint")
+        self._phase(SAVE)
         for dump in self._dump_futures:
             dump.result()
         super()._save_checkpoint()  # type: ignore[misc]

@@ -15,6 +15,7 @@ import yaml
 from recipe.cxr_grpo import cpu
 from recipe.cxr_grpo.plugin.reward import check_reward
 from recipe.cxr_grpo.plugin.trial import parquet_files, row_of_each_task
+from recipe.cxr_grpo.records import early_stop
 from recipe.cxr_grpo.running.config_checks import check_config
 from recipe.cxr_grpo.running.start import CONFIG_MODULE
 from reward_fns.errors import UsageError
@@ -94,6 +95,7 @@ def ray_overrides(config: Any, env: Mapping[str, str]) -> list[str]:
     if own_ray(config):
         return [f"+{ray_init}._temp_dir={{RAY_TMP}}"]
     names = ["VERL_FILE_LOGGER_PATH", *(("VERL_PLATFORM", *_CPU_ENVIRONMENT) if cpu.enabled() else ())]
+    names += [early_stop.JOB_END] if early_stop.JOB_END in env else []
     sizes = [f"{ray_init}.{key}=null" for key in ("num_cpus", "num_gpus") if key in config.ray_kwargs.ray_init]
     return sizes + [f"+{ray_init}.runtime_env.env_vars.{name}={json.dumps(env[name])}" for name in names]
 

@@ -53,7 +53,7 @@ def carries(pid: int, mark: str) -> bool:
 
 
 @contextlib.contextmanager
-def _signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+def signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
     """Handle signals so, except those that are ignored, as under nohup."""
     heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, handler) for number in heeded}
@@ -87,7 +87,7 @@ def run(
         arguments = [sys.executable, "-m", f"{__package__}.supervisor", mark, folder]
         arguments += [argument.replace("{RAY_TMP}", ray) for argument in command]
         # SIGTERM and SIGHUP end a run as Ctrl-C does, with the clean-up, which nothing interrupts.
-        with _signals(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
+        with signals(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
             streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": sink, "stderr": subprocess.STDOUT}
             # In a session of its own: Ctrl-C reaches only this process, which then ends the run.
             process = subprocess.Popen(
@@ -100,6 +100,6 @@ def run(
                 watch()
                 return process.returncode
             finally:
-                with _signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                with signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     process.communicate()  # the end of the pipe is the supervisor's sign to end the run
                     end_marked(mark)  # where somebody has killed the supervisor

@@ -21,6 +21,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 def main(arguments: Sequence[str]) -> int:
     """The exit status of the command, 128 plus the number of a signal that ended it; 1 if the caller was gone first."""
     mark, folder, *command = arguments
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for the caller; Slurm may send it to all processes of a job's step
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # daemons stay below this process when their parents end
     try:

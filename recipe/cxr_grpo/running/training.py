@@ -1,7 +1,9 @@
 """Run one of verl's trainers, unmodified, as a child process, and the exit status of a command that does."""
 
 import contextlib
+import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from tqdm import tqdm
 
 from data_prep.problems import RefusedData
 from recipe.cxr_grpo.plugin.reward import record_weights
-from recipe.cxr_grpo.records import checkpoints, heartbeat
+from recipe.cxr_grpo.records import checkpoints, early_stop, heartbeat
 from recipe.cxr_grpo.results.metrics import read_metrics
 from recipe.cxr_grpo.running import locks, processes
 from recipe.cxr_grpo.running.checks import (
@@ -32,13 +34,20 @@ from reward_fns.errors import UsageError
 STARTUP_LIMIT = 30
 
 
+class StoppedEarly(Exception):
+    """A run that saved and stopped before its last step, because its time limit was near or it was asked to."""
+
+
 def exit_status(command: str, work: Callable[[], int | None]) -> int:
-    """The exit status of ``work``: its own or 0, 1 if it fails, 2 for wrong use, 130 if it is interrupted."""
+    """The exit status of ``work``: its own or 0, 1 if it fails, 2 for wrong use, 75 stopped early, 130 for Ctrl-C."""
     try:
         return work() or 0
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted, no process is left running; the same command resumes.", file=sys.stderr)
         return 130
+    except StoppedEarly as stop:
+        print(f"{command}: {stop}; the same command goes on", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except (UsageError, RunFailed, RefusedData, ValueError, OSError) as error:
         advice = "\nThe same command resumes." if isinstance(error, RunFailed) else ""
         print(f"{command}: {error}{advice}", file=sys.stderr)
@@ -72,6 +81,7 @@ def run_training(
 ) -> None:
     """Check and run one training with log and metrics in ``out``; RunFailed if the trainer ends with an error.
 
+    StoppedEarly if our trainer saved and stopped: before the time limit of a Slurm job, or because of SIGUSR1.
     It goes on from its newest sound checkpoint, and does so again after a failure, at most ``restarts`` times; not if
     two attempts in a row fail for the same cause and the second made no new step. A trainer of ours that gives no
     heartbeat within ``startup_limit`` minutes, or later for longer than it said itself, has failed.
@@ -87,8 +97,10 @@ def run_training(
     record_weights(out)
     refusal = f"another run is at work in {folder}. Wait for its end, or choose another folder with --out."
     machine = weights_lock(config) if kind == "grpo" else contextlib.nullcontext()
-    with locks.lock(folder / own_file(kind, "run.lock"), refusal) as own, machine as shared:
+    on_request = processes.signals(lambda *_: _stop(kind, config, folder), signal.SIGUSR1)
+    with locks.lock(folder / own_file(kind, "run.lock"), refusal) as own, machine as shared, on_request:
         held = [descriptor for descriptor in (own, shared) if descriptor is not None]
+        (folder / early_stop.REQUEST).unlink(missing_ok=True)
         _first_step(kind, config, folder)
         before = None
         for number in range(1, restarts + 2):
@@ -122,9 +134,19 @@ def _first_step(kind: str, config: Any, folder: Path) -> int | None:
     return checkpoints.choose(folder, trainer.max_actor_ckpt_to_keep if kind == "grpo" else None)
 
 
+def _ours(kind: str, config: Any) -> bool:
+    return bool(kind == "grpo" and config.trainer.use_v1 and config.trainer.v1.trainer_mode.startswith("cxr_"))
+
+
+def _stop(kind: str, config: Any, folder: Path) -> None:
+    if ours := _ours(kind, config):
+        (folder / early_stop.REQUEST).touch()
+    what = "saved and stopped after this step" if ours else "not stopped: verl's own trainers can't be"
+    print(f"SIGUSR1: the run is {what}", file=sys.stderr, flush=True)
+
+
 def _heartbeat(kind: str, config: Any, folder: Path, startup_limit: int) -> Callable[[], None]:
-    trainer = config.trainer
-    if kind != "grpo" or not trainer.use_v1 or not trainer.v1.trainer_mode.startswith("cxr_"):
+    if not _ours(kind, config):
         return lambda: None  # verl's own trainers write none
     # The trainer of a cluster that the run joins may write where this machine sees nothing.
     return heartbeat.watch(folder, startup_limit * 60 if own_ray(config) else None)
@@ -138,7 +160,9 @@ def _attempt(
     watches: Sequence[Callable[[], None]],
     held: Sequence[int],
 ) -> None:
-    """Run ``command`` once; RunFailed if it ends with an error or if one of ``watches`` raises Silent."""
+    """Run ``command`` once; RunFailed if it ends with an error or one of ``watches`` raises Silent; StoppedEarly."""
+    folder = Path(config.trainer.default_local_dir)
+    early_stop.take_note(folder)  # of an attempt that saved and then failed
     # verl's file logger truncates its file, so every attempt at a run writes its own.
     attempt = len(list(out.glob(f"{kind}.metrics.*.jsonl"))) + 1
     env = run_environment() | {"VERL_FILE_LOGGER_PATH": str(out / f"{kind}.metrics.{attempt}.jsonl")}
@@ -157,8 +181,9 @@ def _attempt(
     except heartbeat.Silent as silent:
         problem = f"{kind}: {silent}"
     if problem:
-        folders = (out, Path(config.trainer.default_local_dir), Path(tempfile.gettempdir()))
-        raise explain(problem, log, start, folders)
+        raise explain(problem, log, start, (out, folder, Path(tempfile.gettempdir())))
+    if stopped := early_stop.take_note(folder):
+        raise StoppedEarly(stopped)
 
 
 def weights_lock(config: Any) -> contextlib.AbstractContextManager[int | None]:

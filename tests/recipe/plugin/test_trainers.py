@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from recipe.cxr_grpo.plugin.failure_rates import FailureRates
 from recipe.cxr_grpo.plugin.monitor import Monitor, RunStopped
+from recipe.cxr_grpo.plugin.time_limit import TimeLimit
 from recipe.cxr_grpo.results.metrics import FAILURES
 from reward_fns.calling import Counts
 from reward_fns.errors import UsageError
@@ -87,6 +88,7 @@ def step(trainers, monkeypatch, tmp_path):
     trainer.spec, trainer.use_critic, trainer.global_steps = resolve(SPEC), False, 7
     trainer.logged, trainer.rollouts_per_step, trainer.folder = {}, 4, tmp_path
     trainer.rates, trainer.monitor = FailureRates(trainer.spec, 4), Monitor(tmp_path, lambda now: None)
+    trainer.limit = TimeLimit(tmp_path, math.inf)
     monkeypatch.setattr(PPOTrainer, "on_step_begin", lambda self: None)
     monkeypatch.setattr(trainers.ray, "get", lambda results: results)
     workers = [Worker(gleu=Counts(9, retries=1)), Worker(gleu=Counts(9, failures=2), box_iou=Counts(4))]

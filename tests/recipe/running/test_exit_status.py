@@ -1,7 +1,7 @@
 import pytest
 
 from data_prep.problems import RefusedData
-from recipe.cxr_grpo.running.training import RunFailed, exit_status
+from recipe.cxr_grpo.running.training import RunFailed, StoppedEarly, exit_status
 from reward_fns.errors import UsageError
 
 
@@ -12,6 +12,7 @@ from reward_fns.errors import UsageError
         (RunFailed("grpo ended"), 1, "launch: grpo ended\nThe same command resumes.\n"),
         (RefusedData("row 3"), 1, "launch: row 3\n"),
         (OSError("disk full"), 1, "launch: disk full\n"),
+        (StoppedEarly("saved at step 3"), 75, "launch: saved at step 3; the same command goes on\n"),
         (KeyboardInterrupt(), 130, "\nlaunch: interrupted, no process is left running; the same command resumes.\n"),
         (None, 0, ""),
         (1, 1, ""),

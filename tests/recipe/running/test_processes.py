@@ -37,6 +37,12 @@ def test_status_output_and_environment_of_the_command(tmp_path):
     assert "hello" in (tmp_path / "log").read_text()
 
 
+def test_slurm_s_signal_to_all_processes_of_a_job_ends_none(tmp_path):
+    code = "import os, signal; [os.kill(pid, signal.SIGUSR1) for pid in (os.getppid(), os.getpid())]; print('alive')"
+    assert processes.run([sys.executable, "-c", code], log=tmp_path / "log") == 0
+    assert "alive" in (tmp_path / "log").read_text()
+
+
 def test_ray_folder_is_short_private_and_gone_afterwards(tmp_path):
     code = "import os, sys; os.path.isdir(sys.argv[1]) or sys.exit(1); print(sys.argv[1])"
     assert processes.run([sys.executable, "-c", code, "{RAY_TMP}"], log=tmp_path / "log") == 0

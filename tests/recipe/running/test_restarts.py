@@ -1,6 +1,8 @@
 """Attempts at a run whose trainer is a script: what it reaches, how it ends, and from where the next one goes on."""
 
 import json
+import os
+import signal
 
 import psutil
 import pyarrow as pa
@@ -19,7 +21,7 @@ from reward_fns.errors import UsageError
 TRAINER = """
 import json, os, sys, time, zipfile
 from pathlib import Path
-from recipe.cxr_grpo.records import checkpoints
+from recipe.cxr_grpo.records import checkpoints, early_stop
 
 folder = Path(next(a for a in sys.argv if a.startswith("trainer.default_local_dir=")).partition("=")[2])
 metrics = Path(os.environ["VERL_FILE_LOGGER_PATH"])
@@ -40,7 +42,11 @@ if words == "silence":
     beat = {"time": 1, "step": last, "phase": "rollouts", "pid": os.getpid(), "silence_limit": 1}
     (folder / "heartbeat.json").write_text(json.dumps(beat))
     time.sleep(600)
-sys.exit(words != "done")
+while words == "waits" and not (folder / early_stop.REQUEST).exists():
+    time.sleep(0.05)
+if words in ("waits", "stops", "fails after its note"):
+    early_stop.note(folder, f"saved at step {last} before the time limit")
+sys.exit(words not in ("done", "waits", "stops"))
 """
 
 
@@ -124,6 +130,42 @@ def test_neither_wrong_use_nor_an_interruption_is_restarted(start):
     with pytest.raises(KeyboardInterrupt):
         start([[7, "silence"], [15, "done"]], restarts=3, watch=interrupt)
     assert len(attempts(start)) == 1
+
+
+def test_a_run_that_stops_before_the_time_limit_says_so_and_is_not_restarted(start, capsys):
+    assert start([[5, "stops"], [15, "done"]], "--restarts", "3", command=True) == 75
+    assert capsys.readouterr().err.endswith("launch: saved at step 5 before the time limit; the same command goes on\n")
+    assert start([[5, "stops"], [15, "done"]], command=True) == 0
+    assert attempts(start) == [[*range(1, 6)], [*range(6, 16)]]
+
+
+def test_a_signal_reaches_the_trainer_once(start, capsys):
+    def ask():
+        if attempts(start):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(training.StoppedEarly, match="saved at step 5 "):
+        start([[5, "waits"]], watch=ask)
+    assert "SIGUSR1: the run is saved and stopped after this step" in capsys.readouterr().err
+    asked = start.out / "checkpoints" / "save_and_stop"
+    assert asked.exists()
+    start([[5, "stops"], [15, "done"]])
+    assert not asked.exists()
+
+
+def test_verl_s_own_trainers_go_on_at_the_signal(start, capsys):
+    def ask():
+        if attempts(start):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    start([[7, "done"]], "trainer.v1.trainer_mode=sync", watch=ask)
+    assert "SIGUSR1: the run is not stopped: verl's own trainers can't be" in capsys.readouterr().err
+    assert not (start.out / "checkpoints" / "save_and_stop").exists()
+
+
+def test_an_attempt_that_saved_and_then_failed_does_not_end_the_next_one(start):
+    start([[5, "fails after its note"], [15, "done"]], restarts=1)
+    assert attempts(start)[1] == [*range(6, 16)]
 
 
 def test_a_damaged_checkpoint_is_not_gone_on_from(start, capsys):

@@ -46,7 +46,7 @@ def test_two_runs_on_a_machine_would_get_each_other_s_weights(monkeypatch):
 
 
 def test_a_cluster_that_a_run_joins_is_told_its_environment_and_no_size():
-    env = checks.run_environment() | {"VERL_FILE_LOGGER_PATH": "/runs/a b.jsonl"}
+    env = checks.run_environment() | {"VERL_FILE_LOGGER_PATH": "/runs/a b.jsonl", "SLURM_JOB_END_TIME": "1800000000"}
     own = checks.ray_overrides(checks.compose("quickstart_grpo", []), env)
     assert own == ["+ray_kwargs.ray_init._temp_dir={RAY_TMP}"]
     join = ["ray_kwargs.ray_init.address=auto"]
@@ -57,6 +57,7 @@ def test_a_cluster_that_a_run_joins_is_told_its_environment_and_no_size():
     assert ray_init.num_cpus is None and ray_init.num_gpus is None and "_temp_dir" not in ray_init
     given = ray_init.runtime_env.env_vars
     assert given.VERL_FILE_LOGGER_PATH == "/runs/a b.jsonl" and given.VERL_PLATFORM == "cpu"
+    assert given.SLURM_JOB_END_TIME == "1800000000"
     assert all(given[name] == env[name] for name in given)
 
 
