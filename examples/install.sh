@@ -54,6 +54,10 @@ urllib.request.urlopen(sys.argv[1], timeout=5).read(1)
 PY
   index=(--extra-index-url "$cpu_wheels")
 fi
+locked=$root/examples/locks/gpu-py312-$(uname -m).txt  # made by examples/lock.sh
+if has gpu && [[ -f $locked && $("$venv/bin/python" -c 'import sys; print(sys.version_info[:2])') == "(3, 12)" ]]; then
+  index=(--constraint "$locked")
+fi
 
 echo "install: installing into $venv, $(has gpu && echo 'about 10 GB' || echo 'about 4 GB'), a few minutes (log: $log)"
 if ! pip_install "${index[@]}" -e "${root}[$extras]"; then

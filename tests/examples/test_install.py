@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "install.sh"
-TOOLS = ("awk", "cat", "cksum", "df", "dirname", "grep", "paste", "sh", "sort", "tail", "tr")
+TOOLS = ("awk", "cat", "cksum", "df", "dirname", "grep", "paste", "sh", "sort", "tail", "tr", "uname")
 PYTHON = """#!/bin/sh
 echo "$*" >>"$CALLS"
 case "$*" in
   *--only-binary*flash-attn*) exit "$WHEEL" ;;
   *--no-build-isolation*) echo "for $FLASH_ATTN_CUDA_ARCHS" >>"$CALLS"; exit "$BUILD" ;;
   "-m pip show"*) exit 1 ;;
+  *version_info*) echo "(3, $VERSION)" ;;
 esac
 """
 
@@ -34,7 +35,7 @@ def install(tmp_path):
         path.write_text(text)
         path.chmod(0o755)
 
-    def run(extras, wheel=0, build=0, nvcc=False):
+    def run(extras, wheel=0, build=0, nvcc=False, version=11):
         (tmp_path / "venv/bin").mkdir(parents=True, exist_ok=True)
         program("../venv/bin/python", PYTHON)
         if nvcc:
@@ -42,7 +43,7 @@ def install(tmp_path):
             program("nvidia-smi", "#!/bin/sh\nprintf '9.0\\n9.0\\n'\n")
         calls = tmp_path / "calls"
         calls.write_text("")
-        env = os.environ | {"CALLS": str(calls), "WHEEL": str(wheel), "BUILD": str(build)}
+        env = os.environ | {"CALLS": str(calls), "WHEEL": str(wheel), "BUILD": str(build), "VERSION": str(version)}
         env["PATH"] = str(programs)
         command = [shutil.which("bash"), str(SCRIPT), str(tmp_path / "venv"), extras]
         done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -58,6 +59,13 @@ def test_a_gpu_node_gets_no_torch_for_the_cpu_and_flash_attn_from_a_wheel(instal
     assert "install: flash-attn from a wheel" in output
     assert not any("--no-build-isolation" in call for call in calls)
     assert install("gpu") == ("", [])  # done
+
+
+def test_with_the_python_of_the_lock_files_their_versions_are_installed(install):
+    _, calls = install("gpu", version=12)
+    (lock,) = [word for call in calls for word in call.split() if "examples/locks/gpu-py312-" in word]
+    assert Path(lock).is_file() and any(f"--constraint {lock} -e" in call for call in calls)
+    assert not any("--constraint" in call for call in install("cpu", version=12)[1] + install("gpu")[1])
 
 
 def test_without_a_wheel_it_is_built_for_the_gpu_of_the_node(install):
