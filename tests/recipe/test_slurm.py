@@ -157,10 +157,12 @@ def test_a_run_goes_on_after_its_time_limit_and_after_its_death(slurm, matrix, t
         return slurm(*command, RUNS=str(runs), START=str(MODEL))
 
     def launch(attempt):
-        """The process id of an attempt's launch, once its trainer's log has begun."""
-        place = out / "logs" / f"attempt_{attempt}" / "train.log"
-        until(lambda: place.exists() and "output in" in place.read_text(), f"attempt {attempt}")
-        return int((place.parent / "train.pid").read_text())
+        """The process id of an attempt's launch, once its Ray runs."""
+        place = out / "logs" / f"attempt_{attempt}" / "train.pid"
+        until(
+            lambda: place.exists() and any(b"raylet" in command for command in processes(slurm)), f"attempt {attempt}"
+        )
+        return int(place.read_text())
 
     job = submit()
     until(lambda: steps(out), "step")
