@@ -1,5 +1,6 @@
 """Reward specs: which rewards a task has, with which weights and options."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from reward_fns.errors import UsageError, unknown
 from reward_fns.registry import TASKS, Reward, get, load_file
 from reward_fns.settings import REMOVED, Checked, EngineOptions, FailureRules, from_mapping
 
+SCORERS_URL = "CXR_GRPO_SCORERS_URL"
+"""Environment variable: address of a deployment of scorers, for specs that don't say where they compute."""
 _PRESETS = Path(__file__).parent / "presets"
 
 
@@ -66,7 +69,8 @@ def resolve(spec: str | Path | Mapping[str, Any] | None = None, preset: str | No
             registers the reward, relative to the YAML file or else to the working folder), and optionally
             `answer: {think_end: last | first, boxes: tolerant | released, nothing: stated | any}`, see
             `reward_fns.answers`, `failures: {retries: 2, ...}`, see `FailureRules`, and
-            `engine: {where: inline | ray | http, ...}`, see `EngineOptions`.
+            `engine: {where: inline | ray | http, ...}`, see `EngineOptions`; without it, the deployment at the
+            address in the environment variable `SCORERS_URL`, if it is set, else inline.
         preset: name of a spec that comes with the package.
 
     Raises:
@@ -145,7 +149,8 @@ def _parse(raw: Any, where: str, folder: Path) -> RewardSpec:
             raise UsageError(f"{where}: {unknown('task or key', key, valid)}")
     answer = from_mapping(_Answer, entries.pop("answer", {}), f"{where}, answer")
     failures = from_mapping(FailureRules, entries.pop("failures", {}), f"{where}, failures")
-    engine = from_mapping(EngineOptions, entries.pop("engine", {}), f"{where}, engine", REMOVED)
+    shared = {"where": "http", "address": os.environ[SCORERS_URL]} if os.environ.get(SCORERS_URL) else {}
+    engine = from_mapping(EngineOptions, entries.pop("engine", shared), f"{where}, engine", REMOVED)
     if not entries:
         raise UsageError(f"{where}: has no task; give one of {', '.join(TASKS)} a list of rewards")
     tasks = {}

@@ -31,21 +31,11 @@ def text_models(tmp_path_factory):
 @pytest.fixture
 def text_models_in_cache(text_models, tmp_path, monkeypatch):
     """The same in an offline Hugging Face cache, where rewards look by default."""
+    import tiny_text_models
     from huggingface_hub import constants
 
-    folders = {
-        "StanfordAIMI/RRG_scorers": text_models.scorers,
-        "google-bert/bert-base-uncased": text_models.bert,
-        "distilbert/distilbert-base-uncased": text_models.root / "distilbert-base-uncased",
-        "distilbert/distilroberta-base": text_models.root / "distilroberta-base",
-    }
     cache = tmp_path / "hub"
-    for repo, folder in folders.items():
-        place = cache / f"models--{repo.replace('/', '--')}"
-        for name, content in (("refs/main", "0" * 40), ("snapshots", "")):
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            (place / name).write_text(content) if content else (place / name).mkdir()
-        (place / "snapshots" / ("0" * 40)).symlink_to(folder)
+    tiny_text_models.put_in_cache(text_models, cache)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

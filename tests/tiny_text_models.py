@@ -39,3 +39,19 @@ def distilroberta(folder):
     """Write a RoBERTa with its byte-level BPE as distilroberta-base."""
     shape = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
     random_weights.write_distilroberta(folder, SENTENCES, 400, initializer_range=0.1, **shape)
+
+
+def put_in_cache(text_models, cache):
+    """Make a folder `cache` that is a Hugging Face cache with these models."""
+    folders = {
+        "StanfordAIMI/RRG_scorers": text_models.scorers,
+        "google-bert/bert-base-uncased": text_models.bert,
+        "distilbert/distilbert-base-uncased": text_models.root / "distilbert-base-uncased",
+        "distilbert/distilroberta-base": text_models.root / "distilroberta-base",
+    }
+    for repo, folder in folders.items():
+        place = cache / f"models--{repo.replace('/', '--')}"
+        for name, content in (("refs/main", "0" * 40), ("snapshots", "")):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_text(content) if content else (place / name).mkdir()
+        (place / "snapshots" / ("0" * 40)).symlink_to(folder)

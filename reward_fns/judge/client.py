@@ -20,6 +20,8 @@ from reward_fns.errors import UsageError
 
 URL, MODEL, KEY = "CXR_GRPO_JUDGE_URL", "CXR_GRPO_JUDGE_MODEL", "CXR_GRPO_JUDGE_KEY"
 """Environment variables. The key is read from nowhere else, and is sent only to a server that the user named."""
+ALLOW_HTTP = "CXR_GRPO_JUDGE_ALLOW_HTTP"
+"""Environment variable: yes if the server of `URL` may be another machine that gets reports unencrypted."""
 PROXY = "CXR_GRPO_PROXY"
 """Environment variable: URL of the proxy for https to other machines. HTTPS_PROXY and the like are not used."""
 
@@ -157,7 +159,7 @@ def locate(
 
     For an empty `base_url` verl's router (host:port) is taken, and else the environment variable `URL`; for an empty
     `model` the variable `MODEL`, and else the default. Plain http is for this machine, for verl's router, which is one
-    of the run's own, and for what `allow_http` permits.
+    of the run's own, for what `allow_http` permits, and for the server of `URL` where the variable `ALLOW_HTTP` is yes.
 
     >>> locate("", "Qwen/Qwen3-8B", "10.0.0.7:4000").base_url
     'http://10.0.0.7:4000/v1'
@@ -173,6 +175,7 @@ def locate(
     if not name:
         raise UsageError(f"no judge model is named: set option model or the environment variable {MODEL}")
     found = server(where, "base_url of the judge" if base_url else URL, KEY)
+    allow_http = allow_http or (not base_url and os.environ.get(ALLOW_HTTP) == "yes")
     if not (found.own or found.encrypted or by_router or allow_http):
         raise UsageError(
             f"the judge at {where} is another machine, and reports would cross the network unencrypted: use https, or, "

@@ -124,6 +124,13 @@ def test_where_neural_rewards_are_computed_comes_from_the_spec():
     assert resolve(OmegaConf.create(raw)).engine == EngineOptions("ray", replicas=2, gpus=0.5, dtype="bfloat16")
 
 
+def test_a_spec_that_does_not_say_where_uses_the_deployment_of_the_environment(monkeypatch):
+    monkeypatch.setenv("CXR_GRPO_SCORERS_URL", "http://node7:8000")
+    shared = EngineOptions("http", address="http://node7:8000")
+    assert resolve(grounding(ITEM, failures={"timeout": 6})).engine == shared
+    assert resolve(grounding(ITEM, engine={"where": "inline"}, failures={"timeout": 6})).engine == EngineOptions()
+
+
 def test_a_reward_for_any_task_is_listed_under_each_and_is_one_key():
     spec = of_rewards(["gleu", "overlong"])
     assert {task: len(parts) for task, parts in spec.tasks.items()} == {"report": 2, "grounding": 1}

@@ -111,6 +111,11 @@ def test_reports_cross_a_network_encrypted_unless_the_user_says_otherwise(monkey
         monkeypatch.setenv("CXR_GRPO_JUDGE_URL", url)
         with pytest.raises(UsageError, match="unencrypted"):
             locate("", "m", None)
+        monkeypatch.setenv("CXR_GRPO_JUDGE_ALLOW_HTTP", "yes")
+        assert locate("", "m", None).base_url == url
+        with pytest.raises(UsageError, match="unencrypted"):
+            locate(url, "m", None)  # the permission is for the judge of the environment
+        monkeypatch.delenv("CXR_GRPO_JUDGE_ALLOW_HTTP")
     assert locate("", "m", "10.1.2.3:4000") == Judge("http://10.1.2.3:4000/v1", "m", direct=True)  # verl's router
 
 
