@@ -70,7 +70,7 @@ NAMES = {
     "engine": ("the vLLM engine", "rollout server"),
     "reward worker": ("reward worker", "RewardLoopWorker"),
     "trainer": ("TaskRunnerV1",),
-    "raylet": ("TaskRunnerV1",),
+    "raylet": ("TaskRunnerV1", " died: "),  # whichever of its processes is missed first
     "checkpoint": ("is not used: ",),
     "disk": ("No space left",),
     "failures": ("the scorer is away",),
