@@ -70,7 +70,7 @@ NAMES = {
     "engine": ("the vLLM engine", "rollout server"),
     "reward worker": ("reward worker", "RewardLoopWorker"),
     "trainer": ("TaskRunnerV1",),
-    "raylet": ("TaskRunnerV1",),
+    "raylet": ("TaskRunnerV1", " died: "),  # whichever of its processes is missed first
     "checkpoint": ("is not used: ",),
     "disk": ("No space left",),
     "failures": ("the scorer is away",),
@@ -192,7 +192,10 @@ class Run:
                 if sizes[0] > seen[0]:
                     react(struck, now)
                 seen, last = sizes, now
-            if coming := next((strike for strike in self.strikes if strike.struck is None), None):
+            coming = next((strike for strike in self.strikes if strike.struck is None), None)
+            if coming and not any(
+                strike.ends for strike in struck
+            ):  # the next comes once the run has been started again
                 latest = self.latest()
                 reached = reached or (now if latest != before and latest[1] >= coming.step else None)
                 if reached and now >= reached + coming.delay and self.strike(coming, process):

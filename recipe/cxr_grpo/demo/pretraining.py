@@ -77,7 +77,6 @@ def pretrain(
         "trainer.default_local_dir": work / "checkpoints",
         "trainer.total_training_steps": steps,
         "trainer.save_freq": max(steps // 4, 1),
-        "trainer.seed": seed + 1,  # verl's default for seed 0
     }
     overrides = [f"{key}={value}" for key, value in chosen.items()]
     run_training("sft", "quickstart_sft", overrides, out=work, watch=lambda: watch(work))
