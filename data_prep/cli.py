@@ -21,6 +21,7 @@ from data_prep.sample import BadSample
 from data_prep.selection import select
 from data_prep.writer.card import check_place, write_card
 from data_prep.writer.dataset import MAX_PIXELS, MIN_PIXELS, DatasetWriter
+from data_prep.writer.rows import THINK
 from reward_fns.errors import UsageError
 
 
@@ -60,6 +61,8 @@ def _prepare(chosen: DataSet, options: argparse.Namespace) -> int:
     if missing := [name for name in options.context if name not in chosen.context]:
         offer = f"it has {','.join(chosen.context)}" if chosen.context else "leave --context out"
         raise UsageError(f"--context {','.join(options.context)}: {chosen.name} has no {' or '.join(missing)}; {offer}")
+    if options.suffix != THINK and not options.thinking:
+        raise UsageError("--suffix is the end of prompts that ask for reasoning: give --thinking, too")
     problems = Problems()
     names = ("thinking", "suffix", "format_hint", "embed", "min_pixels", "max_pixels", "shard_rows")
     writer = DatasetWriter(options.out, options.box_format, **{name: getattr(options, name) for name in names})

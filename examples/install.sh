@@ -60,7 +60,7 @@ PY
   index=(--extra-index-url "$cpu_wheels")
 fi
 
-echo "install: installing into $venv, $(has gpu && echo 'about 10 GB' || echo 'about 4 GB'), a few minutes (log: $log)"
+echo "install: installing into $venv, $(has gpu && echo 'an estimated 10 GB' || echo 'about 4 GB'), a few minutes (log: $log)"
 if ! pip_install "${index[@]}" "${pins[@]}" -e "${root}[$extras]"; then
   if ! has cpu || ! grep -qE '^ERROR:.*torch==2.13.0[+]cpu|depends on torch==2.13.0[+]cpu' "$log"; then
     tail -n 15 "$log" >&2
@@ -108,9 +108,9 @@ if has gpu; then
     "$venv/bin/python" -m pip uninstall -q -y flash-attn >>"$log" 2>&1 || true
     cat <<EOT
 install: no wheel of $flash_attn fits this Python, torch and CUDA, and $why.
-  examples/paper/run.sh will use PyTorch's own attention (sdpa) instead. It computes the same (on a CPU, to 6e-7), but is
-  slower, by what nobody has measured yet, and needs more memory for packed sequences. For flash-attn, use Python 3.12 on
-  x86_64, set FLASH_ATTN_WHEEL to a wheel, or put CUDA 13's nvcc on the PATH, and run the same command again.
+  examples/paper/run.sh will use PyTorch's own attention (sdpa) instead. It is slower, by what nobody has measured yet,
+  and needs more memory for packed sequences. For flash-attn, use Python 3.12 on x86_64, set FLASH_ATTN_WHEEL to a wheel,
+  or put CUDA 13's nvcc on the PATH, and run the same command again.
 EOT
     complete=
   fi

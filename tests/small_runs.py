@@ -13,9 +13,8 @@ SMALL = [
     "data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4",
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
 ]  # fmt: skip
-TESTED_BY = (
-    f"CXR_GRPO_TESTED_BY={os.getpid()}"  # in the environment of what these tests start, by tests/recipe/conftest.py
-)
+# tests/recipe/conftest.py puts it into the environment of all that these tests start.
+TESTED_BY = f"CXR_GRPO_TESTED_BY={os.getpid()}"
 
 
 def grpo(out, model, train, val, steps, *overrides):

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from fixtures.films import film_boxes
 
@@ -68,6 +69,15 @@ def test_context_that_a_set_does_not_have_is_refused(capsys, tmp_path, context, 
         status = stop.code
     assert status == 2 and named in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_the_end_of_a_prompt_is_for_prompts_that_ask_for_reasoning(capsys, tmp_path):
+    command = ["demo", "--patients", "3", "--shares", "1,0,0", "--suffix", " Think.", "--out"]
+    assert main([*command, str(tmp_path / "plain")]) == 2
+    assert "give --thinking, too" in capsys.readouterr().err and not (tmp_path / "plain").exists()
+    assert main([*command, str(tmp_path / "asked"), "--thinking"]) == 0
+    prompts = pq.read_table(tmp_path / "asked" / "train.parquet")["prompt"].to_pylist()
+    assert prompts and all(prompt[0]["content"].endswith(" Think.") for prompt in prompts)
 
 
 @pytest.fixture

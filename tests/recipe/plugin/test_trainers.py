@@ -13,91 +13,13 @@ pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
 from recipe.cxr_grpo.plugin.failure_rates import FailureRates
-from recipe.cxr_grpo.plugin.monitor import Monitor, RunStopped
-from recipe.cxr_grpo.plugin.time_limit import TimeLimit
+from recipe.cxr_grpo.plugin.monitor import RunStopped
 from recipe.cxr_grpo.results.metrics import FAILURES
 from reward_fns.calling import Counts
 from reward_fns.errors import UsageError
 from reward_fns.spec import resolve
 
 SPEC = {"report": [{"name": "gleu"}], "grounding": [{"name": "box_iou"}]}
-
-
-@pytest.fixture(scope="module")
-def trainers():
-    import verl.trainer.ppo.v1  # noqa: F401
-
-    import recipe.cxr_grpo.plugin.trainers
-
-    return recipe.cxr_grpo.plugin.trainers
-
-
-class Queue:
-    """verl's TransferQueue as far as the trainer uses it: rows under their keys."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def kv_batch_get(self, keys, partition_id, select_fields):
-        from verl.utils.tensordict_utils import list_of_dict_to_tensordict
-
-        assert partition_id == "train"
-        return list_of_dict_to_tensordict([{field: self.rows[key][field] for field in select_fields} for key in keys])
-
-    def kv_batch_put(self, keys, partition_id, fields):
-        for i, key in enumerate(keys):
-            self.rows[key].update({name: fields[name][i] for name in fields.keys()})  # noqa: SIM118
-
-
-class Worker:
-    """A handle of a reward worker, whose rewards have fared as given."""
-
-    def __init__(self, **fared):
-        self.fared = fared
-        self.__ray_call__ = SimpleNamespace(remote=lambda function: dict(self.fared))
-
-
-@pytest.fixture
-def step(trainers, monkeypatch, tmp_path):
-    """A `cxr_sync` trainer in front of a batch: group "a" is whole, "b" has one left, one padding row stands in."""
-    import torch
-    from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
-
-    def row(task, score, **components):
-        values = {"score": score, "acc": score, "gleu": math.nan, "box_iou": math.nan, "answer_chars": 9.0}
-        return {
-            "prompts": torch.tensor([1, 2]), "responses": torch.tensor([3, 4, 5]),
-            "rm_scores": torch.tensor([0.0, 0.0, score]),
-            "advantages": torch.full((3,), score), "returns": torch.full((3,), score),
-            "reward_model": {"ground_truth": "{}"}, "data_source": f"demo/{task}",
-            "extra_info": {"id": f"{task}-1", "task": task},
-            "extra_fields": {"reward_extra_info": values | components},
-        }  # fmt: skip
-
-    rows = {
-        "b_1_0": row("grounding", 0.75, box_iou=0.75),
-        "a_1_0": row("report", 0.5, gleu=0.5),
-        "a_0_0": row("report", 0.25, gleu=0.25),
-        "pad0_0_0": row("grounding", 0.0, box_iou=0.75),
-    }
-    monkeypatch.setattr(trainers, "tq", Queue(rows))
-    trainer = object.__new__(get_trainer_cls("cxr_sync"))
-    trainer.config = OmegaConf.create(
-        {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 2}}, "trainer": {}}
-    )
-    trainer.tokenizer = SimpleNamespace(decode=lambda ids, **_: " ".join(str(int(i)) for i in ids))
-    trainer.spec, trainer.use_critic, trainer.global_steps = resolve(SPEC), False, 7
-    trainer.logged, trainer.rollouts_per_step, trainer.folder = {}, 4, tmp_path
-    trainer.rates, trainer.monitor = FailureRates(trainer.spec, 4), Monitor(tmp_path, lambda now: None)
-    trainer.limit = TimeLimit(tmp_path, math.inf)
-    monkeypatch.setattr(PPOTrainer, "on_step_begin", lambda self: None)
-    monkeypatch.setattr(trainers.ray, "get", lambda results: results)
-    workers = [Worker(gleu=Counts(9, retries=1)), Worker(gleu=Counts(9, failures=2), box_iou=Counts(4))]
-    trainer.reward_loop_manager = SimpleNamespace(reward_loop_workers=workers)
-    batch = SimpleNamespace(
-        keys=list(rows), tags=[{"is_padding": key.startswith("pad")} for key in rows], partition_id="train"
-    )
-    return SimpleNamespace(trainer=trainer, batch=batch, rows=rows, out=tmp_path, workers=workers)
 
 
 def test_the_statistics_join_verls_metrics(step, monkeypatch):
@@ -231,33 +153,6 @@ def test_a_data_source_with_both_tasks_has_finite_metrics(step, n):
     assert not [key for key in metrics if key.startswith("val-aux/a/report/box_iou")]
 
 
-def test_a_dump_of_a_validation_is_json(step):
-    step.trainer._init_dump_executor()
-    step.trainer._dump_generations(
-        inputs=["q"], outputs=["a"], gts=["{}"], scores=[0.5], dump_path=str(step.out),
-        reward_extra_infos_dict={"gleu": [0.5], "box_iou": [math.nan]},
-    )  # fmt: skip
-    step.trainer._shutdown_dump_executor()
-    assert '"gleu": 0.5, "box_iou": null}' in (step.out / "7.jsonl").read_text()
-
-
-def test_the_dump_has_every_component_and_no_padding(step):
-    step.trainer._init_dump_executor()
-    step.trainer._dump_rollouts(step.batch, str(step.out))
-    step.trainer._shutdown_dump_executor()
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    rows = [json.loads(line, parse_constant=refuse) for line in (step.out / "7.jsonl").read_text().splitlines()]
-    assert [row["uid"] for row in rows] == ["a_0_0", "a_1_0", "b_1_0"]
-    assert [row["gleu"] for row in rows] == [0.25, 0.5, None]
-    assert rows[2] | {"input": "", "gts": ""} == {
-        "input": "", "output": "3 4 5", "gts": "", "score": 0.75, "step": 7, "uid": "b_1_0", "id": "grounding-1",
-        "task": "grounding", "acc": 0.75, "gleu": None, "box_iou": 0.75, "answer_chars": 9.0,
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("dies", [True, False])
 def test_an_error_of_verl_s_is_told_from_the_death_that_led_to_it(step, monkeypatch, dies):
     from verl.trainer.ppo.v1 import PPOTrainer
@@ -275,27 +170,6 @@ def test_an_error_of_verl_s_is_told_from_the_death_that_led_to_it(step, monkeypa
     with pytest.raises(RunStopped if dies else RuntimeError, match="engine died" if dies else "no trajectories"):
         step.trainer.fit(SimpleNamespace(agent_loop_workers=[]))
     assert step.trainer.monitor.done.is_set() != dies
-
-
-def test_a_checkpoint_is_written_after_the_rollouts_of_its_step(step, monkeypatch):
-    from verl.trainer.ppo.v1 import PPOTrainer
-
-    def save(self):
-        assert len((step.out / "rollouts" / "7.jsonl").read_text().splitlines()) == 3
-        (self.folder / "global_step_7").mkdir()
-
-    monkeypatch.setattr(PPOTrainer, "step", lambda self, metrics, timing_raw: step.batch)
-    monkeypatch.setattr(PPOTrainer, "_save_checkpoint", save)
-    step.trainer.config.trainer.rollout_data_dir = str(step.out / "rollouts")
-    step.trainer.config.actor_rollout_ref.actor = {}
-    step.trainer._init_dump_executor()
-    assert step.trainer.step({}, {}) is step.batch
-    step.trainer._save_checkpoint()
-    assert (step.out / "global_step_7" / "manifest.json").exists()
-    (step.out / "rollouts" / "7.jsonl").unlink()
-    step.trainer._log_rollout_data(step.batch, {}, str(step.out / "rollouts"))
-    step.trainer._shutdown_dump_executor()
-    assert list((step.out / "rollouts").iterdir()) == []  # verl's own call, after the checkpoint, repeats nothing
 
 
 @pytest.mark.parametrize(("n", "use_critic", "left"), [(2, False, 0.0), (1, False, 0.75), (2, True, 0.75)])
