@@ -29,6 +29,8 @@ from chaos_run import KINDS, STEPS, Run, Strike, read_rollouts
 
 from data_prep.cli import main as data_prep
 
+MODES = ("cxr_sync", "cxr_colocate_async")  # the third needs GPUs of its own for rollouts
+
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
@@ -63,13 +65,16 @@ def shared_out(kinds: list[str], most: int) -> list[list[str]]:
     return runs
 
 
-def play(rounds: list[str], seed: int, folder: Path, together: int = 3) -> list[Run]:
-    """Play rounds of these kinds, after an undisturbed run, so many in one run; returns the runs, and prints each."""
+def play(rounds: list[str], seed: int, folder: Path, together: int = 3, mode: str = MODES[0]) -> list[Run]:
+    """Play rounds of these kinds, after an undisturbed run, so many in one run; returns the runs, and prints each.
+
+    ``mode`` is verl's trainer; only a synchronous one has the same prompts in the same step of every run.
+    """
     rng = random.Random(seed)
     data = folder / "data"
     if data_prep(["demo", "--out", str(data), "--patients", "40", "--max-pixels", "16384"]):
         raise RuntimeError("no demo data")
-    quiet = Run([], folder / "undisturbed", data)
+    quiet = Run([], folder / "undisturbed", data, mode=mode)
     quiet.run(restarts=0)
     ids = {step: sorted({row["id"] for row in read_rollouts(quiet.out, step)}) for step in range(1, STEPS + 1)}
     if quiet.status != [0] or not all(ids.values()):
@@ -85,7 +90,7 @@ def play(rounds: list[str], seed: int, folder: Path, together: int = 3) -> list[
         ]
         spec = scorers_in_replicas(folder / "models") if "replica" in kinds else None
         with small_disk(place) if "disk" in kinds else tempfile.TemporaryDirectory():
-            found = Run(strikes, place, data, spec)
+            found = Run(strikes, place, data, spec, mode)
             found.go(ids)
         print(found, flush=True)
         played.append(found)
@@ -98,13 +103,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the kinds, steps and times (%(default)s)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what may happen")
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help="verl's trainer (%(default)s)")
     parser.add_argument("--keep", type=Path, help="folder for the runs, which are otherwise removed")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     kinds = list(args.kinds) * (args.rounds // len(args.kinds) + 1)
     random.Random(args.seed).shuffle(kinds)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        played = play(kinds[: args.rounds], args.seed, args.keep or Path(folder))
+        played = play(kinds[: args.rounds], args.seed, args.keep or Path(folder), mode=args.mode)
     bad = sum(bool(found.problems) for found in played)
     slowest = max(strike.reaction or 0.0 for found in played for strike in found.strikes)
     print(f"{args.rounds} rounds in {len(played)} runs, {bad} with a problem, slowest reaction {slowest:.0f} s")
