@@ -262,7 +262,11 @@ REST = (
     *(f"ablation_{name}" for name in ("bertscore", "radgraph", "gleu")),
 )
 if os.environ.get("CXR_GRPO_ALL_RECIPES"):  # a minute each
-    RECIPES |= {name: [] for name in (*REST, "unirg_stage1", "editgrpo")}
+    RECIPES |= {name: [] for name in (*REST, "unirg_stage1", "unirg_stage2", "editgrpo")}
+JUDGED = {
+    "is_report": True, "explanation": "One error.", "significant_errors": dict.fromkeys("abcdef", 0) | {"c": 1},
+    "insignificant_errors": dict.fromkeys("abcdef", 0), "matched_findings": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -330,15 +334,18 @@ def test_sft_in_two_processes_and_a_cold_start_of_it_with_a_frozen_tower(films):
         *(pytest.param(name, HF, id=name) for name in RECIPES),
     ],
 )
-def test_a_recipe_takes_two_steps(films, text_models_in_cache, tmp_path, name, rollouts):
-    weights = {"HF_HUB_CACHE": tmp_path / "hub", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": tmp_path / "cache"}
-    out = train(films, name, rollouts, *RECIPES.get(name, []), START=MODEL, **weights)
+def test_a_recipe_takes_two_steps(films, text_models_in_cache, judge_server, tmp_path, name, rollouts):
+    places = {"HF_HUB_CACHE": tmp_path / "hub", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": tmp_path / "cache"}
+    judge_server.answer = lambda prompt: json.dumps(JUDGED)
+    places |= {"CXR_GRPO_JUDGE_URL": judge_server.url, "CXR_GRPO_JUDGE_MODEL": "m"}
+    out = train(films, name, rollouts, *RECIPES.get(name, []), START=MODEL, **places)
     logged = read_metrics(out, "grpo")
     assert {1, 2} <= set(logged)
     for step in (1, 2):
         rows = [json.loads(line) for line in (out / "rollouts" / f"{step}.jsonl").open()]
         assert len(rows) == 16 and logged[step]["reward/failed_rollouts"] == 0
         assert {row["task"] for row in rows} <= {folder.split("_")[0] for folder in RUNS[name][2].split("+")}
+        assert name != "unirg_stage2" or {row["green"] for row in rows} == {0.5}
     assert (out / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "2"
 
 
