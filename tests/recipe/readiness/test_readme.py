@@ -29,7 +29,7 @@ def shape(size, layers, inner, kv_heads, vision, *, heads=32, **more):
     kind = "qwen3_vl_moe" if "num_experts" in more else "qwen3_vl"
     return {"model_type": kind, "tie_word_embeddings": size < 4096 and kind == "qwen3_vl"} | {
         "text_config": text | more | {"model_type": f"{kind}_text"},
-        "vision_config": tower | {"model_type": kind, "deepstack_visual_indexes": [8, 16, 24][:3]},
+        "vision_config": tower | {"model_type": kind, "deepstack_visual_indexes": [5, 11, 17]},
     }
 
 
