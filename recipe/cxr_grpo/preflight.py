@@ -65,7 +65,8 @@ def preflight(args: argparse.Namespace, overrides: list[str]) -> int:
         row("CPUs", machine.check_cpus, config, here)
     found = {name: row(name, check) for name, check in run_checks(kind, config, out)}
     train, val = (parquet_files(OmegaConf.merge(config, {"data": {f"{name}_files": []}})) for name in ("val", "train"))
-    _ = (train or val) and row("rows and films", inputs.check_data, kind, [*train, *val])
+    if files := [*train, *val]:
+        row("rows and films", inputs.check_data, kind, files)
     model = found[MODEL_KEYS[kind]] and row("model", inputs.model_folder, settings.path, args.download)
     _ = model and row("weights", inputs.check_weights, model, settings.path)
     if budget := model and row("parameters", memory.Budget, kind, config, model, settings):
