@@ -70,9 +70,9 @@ def check_data(kind: str, files: Sequence[Path]) -> str:
             defects += [] if sft else row_checks.read_rl_row(row)[2]
         if defects:
             raise UsageError(f"{path}: {defects[0].detail}: make it again with python -m data_prep")
-        films = next((row["images"] for row in rows if row["images"]), [])
+        film = next((film for row in rows for film in row["images"] or ()), None)
         try:
-            _ = films and inspect(source(films[0]), decode=True)
+            _ = film and inspect(source(film), decode=True)
         except BadPicture as error:
             raise UsageError(f"{path}: {error}; or prepare the data again on this machine") from error
     total = sum(pq.read_metadata(path).num_rows for path in files)
