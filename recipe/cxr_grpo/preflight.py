@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--download", action="store_true", help="fetch missing weights, of the model and of rewards")
     for flag in ("--restarts", "--startup-limit"):
         parser.add_argument(flag, help=argparse.SUPPRESS)  # launch's, which change nothing here
+    parser.add_argument("--no-merge", action="store_true", help=argparse.SUPPRESS)
     args, overrides = parser.parse_known_args(argv)
     if not args.download:
         os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported
@@ -64,9 +65,11 @@ def preflight(args: argparse.Namespace, overrides: list[str]) -> int:
         row("CPUs", machine.check_cpus, config, here)
     found = {name: row(name, check) for name, check in run_checks(kind, config, out)}
     train, val = (parquet_files(OmegaConf.merge(config, {"data": {f"{name}_files": []}})) for name in ("val", "train"))
-    row("columns and films", inputs.check_data, kind, [*train, *val])
-    weights = found[MODEL_KEYS[kind]] and row("weights", inputs.model_folder, settings.path, args.download)
-    if budget := weights and row("model", memory.Budget, kind, config, weights, settings):
+    if files := [*train, *val]:
+        row("rows and films", inputs.check_data, kind, files)
+    model = found[MODEL_KEYS[kind]] and row("model", inputs.model_folder, settings.path, args.download)
+    _ = model and row("weights", inputs.check_weights, model, settings.path)
+    if budget := model and row("parameters", memory.Budget, kind, config, model, settings):
         if on_gpus:
             profile = dict(word.partition("=")[::2] for word in overrides).get("profile", "paper_32xgh200")
             gpu = min(here.gpus) if here and here.gpus else memory.PROFILES.get(profile, 80.0)
@@ -74,8 +77,9 @@ def preflight(args: argparse.Namespace, overrides: list[str]) -> int:
             _ = kind == "grpo" and row("GPU memory in rollouts", budget.rollouts, gpu)
         if kind == "grpo":
             row("memory of a node", budget.host, train, val, here and here.memory)
-        disk = next(path for path in (out, *out.parents) if path.exists())
-        row("checkpoints", budget.disk, shutil.disk_usage(disk).free / 2**30)
+        folder = Path(config.trainer.default_local_dir).absolute()
+        disk = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
+        row("disk", budget.disk, disk.free / 2**30, train, not args.no_merge)
     reward: Any = found.get("reward spec") or (None, [])  # no spec: the reward is not this package's
     spec, gold = reward
     if spec and spec.engine.where == "ray":

@@ -33,6 +33,7 @@ from reward_fns.errors import UsageError
 
 SLURM_JOB = "slurm_job"  # the file in a run's folder with the id of the Slurm job that trains it
 QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
+AT_WORK = {"CONFIGURING", "RUNNING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
 OF_STATE = {"stopped": "not_resumed", "stalled": "stalled"}  # the rules that warn about a state
 STARTED = (b"ray init kwargs: ", b"Before FSDP, memory")  # early in the log of an attempt, GRPO and SFT
 TAIL = 2**18  # bytes of a log in which the cause of a run's end is looked for: it can have gigabytes
@@ -74,7 +75,7 @@ class Run:
         beat = heartbeat.read(self.checkpoints / heartbeat.FILE)
         silence = time.time() - beat["time"] if beat else math.inf
         elsewhere = silence < FRESH and beat.get("host") != os.uname().nodename  # here, the lock says it
-        if elsewhere or job not in {"", "COMPLETING"} or any(map(_held, self.checkpoints.glob("run*.lock"))):
+        if elsewhere or job in AT_WORK or any(map(_held, self.checkpoints.glob("run*.lock"))):
             heard = f"phase {beat['phase']!r} of step {beat['step']}, heartbeat {silence:.0f} s ago" if beat else ""
             stalled = beat and silence > max(heartbeat.MIN_SILENCE, beat["silence_limit"])
             return "stalled" if stalled else "running", "; ".join(filter(None, (heard, described)))
@@ -149,7 +150,7 @@ def facts(out: Path, max_rate: float | None) -> dict[str, Any]:
     scored = scoring(out, run.checkpoints)
     used = subprocess.run(["du", "-sbc", out, run.checkpoints], capture_output=True, text=True).stdout.split()
     limits = run.limits | ({} if max_rate is None else {"max_rate": max_rate})
-    saw = f"{state} in step {step} of {run.total or 'unknown'}"
+    saw = f"{state} in step {step}" + (f" of {run.total}" if run.total else "")
     warnings = [rules.warned(OF_STATE[state], saw)] if state in OF_STATE else []
     return {
         "run": str(out),

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,12 +79,12 @@ def test_missing_data_exits_1_with_the_remedy_and_the_rest_is_looked_at(data, lo
         "fail",
         f"data.train_files: no file {data}/none.parquet. Make it with `python -m data_prep <set> --out DIR`.",
     )
-    assert {rows[name][0] for name in ("weights", "memory of a node", "checkpoints", "gleu")} == {"pass"}
+    assert {rows[name][0] for name in ("weights", "memory of a node", "disk", "gleu")} == {"pass"}
 
 
 def test_sft_has_no_rollouts_to_look_at(data, look):
     status, rows = look(*words("sft", data))
-    assert status == 0 and {"weights", "checkpoints", "columns and films"} <= rows.keys()
+    assert status == 0 and {"weights", "disk", "rows and films"} <= rows.keys()
     assert not {"CPUs", "memory of a node", "reward spec"} & rows.keys()
 
 
@@ -94,7 +95,7 @@ def test_sft_has_no_rollouts_to_look_at(data, look):
         (f"{PRESET}=paper_grounding", "reward spec", "rows of task 'report', for which the reward spec has no rewards"),
         ("ray_kwargs.ray_init.num_cpus=5", "CPUs", "5, needs 6 a node"),
         ("actor_rollout_ref.model.path=/nowhere", "actor_rollout_ref.model.path", "no config.json in /nowhere"),
-        ("actor_rollout_ref.model.path=Qwen/Qwen3-VL-0B", "weights", "`hf download Qwen/Qwen3-VL-0B`, or --download"),
+        ("actor_rollout_ref.model.path=Qwen/Qwen3-VL-0B", "model", "`hf download Qwen/Qwen3-VL-0B`, or --download"),
         ("trainer.device=cuda", "platform", "VERL_PLATFORM=cpu is set"),
     ],
 )
@@ -137,8 +138,25 @@ def test_wrong_use_exits_2(data, look, capsys):
 
 
 def test_it_takes_launch_s_words(data, look):
-    status, _ = look(*words("sft", data), "--restarts", "3", "--startup-limit", "60")
-    assert status == 0
+    status, rows = look(*words("sft", data), "--restarts", "3", "--startup-limit", "60")
+    assert status == 0 and "model at the end" in rows["disk"][1]
+    status, rows = look(*words("sft", data), "--no-merge")
+    assert status == 0 and "model at the end" not in rows["disk"][1]
+
+
+def test_the_arithmetic_needs_neither_weights_nor_data(data, look, tmp_path):
+    (tmp_path / "config.json").write_text((Path(MODEL) / "config.json").read_text())
+    missing = f"data.train_files={data}/none.parquet", f"data.val_files={data}/none.parquet"
+    status, rows = look(*words("grpo", data, f"actor_rollout_ref.model.path={tmp_path}", *missing))
+    assert status == 1 and rows["weights"][0] == "fail"
+    assert rows["parameters"][0] == "pass" and "0.16 films (16 rollouts" in rows["memory of a node"][1]
+
+
+def test_the_disk_is_that_of_the_checkpoints(data, look, monkeypatch):
+    asked = []
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=1e15))
+    look(*words("sft", data), f"trainer.default_local_dir={data}/elsewhere")
+    assert data in asked
 
 
 def test_a_recipe_of_the_paper_is_looked_at_before_it_is_queued(data, tmp_path):

@@ -159,7 +159,8 @@ def test_a_requeued_job_is_no_stopped_run(run, squeue):
 
 
 @pytest.mark.parametrize(
-    ("line", "exit_status"), [("", 0), ("slurm_load_jobs error: Invalid job id specified", 1), ("?", 0)]
+    ("line", "exit_status"),
+    [("", 0), ("slurm_load_jobs error: Invalid job id specified", 1), ("?", 0), ("TIMEOUT|N/A|N/A|None", 0)],
 )
 def test_a_job_that_slurm_does_not_know_says_nothing(run, squeue, line, exit_status):
     run.started()

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
 from data_prep.checks import row as row_checks
 from data_prep.checks.row_images import BadPicture, inspect, source
@@ -17,9 +18,11 @@ from reward_fns.registry import FROM_VERL
 from reward_fns.scoring import Rollout
 from reward_fns.spec import Component, RewardSpec
 
+_SAMPLE = 64  # rows of each file that are read, with their embedded films
+
 
 def model_folder(name: str, download: bool) -> Path:
-    """The folder of a model, a path or a hub id, that has all its files; UsageError. ``download`` fetches those."""
+    """The folder of a model, a path or a hub id, with its config.json; UsageError. ``download`` fetches all files."""
     from huggingface_hub import snapshot_download
 
     folder = Path(name).expanduser()
@@ -29,28 +32,51 @@ def model_folder(name: str, download: bool) -> Path:
         except Exception as error:  # of the hub's client, which has many
             why = f"{name} is not on this machine ({type(error).__name__})"
             raise UsageError(f"{why}: `hf download {name}`, or --download, where there is internet") from error
-    index = folder / "model.safetensors.index.json"
-    shards = {*json.loads(index.read_text())["weight_map"].values()} if index.is_file() else {"model.safetensors"}
-    if missing := sorted(file for file in {"config.json", *shards} if not (folder / file).is_file()):
-        raise UsageError(f"{folder} has no {', '.join(missing)}: `hf download {name}`, or copy the model again")
+    _require(folder, name, ["config.json"])
     return folder
 
 
-def check_data(kind: str, files: Sequence[Path]) -> str:
-    """How many rows files have, if their columns are right and the first film of each opens; UsageError."""
-    for path in files:
-        file = pq.ParquetFile(path)
-        if not file.metadata.num_rows or row_checks.is_sft(file.schema_arrow) != (kind == "sft"):
-            raise UsageError(f"{path} has no rows for {kind}: data_prep writes sft_* for sft, the others for grpo")
-        if defects := row_checks.schema_defects(file.schema_arrow):
-            raise UsageError(f"{path}: {defects[0].detail}: make it again with python -m data_prep")
-        films = next(file.iter_batches(1, columns=["images"])).to_pylist()[0]["images"]
+def check_weights(folder: Path, name: str) -> str:
+    """How large the weights of the model ``name`` in a folder are, if nothing is missing or cut off; UsageError."""
+    index = folder / "model.safetensors.index.json"
+    shards = {*json.loads(index.read_text())["weight_map"].values()} if index.is_file() else {"model.safetensors"}
+    _require(folder, name, ["tokenizer_config.json", *shards])
+    for shard in sorted(shards):
         try:
-            _ = films and inspect(source(films[0]), decode=True)
+            with safe_open(folder / shard, framework="numpy"):  # compares sizes, and reads no weight
+                pass
+        except SafetensorError as error:
+            raise UsageError(f"{folder / shard} is damaged or cut off ({error}): copy it again") from error
+    return f"{sum((folder / shard).stat().st_size for shard in shards) / 1e9:.2f} GB in {len(shards)} files"
+
+
+def _require(folder: Path, name: str, files: Iterable[str]) -> None:
+    if missing := sorted(file for file in files if not (folder / file).is_file()):
+        raise UsageError(
+            f"{folder} has no {', '.join(missing)}: `hf download {name}`, or --download; of your own, copy it again"
+        )
+
+
+def check_data(kind: str, files: Sequence[Path]) -> str:
+    """How many rows files have, if columns and the first rows are right and the first film opens; UsageError."""
+    for path in files:
+        file, sft = pq.ParquetFile(path), kind == "sft"
+        if not file.metadata.num_rows or row_checks.is_sft(file.schema_arrow) != sft:
+            raise UsageError(f"{path} has no rows for {kind}: data_prep writes sft_* for sft, the others for grpo")
+        defects = row_checks.schema_defects(file.schema_arrow)
+        rows = [] if defects else next(file.iter_batches(_SAMPLE)).to_pylist()
+        for row in rows:
+            defects += row_checks.message_defects(row["messages" if sft else "prompt"], row["images"] or [], sft=sft)
+            defects += [] if sft else row_checks.read_rl_row(row)[2]
+        if defects:
+            raise UsageError(f"{path}: {defects[0].detail}: make it again with python -m data_prep")
+        film = next((film for row in rows for film in row["images"] or ()), None)
+        try:
+            _ = film and inspect(source(film), decode=True)
         except BadPicture as error:
             raise UsageError(f"{path}: {error}; or prepare the data again on this machine") from error
-    rows = sum(pq.ParquetFile(path).metadata.num_rows for path in files)
-    return f"{rows:,} rows in {len(files)} files; `python -m data_prep validate` reads all of them"
+    total = sum(pq.read_metadata(path).num_rows for path in files)
+    return f"{total:,} rows in {len(files)} files; `python -m data_prep validate` reads all of them"
 
 
 def check_reward(row: Rollout, task: str, part: Component, spec: RewardSpec, verl_judge: bool) -> Result:

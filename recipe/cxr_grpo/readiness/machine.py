@@ -44,12 +44,13 @@ def this_machine(*, on_host: bool) -> Machine | None:
         lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):  # not installed, or no driver that it can talk to
         lines = []
-    if not lines and not on_host and "SLURM_JOB_ID" not in os.environ:
+    gpus = [found for line in lines if (found := re.fullmatch(r"([\d.]+), (\d+)", line))]  # a broken one has no numbers
+    if not gpus and not on_host and "SLURM_JOB_ID" not in os.environ:
         return None
     cpus = int(os.environ.get("SLURM_CPUS_ON_NODE") or len(os.sched_getaffinity(0)))
-    memory = int(os.environ.get("SLURM_MEM_PER_NODE") or 0) / 1024 or psutil.virtual_memory().total / 2**30
-    driver = lines[0].partition(",")[0] if lines else ""
-    return Machine([float(line.rpartition(",")[2]) / 1024 for line in lines], driver, cpus, memory)
+    share = int(os.environ.get("SLURM_MEM_PER_NODE") or cpus * int(os.environ.get("SLURM_MEM_PER_CPU") or 0))  # MiB
+    memory = share / 1024 or psutil.virtual_memory().total / 2**30
+    return Machine([int(gpu[2]) / 1024 for gpu in gpus], gpus[0][1] if gpus else "", cpus, memory)
 
 
 def check_glibc() -> Result:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from data_prep.writer.dataset import MAX_PIXELS
 from recipe.cxr_grpo.readiness.machine import ELSEWHERE, Result
 
 PROFILES = {"gpu_24g": 24.0, "gpu_80g": 80.0, "node_8x80g": 80.0, "paper_32xgh200": 96.0}  # GiB of a GPU
@@ -43,8 +44,11 @@ def fits(room: float | None, parts: Mapping[str, float], tight: float = 1.0) -> 
 
 
 def film_bytes(files: Sequence[Path]) -> int:
-    """Bytes of pixels that TransferQueue keeps of a rollout, at most, going by the first rows of each file."""
-    largest = 0
+    """Bytes of pixels that TransferQueue keeps of a rollout, at most, by the first rows of each file.
+
+    Without files it is a film of as many pixels as ``data_prep`` stores.
+    """
+    largest = 0 if files else _PIXEL * MAX_PIXELS
     for path in files:
         for row in next(pq.ParquetFile(path).iter_batches(_SAMPLE, columns=["images", "extra_info"])).to_pylist():
             stored = row["extra_info"]["width"] * row["extra_info"]["height"]
@@ -64,6 +68,7 @@ class Budget:
         self.keep = "max_actor_ckpt_to_keep" if kind == "grpo" else "max_ckpt_to_keep"
         self.size, self.every = _bytes(self.engine.model_dtype), self.model.num_parameters()
         self.trained = self.model.num_parameters(only_trainable=True)
+        self.adapters = self.trained < self.every
 
     def __str__(self) -> str:
         return f"{self.every / 1e9:.3f} B parameters, {self.trained / 1e9:.3f} B of them trained"
@@ -93,18 +98,17 @@ class Budget:
         vllm = fits(share, served)
         if vllm.status == "fail":
             return vllm._replace(found=f"vLLM has {vllm.found}")
-        weights, _, moments = self.states().items()
-        waiting = {} if self.engine.param_offload else dict([weights, moments])
+        (weights, size), _, (adam, moments) = self.states().items()
+        waiting = {weights: size * (not self.engine.param_offload), adam: moments * (not self.engine.optimizer_offload)}
         return fits(room, {f"vLLM (has {vllm.found})": share * _GIB} | waiting)
 
     def host(self, train: Sequence[Path], val: Sequence[Path], room: float | None) -> Result:
         """What GRPO keeps in the memory of each node: films of a step or a validation, and models that wait there."""
         rollout, data, nodes = self.settings.rollout, self.config.data, self.trainer.nnodes
-        rows = sum(pq.ParquetFile(path).metadata.num_rows for path in val)
-        rows = min([rows, *(n for n in (data.val_max_samples, data.val_batch_size) if n and n > 0)])
+        rows = min([_rows(val), *(n for n in (data.val_max_samples, data.val_batch_size) if n and n > 0)])
         step, validation = data.train_batch_size * rollout.n, rows * rollout.val_kwargs.n
         films = max(step * film_bytes(train), validation * film_bytes(val))
-        adapters, on_host = self.trained < self.every, self.trainer.device == "cpu"
+        adapters, on_host = self.adapters, self.trainer.device == "cpu"
         reference = (self.settings.actor.use_kl_loss or self.config.algorithm.use_kl_in_reward) and not adapters
         # With adapters verl puts vLLM to sleep at level 1: its weights wait in the host's memory.
         engines = adapters and rollout.free_cache_engine and self.trainer.n_gpus_per_node * nodes
@@ -117,15 +121,27 @@ class Budget:
         }
         return fits(room, {name: part / nodes for name, part in parts.items()}, _TIGHT)
 
-    def disk(self, room: float) -> Result:
-        """The checkpoints that a run keeps and one that is being written, less those that are there."""
+    def disk(self, room: float, train: Sequence[Path], merged: bool) -> Result:
+        """The checkpoints that there are at once, less those that there are now, and the ``merged`` model at the end.
+
+        A resumed run has twice those that verl keeps, because verl forgets what an earlier attempt has saved.
+        """
+        trainer, batch = self.trainer, self.config.data.train_batch_size
+        steps, freq = trainer.total_training_steps or trainer.total_epochs * (_rows(train) // batch), trainer.save_freq
+        saves = trainer.total_epochs if isinstance(freq, str) else math.ceil(steps / freq) if freq > 0 else 1
+        copies = min(saves, 2 * trainer[self.keep]) if trainer[self.keep] else saves
         sizes = {"model": self.size * self.every, "optimizer": 2 * self.size * self.trained, "hf_model": 4 * self.every}
-        steps, copies = self.trainer.total_training_steps or 0, self.trainer[self.keep]  # null keeps all
-        copies = 1 + (copies or max(1, math.ceil(steps / self.trainer.save_freq)))
         parts = {f"{copies} x {part}": copies * sizes[part] for part in self.saved if part in sizes}
-        files = Path(self.trainer.default_local_dir).glob("global_step_*/**/*")
-        parts["there already"] = -sum(path.stat().st_size for path in files if path.is_file())
+        # Of adapters, the base is merged first.
+        parts["model at the end"] = merged * (1 + self.adapters) * 2 * self.every
+        kept = (path for path in Path(trainer.default_local_dir).glob("global_step_*") if not path.suffix)  # .damaged
+        files = (path for checkpoint in kept for path in checkpoint.rglob("*") if path.is_file())
+        parts["there already"] = -sum(path.stat().st_size for path in files)
         return fits(room, parts)
+
+
+def _rows(files: Sequence[Path]) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in files)
 
 
 def _bytes(dtype: str) -> int:

@@ -29,15 +29,14 @@ def smoothed(steps: Steps, pattern: str) -> Iterator[tuple[str, dict[int, float]
             yield name, curve
 
 
-def length_collapse(steps: Steps, *, factor: float, window: int) -> Iterator[str]:
-    """Answers became much shorter, and have stayed so."""
-    for name, lengths in smoothed(steps, "reward/[^/]+/answer_chars/mean|response_length/mean"):
-        points = list(lengths.items())
-        for place, (step, length) in enumerate(points):
-            start, longest = max(points[max(0, place - window) : place + 1], key=lambda point: point[1])
-            if factor * max(length, points[-1][1]) < longest:
-                yield f"{name} fell from {longest:.3g} in step {start} to {length:.3g} in step {step}"
-                break
+def length_collapse(steps: Steps, *, factor: float) -> Iterator[str]:
+    """Answers are much shorter than they once were."""
+    for name, medians in smoothed(steps, "reward/[^/]+/answer_chars/mean|response_length/mean"):
+        first = next(step for step, logged in steps.items() if name in logged)
+        lengths = {first: steps[first][name]} | medians  # the fall can come before the first median
+        longest, last = max(lengths, key=lengths.__getitem__), max(lengths)
+        if factor * lengths[last] < lengths[longest]:
+            yield f"{name} fell from {lengths[longest]:.0f} in step {longest} to {lengths[last]:.0f} in step {last}"
 
 
 def scorer_failures(steps: Steps, *, max_rate: float, window: int) -> Iterator[str]:

@@ -1,8 +1,13 @@
 import json
+import os
+import shutil
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 pytest.importorskip("verl")
 import huggingface_hub
@@ -20,26 +25,37 @@ def model(tmp_path):
     """A folder with all files of a model."""
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "tokenizer_config.json"):
         (folder / name).write_text("{}")
+    save_file({"weight": np.zeros(1000)}, folder / "model.safetensors")
     return folder
 
 
 def test_a_whole_model_passes(model):
     assert inputs.model_folder(str(model), False) == model
+    assert inputs.check_weights(model, "mine") == "0.00 GB in 1 files"
 
 
-@pytest.mark.parametrize("defect", ["config.json", "model.safetensors", "shard"])
-def test_half_a_model_is_refused_by_what_it_lacks(model, defect):
-    message = rf"has no {defect}"
-    if defect == "shard":
-        index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
-        (model / "model.safetensors.index.json").write_text(json.dumps(index))
-        message = "has no model-00002-of-00002.safetensors"
-    else:
-        (model / defect).unlink()
-    with pytest.raises(UsageError, match=message):
+@pytest.mark.parametrize("missing", ["tokenizer_config.json", "model.safetensors", "model-00002-of-00002.safetensors"])
+def test_half_a_model_is_refused_by_what_it_lacks(model, missing):
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copy(model / "model.safetensors", model / "model-00002-of-00002.safetensors")
+    (model / missing).unlink()
+    with pytest.raises(UsageError, match=rf"model has no {missing}: `hf download mine`"):
+        inputs.check_weights(model, "mine")
+
+
+def test_a_folder_without_config_is_no_model(model):
+    (model / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"has no config\.json"):
         inputs.model_folder(str(model), False)
+
+
+def test_weights_that_were_cut_off_are_refused(model):
+    os.truncate(model / "model.safetensors", 5000)
+    with pytest.raises(UsageError, match=r"model\.safetensors is damaged or cut off .*: copy it again"):
+        inputs.check_weights(model, "mine")
 
 
 def test_a_hub_id_is_looked_for_in_the_cache_and_fetched_on_demand(model, monkeypatch):
@@ -80,11 +96,19 @@ def test_data_for_the_other_trainer_is_refused(data):
         inputs.check_data("sft", [data / "train.parquet"])
 
 
+def with_column(table, name, change):
+    """The table with other values in a column: ``change`` of each."""
+    column = pa.array([change(value) for value in table[name].to_pylist()], table[name].type)
+    return table.set_column(table.column_names.index(name), table.schema.field(name), column)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda table: table.drop(["ability"]), "there is no column ability"),
         (lambda table: table.slice(0, 0), "has no rows"),
+        (lambda table: with_column(table, "images", lambda images: images * 2), "but 2 images"),
+        (lambda table: with_column(table, "data_source", lambda name: "mine"), "data_source 'mine' must be"),
     ],
 )
 def test_defects_of_a_file_are_named(data, tmp_path, change, message):

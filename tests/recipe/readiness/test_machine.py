@@ -17,7 +17,7 @@ NODE = machine.Machine([80.0] * 8, "580.65.06", 64, 1000.0)
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
     """Have `nvidia-smi` print these lines, or end with this status, outside a Slurm job."""
-    for name in ("SLURM_JOB_ID", "SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE"):
+    for name in ("SLURM_JOB_ID", "SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
@@ -43,6 +43,16 @@ def test_a_slurm_job_has_its_share_of_a_node(nvidia_smi, monkeypatch):
         monkeypatch.setenv(name, value)
     found = machine.this_machine(on_host=False)
     assert (found.cpus, found.memory) == (12, 64.0)
+    monkeypatch.delenv("SLURM_MEM_PER_NODE")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "4096")
+    assert machine.this_machine(on_host=False).memory == 48.0
+
+
+def test_a_gpu_without_numbers_does_not_count(nvidia_smi):
+    broken = "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error"
+    nvidia_smi(broken, "580.65.06, 81920", "580.65.06, [N/A]")
+    found = machine.this_machine(on_host=False)
+    assert (found.gpus, found.driver) == ([80.0], "580.65.06")
 
 
 def test_without_a_gpu_the_run_s_machine_is_another_one_but_not_in_a_job(nvidia_smi, monkeypatch):

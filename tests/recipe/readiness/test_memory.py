@@ -9,10 +9,13 @@ import pytest
 
 pytest.importorskip("verl")
 
+from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
+
 from recipe.cxr_grpo.readiness import memory
 from recipe.cxr_grpo.running.checks import compose
 
 GIB = 2**30
+PARAMETERS = 8767123696
 CONFIG = {
     "model_type": "qwen3_vl",
     "tie_word_embeddings": False,
@@ -144,16 +147,19 @@ def test_vllm_s_share_must_hold_the_longest_answer(budget):
 
 
 def test_a_trainer_that_stays_leaves_vllm_less(budget):
-    greedy = "actor_rollout_ref.rollout.gpu_memory_utilization=0.9"
-    assert budget("grpo", "profile=node_8x80g", greedy).rollouts(80).status == "fail"
-    away = [f"actor_rollout_ref.actor.fsdp_config.{part}_offload=true" for part in ("param", "optimizer")]
-    assert budget("grpo", "profile=node_8x80g", greedy, *away).rollouts(80).status == "pass"
+    greedy = "actor_rollout_ref.rollout.gpu_memory_utilization=0.9"  # 72 GiB; the trainer has 4.1 and 8.2
+    away = [f"actor_rollout_ref.actor.fsdp_config.{part}_offload=true" for part in ("optimizer", "param")]
+    for offloaded, need in ((0, "84.2"), (1, "76.1"), (2, "72.0")):
+        found = budget("grpo", "profile=node_8x80g", greedy, *away[:offloaded]).rollouts(80)
+        assert f"80.0 GiB, needs {need} GiB" in found.found
+        assert found.status == ("pass" if offloaded else "fail")
 
 
 def test_a_film_of_672_x_672_takes_10_mib(tmp_path):
     assert memory.film_bytes(films(tmp_path / "a", 3)) / 2**20 == pytest.approx(10.3, abs=0.05)
     small = films(tmp_path / "b", 3, side=256)
     assert memory.film_bytes(small) == 256 * 256 * 24
+    assert memory.film_bytes([]) == 672 * 672 * 24  # there is no data yet
     assert memory.film_bytes([*small, *films(tmp_path / "c", 3, count=2)]) / 2**20 == pytest.approx(20.7, abs=0.05)
 
 
@@ -185,23 +191,65 @@ def test_models_that_wait_are_in_the_host_s_memory(budget, tmp_path):
     assert budget("grpo", "profile=gpu_80g").host(*data, None).status == "skip"
 
 
-def test_a_checkpoint_of_8b_takes_105_gb_and_two_are_kept(budget, tmp_path):
+def test_a_checkpoint_of_8b_takes_105_gb_and_there_are_four(budget, tmp_path):
     folder = f"trainer.default_local_dir={tmp_path}"
-    need = 3 * 8767123696 * 12 / GIB
+    need = 4 * PARAMETERS * 12 / GIB
     run = budget("grpo", "profile=node_8x80g", folder)
-    assert need / 3 * GIB / 1e9 == pytest.approx(105, abs=0.5)
-    assert run.disk(need + 0.1).status == "pass"
-    full = run.disk(need - 0.1)
-    assert full.status == "fail" and "3 x optimizer" in full.found
-    there = tmp_path / "global_step_20" / "actor" / "model.pt"
-    there.parent.mkdir(parents=True)
-    with there.open("wb") as file:
-        file.truncate(GIB)
-    assert run.disk(need - 0.9).status == "pass" and "-1.00 there already" in run.disk(need).found
+    assert need / 4 * GIB / 1e9 == pytest.approx(105, abs=0.5)
+    assert run.disk(need + 0.1, [], False).status == "pass"
+    full = run.disk(need - 0.1, [], False)
+    assert full.status == "fail" and "4 x optimizer" in full.found
+    for name in ("global_step_20", "global_step_10.damaged"):  # nothing removes the second
+        there = tmp_path / name / "actor" / "model.pt"
+        there.parent.mkdir(parents=True)
+        with there.open("wb") as file:
+            file.truncate(GIB)
+    assert run.disk(need - 0.9, [], False).status == "pass"
+    assert "-1.00 there already" in run.disk(need, [], False).found
 
 
-def test_hf_model_is_written_in_fp32_beside_the_rest(budget, tmp_path):
-    sft = budget("sft", "profile=node_8x80g", f"trainer.default_local_dir={tmp_path}")
-    assert part(sft.disk(1000), "3 x hf_model") == pytest.approx(3 * 35.07e9 / GIB, abs=0.1)
-    everything = budget("sft", "trainer.max_ckpt_to_keep=null", "trainer.total_training_steps=2178", "stage=radvlm")
-    assert part(everything.disk(1000), "23 x hf_model") == pytest.approx(23 * 35.07e9 / GIB, abs=0.5)
+def test_verl_forgets_the_checkpoints_of_an_earlier_attempt(tmp_path):
+    def attempt(steps):
+        manager = object.__new__(BaseCheckpointManager)
+        manager.previous_saved_paths = []
+        for step in steps:
+            manager.ensure_checkpoint_capacity(2)
+            (tmp_path / str(step)).mkdir()
+            manager.register_checkpoint(str(tmp_path / str(step)), 2)
+
+    attempt([20, 40, 60])
+    attempt([80, 100, 120])
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [40, 60, 100, 120]
+
+
+def test_the_model_at_the_end_is_in_bf16_and_that_of_adapters_is_written_twice(budget):
+    at_the_end = [
+        part(budget("grpo", profile).disk(1000, [], True), "model at the end") * GIB / 1e9
+        for profile in ("profile=node_8x80g", "profile=gpu_80g")
+    ]
+    assert at_the_end == pytest.approx([17.5, 35.4], abs=0.1)  # of adapters, 8.854 B twice
+
+
+@pytest.mark.parametrize(
+    ("overrides", "copies"),
+    [
+        (["trainer.max_ckpt_to_keep=null", "trainer.total_training_steps=2178"], 22),
+        (
+            [
+                "trainer.max_ckpt_to_keep=null",
+                "data.train_batch_size=8",
+                "trainer.save_freq=200",
+                "trainer.total_epochs=3",
+            ],
+            4,
+        ),
+        (["trainer.total_training_steps=2"], 1),
+        (["trainer.total_training_steps=2178", "trainer.save_freq=-1"], 1),
+        (["trainer.total_epochs=3", "trainer.save_freq=after_each_epoch"], 3),
+    ],
+)
+def test_no_more_checkpoints_are_counted_than_are_saved(budget, tmp_path, overrides, copies):
+    train = films(tmp_path / "train", 2000)
+    sft = budget("sft", "profile=node_8x80g", "checkpoint.save_contents=[hf_model]", *overrides)
+    found = part(sft.disk(1000, train, False), f"{copies} x hf_model")  # in fp32
+    assert found == pytest.approx(copies * 4 * PARAMETERS / GIB, abs=0.1)
