@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--watch", type=positive, metavar="SECONDS", help="do it again and again, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print the same facts, one line of JSON for each run")
     args = parser.parse_args(argv)
-    with contextlib.suppress(KeyboardInterrupt), live.Live(auto_refresh=False) as shown:
+    with contextlib.suppress(KeyboardInterrupt), live.Live(console=console.Console(), auto_refresh=False) as shown:
         while True:
             try:
                 runs = [facts(out, args.max_failure_rate) for out in args.runs]

@@ -145,7 +145,7 @@ def test_scorers_and_judge_answer_before_the_training_starts(job):
     done, calls, out = job("radvlm_report", NODES="10", **PAPER, **JUDGED)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [re.search(r"--nodelist=(\S+) .* (\w+) \d+ \d+ 127", line) for line in calls.splitlines() if "srun" in line]
-    assert [match.groups() for match in steps if match] == [("n9", "scorers"), ("n10", "judge")]
+    assert {match.groups() for match in steps if match} == {("n9", "scorers"), ("n10", "judge")}
     assert "replicas: 4, gpus: 1" in (out / "logs" / "latest" / "scorers.yaml").read_text()
     assert "--data-parallel-size 4" in calls
     training = calls[calls.index("python -m recipe.cxr_grpo.launch") :]
