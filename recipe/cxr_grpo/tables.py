@@ -36,7 +36,7 @@ def _make(args: argparse.Namespace, command: str) -> None:
         raise UsageError("name results folders, or runs with --run, and the folder to write to with --out")
     read = evaluations.read_evaluations(args.results) if args.results else []
     args.out.mkdir(parents=True, exist_ok=True)
-    tasks = {found.facts.task for found in read}
+    tasks = {found.facts["task"] for found in read}
     for name, table in tables.PAPER["tables"].items():
         if args.table in ("all", name) and table["task"] in tasks:
             for suffix, text in tables.make(read, name, args.baseline, args.resamples, command).items():

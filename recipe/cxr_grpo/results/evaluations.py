@@ -3,82 +3,35 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Annotated, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from annotated_types import Len
-from pydantic import BaseModel, FiniteFloat
+import pandas as pd
 
 from recipe.cxr_grpo.results.intervals import Statistic, mean_of
 from recipe.cxr_grpo.results.validation import OWN
 from reward_fns.errors import UsageError
 
-_TOP_5 = [1, 4, 5, 7, 9]  # Cardiomegaly, Edema, Consolidation, Atelectasis, Pleural Effusion
-
-
-class Facts(BaseModel):
-    """What is read of results.json."""
-
-    model: str
-    data_set: str
-    task: str
-    films: str
-    seed: int | None = None
-    samples: int
-    failed: int
-    missing: int
-    metrics: dict[str, FiniteFloat | None]
-    higher_is_better: dict[str, bool]
-    hashes: dict[str, str]
-
-
-class Labels(BaseModel):
-    """CheXbert's 14 observations in a prediction and its reference: 1 is positive or uncertain."""
-
-    prediction: Annotated[list[Literal[0, 1]], Len(14, 14)]
-    reference: Annotated[list[Literal[0, 1]], Len(14, 14)]
-
-
-class Counts(BaseModel):
-    """What metrics of a whole set are computed from."""
-
-    chexbert: Labels | None = None
-
-
-class Score(BaseModel):
-    """What is read of a row of scores.jsonl."""
-
-    id: str
-    patient_id: str
-    task: str
-    films: str
-    labels: list[str] = []
-    n_boxes: int | None = None
-    prediction: str | None
-    reference: str | None = None
-    status: Literal["ok", "failed", "missing"]
-    metrics: dict[str, FiniteFloat | None]
-    counts: Counts = Counts()
-
-
-Samples = Mapping[tuple[str, str], Sequence[Score]]
-"""(data, sample id) -> the sample's scores, one of each seed."""
+_TOP_5 = [1, 4, 5, 7, 9]  # of CheXbert's 14: Cardiomegaly, Edema, Consolidation, Atelectasis, Pleural Effusion
 
 
 class Evaluation(NamedTuple):
-    """One results folder, its scores with the SHA-256 of their file, and a hash of ids, patients and gold."""
+    """A results folder: results.json, scores.jsonl as rows and as numbers, its SHA-256, and a hash of the gold.
+
+    ``numbers`` has a row per sample: patient, metrics (NaN where one does not apply) and counts of CheXbert's labels.
+    """
 
     folder: Path
-    facts: Facts
-    scores: list[Score]
+    facts: dict[str, Any]
+    rows: list[dict[str, Any]]
+    numbers: pd.DataFrame
     digest: str
-    data: str
+    gold: str
 
 
-Arms = dict[str, list[Evaluation]]
+Arms = dict[str, list[Evaluation]]  # films -> one model's evaluations, one of each seed
 
 
 def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
@@ -94,13 +47,23 @@ def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
 
 def _read(folder: Path) -> Evaluation:
     try:
-        facts = Facts.model_validate_json((folder / "results.json").read_bytes())
+        facts = json.loads((folder / "results.json").read_bytes())
         text = (folder / "scores.jsonl").read_bytes()
-        scores = [Score.model_validate_json(line) for line in text.splitlines()]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder}: not as `evaluate` writes it: {error}") from error
-    gold = sorted(str((row.id, row.patient_id, row.labels, row.n_boxes, row.reference)) for row in scores)
-    return Evaluation(folder, facts, scores, _sha256(text), _sha256("\n".join(gold).encode(errors="surrogatepass")))
+        rows = [json.loads(line) for line in text.splitlines()]
+        numbers = pd.DataFrame([row["metrics"] for row in rows], dtype=float)
+        if rows[0].get("counts", {}).get("chexbert"):
+            labels = np.array([[row["counts"]["chexbert"][side] for side in ("prediction", "reference")] for row in rows])
+            numbers[_counts(range(14))] = np.hstack([labels.prod(axis=1), labels.sum(axis=1)])
+        numbers.insert(0, "patient", [row["patient_id"] + "" for row in rows])
+        numbers.index = pd.Index([row["id"] + "" for row in rows])
+        for key, kind in (("metrics", dict), ("hashes", dict), ("higher_is_better", dict), ("model", str), ("films", str),
+                          ("data_set", str), ("task", str)):
+            if not isinstance(facts[key], kind):
+                raise TypeError(f"{key} is {facts[key]!r}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{folder}: not as `evaluate` writes it ({error!r})") from error
+    gold = sorted(str([row.get(key) for key in ("id", "patient_id", "labels", "n_boxes", "reference")]) for row in rows)
+    return Evaluation(folder, facts, rows, numbers, _sha256(text), _sha256("\n".join(gold).encode(errors="surrogatepass")))
 
 
 def _sha256(text: bytes) -> str:
@@ -111,79 +74,64 @@ def grouped(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str], dict[str
     """(task, data set) -> model -> films -> evaluations, one of each seed; all in the order given."""
     found: dict[tuple[str, str], dict[str, Arms]] = {}
     for evaluation in evaluations:
-        facts = evaluation.facts
-        arms = found.setdefault((facts.task, facts.data_set), {}).setdefault(facts.model, {})
-        arms.setdefault(facts.films, []).append(evaluation)
+        task, data_set, model, films = (evaluation.facts[key] for key in ("task", "data_set", "model", "films"))
+        found.setdefault((task, data_set), {}).setdefault(model, {}).setdefault(films, []).append(evaluation)
     return found
 
 
-def pooled(evaluations: Sequence[Evaluation], own: Sequence[Evaluation]) -> Samples:
-    """The scores of one model's seeds by sample; ``own`` are its evaluations on the patients' own films.
+def pooled(arms: Arms, films: str = OWN) -> pd.DataFrame:
+    """The numbers of one model, a row per sample, each the mean over seeds; the index is (gold, id).
 
-    Seeds on the same data give each sample several scores. Seeds with data of their own, such as the quickstart's,
-    give more samples. UsageError: a seed occurs twice, or without the own films.
+    Seeds on the same data are averaged; seeds with data of their own, such as the quickstart's, give more samples.
+    UsageError: a seed occurs twice, or without the patients' own films.
     """
-    data = {evaluation.facts.seed: evaluation.data for evaluation in own}
-    found: dict[tuple[str, str], list[Score]] = {}
-    for place, (folder, facts, scores, *_) in enumerate(evaluations):
-        if facts.seed not in data:
-            raise UsageError(f"{folder}: {facts.model} has no results of this seed on the patients' own films")
-        if facts.seed in (other.facts.seed for other in evaluations[:place]):
-            raise UsageError(f"{folder}: a second results folder of seed {facts.seed} of {facts.model}")
-        for row in scores:
-            found.setdefault((data[facts.seed], row.id), []).append(row)
-    return found
+    gold = {found.facts.get("seed"): found.gold for found in arms.get(OWN, ())}
+    seeds = [found.facts.get("seed") for found in arms[films]]
+    for found, seed in zip(arms[films], seeds, strict=True):
+        if seed not in gold or seeds.count(seed) > 1:
+            fault = "is there twice" if seed in gold else "has no results on the patients' own films"
+            raise UsageError(f"{found.folder}: seed {seed} of {found.facts['model']} {fault}")
+    table = pd.concat([found.numbers for found in arms[films]], keys=[gold[seed] for seed in seeds])
+    patients = table.pop("patient").groupby(level=[0, 1]).first()
+    return table.groupby(level=[0, 1]).mean().assign(patient=[f"{key[0]} {name}" for key, name in patients.items()])
 
 
-def statistics(samples: Samples, keys: Sequence[tuple[str, str]]) -> dict[str, Statistic]:
-    """Every metric of the samples that their scores suffice for; those of ``keys`` without scores add nothing.
+def _counts(labels: Sequence[int]) -> list[str]:
+    return [f"{part} {label}" for part in ("hits", "positives") for label in labels]
 
-    A sample's value is its mean over seeds first, and CheXbert's F1 is that of the mean counts.
-    """
-    found = {}
-    for name in {name: None for scores in samples.values() for row in scores for name in row.metrics}:
-        of_samples = ([row.metrics.get(name) for row in samples.get(key, ())] for key in keys)
-        known = ([value for value in values if value is not None] for values in of_samples)
-        found[name] = mean_of([fmean(values) if values else math.nan for values in known])
+
+def statistics(numbers: pd.DataFrame) -> dict[str, Statistic]:
+    """Every metric that the numbers suffice for; a sample without numbers adds nothing to it."""
+    counts = _counts(range(14))
+    found = {name: mean_of(numbers[name].to_numpy()) for name in numbers.columns.difference([*counts, "patient"], sort=False)}
     if "radcliq" in found:
         found["radcliq_inverse"] = found["radcliq"]._replace(kind="inverse")
-    counts = np.zeros((2, len(keys), 14))
-    for place, key in enumerate(keys):
-        for row in (row for row in samples.get(key, ()) if row.counts.chexbert):
-            labels = np.array([row.counts.chexbert.prediction, row.counts.chexbert.reference])
-            counts[:, place] += np.stack([labels.prod(axis=0), labels.sum(axis=0)]) / len(samples[key])
-    if any(row.counts.chexbert for scores in samples.values() for row in scores):
-        for size, chosen in ((14, slice(None)), (5, _TOP_5)):
-            for kind in ("micro", "macro"):
-                columns = np.hstack([*counts[..., chosen]])
-                found[f"chexbert_{kind}_{size}"] = Statistic(columns, len(samples), kind)
-    return {name: statistic for name, statistic in found.items() if statistic.n}
+    for size, labels in ((14, range(14)), (5, _TOP_5)) if counts[0] in numbers else ():
+        columns = numbers[_counts(labels)].fillna(0).to_numpy()
+        found |= {f"chexbert_{kind}_{size}": Statistic(columns, kind) for kind in ("micro", "macro")}
+    return {name: of for name, of in found.items() if of.columns.any()}
 
 
-def verify(evaluation: Evaluation) -> Iterator[tuple[str, object, object, bool]]:
-    """What results.json states, what the files beside it give (None: it can't be told from them), and if both agree."""
-    folder, facts, scores, digest, data = evaluation
-    given = (folder / "predictions.jsonl").read_bytes()
-    answers = {row["id"]: row["prediction"] for row in map(json.loads, given.splitlines())
-               if row.get("films", OWN) == facts.films}  # fmt: skip
-    keys = [(data, row.id) for row in scores]
-    checks: list[tuple[str, object, object]] = [
-        ("SHA-256 of data", facts.hashes.get("data"), None),
-        ("SHA-256 of predictions", facts.hashes.get("predictions"), _sha256(given)),
-        ("SHA-256 of scores", facts.hashes.get("scores"), digest),
-        ("samples", facts.samples, len(scores)),
-        ("failed", facts.failed, sum(row.status == "failed" for row in scores)),
-        ("missing", facts.missing, sum(row.status == "missing" for row in scores)),
-        ("missing without a prediction", facts.missing, sum(row.prediction is None for row in scores)),
-        ("ids that recur", 0, len(keys) - len({*keys})),
-        ("rows of another task", 0, sum(row.task != facts.task for row in scores)),
-        ("rows on other films", 0, sum(row.films != facts.films for row in scores)),
-        ("predictions other than given", 0, sum(row.prediction != answers.get(row.id) for row in scores)),
-    ]
-    found = statistics({key: [row] for key, row in zip(keys, scores, strict=True)}, keys)
-    values = {name: float(statistic.of(statistic.columns.sum(axis=0))) for name, statistic in found.items()}
-    checks += [(name, stated, values.get(name)) for name, stated in facts.metrics.items()]
-    for what, stated, recomputed in checks:
-        numbers = isinstance(stated, float) and isinstance(recomputed, float)
-        close = numbers and math.isclose(stated, recomputed, rel_tol=0, abs_tol=1e-6)
-        yield what, stated, recomputed, recomputed is None or close or stated == recomputed
+def verify(evaluation: Evaluation) -> Iterator[tuple[str, Any, Any, bool]]:
+    """What results.json states, what the files beside it give (None: they can't tell), and whether both agree."""
+    facts, rows = evaluation.facts, evaluation.rows
+    given = (evaluation.folder / "predictions.jsonl").read_bytes()
+    answers = {(row.get("id"), row.get("films", OWN)): row.get("prediction") for row in map(json.loads, given.splitlines())}
+    checks: list[tuple[str, Any, Any]] = [
+        ("SHA-256 of data", facts["hashes"].get("data"), None),
+        ("SHA-256 of predictions", facts["hashes"].get("predictions"), _sha256(given)),
+        ("SHA-256 of scores", facts["hashes"].get("scores"), evaluation.digest),
+        ("samples", facts.get("samples"), len(rows)),
+        ("failed", facts.get("failed"), sum(row.get("status") == "failed" for row in rows)),
+        ("missing", facts.get("missing"), sum(row.get("status") == "missing" for row in rows)),
+        ("without a prediction", facts.get("missing"), sum(row.get("prediction") is None for row in rows)),
+        ("ids that recur", 0, int(evaluation.numbers.index.duplicated().sum())),
+        *((f"rows of another {key}", 0, sum(row.get(key) != facts[key] for row in rows)) for key in ("task", "films")),
+        ("predictions other than given", 0,
+         sum(row.get("prediction") != answers.get((row["id"], row.get("films"))) for row in rows)),
+    ]  # fmt: skip
+    values = {name: float(of.of(of.columns.sum(axis=0))) for name, of in statistics(evaluation.numbers).items()}
+    checks += [(name, stated, values.get(name)) for name, stated in facts["metrics"].items()]
+    for what, stated, found in checks:
+        close = isinstance(stated, float) and isinstance(found, float) and math.isclose(stated, found, abs_tol=1e-6)
+        yield what, stated, found, found is None or close or stated == found

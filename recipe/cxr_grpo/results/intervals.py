@@ -1,30 +1,26 @@
-"""Intervals and tests over patients, for every metric that is a function of sums over samples.
+"""Intervals over patients for every metric that is a function of sums over samples: means, and F1 of a whole set."""
 
-Films of one patient are not independent, so whole patients are drawn (bootstrap) or exchange two models' answers
-(approximate randomization). A draw is a row of weights times the matrix of the patients' sums.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 Key = TypeVar("Key")
-_CHUNK = 2**20  # weights in memory at once
+_CHUNK = 2**20  # weights of patients in memory at once
 
 
 class Statistic(NamedTuple):
-    """A metric of a set: what each sample adds to its sums (samples x k), how many it applies to, and its kind.
+    """A metric of a set of samples, by what each adds to sums (samples x k).
 
-    Kinds: ``mean`` of sums and counts; ``inverse`` of that; ``micro`` and ``macro`` F1 of hits and positives of labels.
+    Kinds: ``mean`` of values and how many there are; ``inverse``, one over that; ``micro`` and ``macro`` F1 of the hits
+    and the positives in prediction and reference of several labels, as scikit-learn's with zero_division=0.
     """
 
     columns: np.ndarray
-    n: int
     kind: str = "mean"
 
     def of(self, sums: np.ndarray) -> np.ndarray:
-        """The values for sums of shape (..., k); F1 as scikit-learn's with zero_division=0."""
+        """The values for sums of shape (..., k)."""
         first, second = np.split(sums, 2, axis=-1)
         if self.kind == "micro":
             first, second = (part.sum(axis=-1, keepdims=True) for part in (first, second))
@@ -37,42 +33,34 @@ class Statistic(NamedTuple):
 def mean_of(values: Sequence[float] | np.ndarray, kind: str = "mean") -> Statistic:
     """The mean of the values that are not NaN; to the other samples the metric does not apply."""
     applies = ~np.isnan(numbers := np.asarray(values, dtype=float))
-    return Statistic(np.stack([np.where(applies, numbers, 0.0), applies], axis=1), int(applies.sum()), kind)
+    return Statistic(np.stack([np.where(applies, numbers, 0.0), applies], axis=1), kind)
 
 
 def bootstrap(
     statistics: Mapping[Key, Statistic], patients: Sequence[str], resamples: int, seed: int = 0
 ) -> dict[Key, tuple[float, np.ndarray]]:
-    """Each statistic's value, and its values in ``resamples`` draws of patients with replacement.
+    """Each statistic's value, and its values in draws of whole patients: films of one patient are not independent.
 
     All statistics are of the same samples and see the same draws, so that the difference of two is paired.
     """
-    sums = _by_patient([statistic.columns for statistic in statistics.values()], patients)
-    drawn, start, found = np.concatenate([*_drawn(sums, resamples, seed)]), 0, {}
-    for key, statistic in statistics.items():
-        part = slice(start, start := start + statistic.columns.shape[1])
-        found[key] = float(statistic.of(sums[:, part].sum(axis=0))), statistic.of(drawn[:, part])
-    return found
+    names, places = np.unique(np.asarray(patients), return_inverse=True)
+    columns = np.hstack([statistic.columns for statistic in statistics.values()])
+    np.add.at(sums := np.zeros((len(names), columns.shape[1])), places, columns)
+    drawn, rng = np.empty((resamples, columns.shape[1])), np.random.default_rng(seed)
+    for start in range(0, resamples, size := max(1, _CHUNK // len(names))):
+        shape = min(size, resamples - start), len(names)
+        chosen = rng.integers(len(names), size=shape) + np.arange(shape[0])[:, None] * len(names)
+        weights = np.bincount(chosen.ravel(), minlength=chosen.size).reshape(shape)
+        drawn[start : start + size] = weights @ sums
+    ends = np.cumsum([statistic.columns.shape[1] for statistic in statistics.values()])[:-1]
+    parts = zip(np.split(sums.sum(axis=0), ends), np.split(drawn, ends, axis=1), strict=True)
+    return {key: (float(of.of(total)), of.of(draws)) for (key, of), (total, draws) in zip(statistics.items(), parts, strict=True)}
 
 
-def randomization(
-    pairs: Mapping[Key, tuple[Statistic, Statistic]], patients: Sequence[str], permutations: int, seed: int = 0
-) -> dict[Key, float]:
-    """Two-sided p of each pair's difference, if which of the two gave a patient's answers is drawn at random.
-
-    At least 1 / (1 + permutations), as the answers as they are count as a permutation.
-    """
-    gaps = _by_patient([(first.columns - second.columns) / 2 for first, second in pairs.values()], patients)
-    extreme = dict.fromkeys(pairs, 1)
-    for moved in _drawn(gaps, permutations, seed, signs=True):
-        start = 0
-        for key, (first, second) in pairs.items():
-            part = slice(start, start := start + first.columns.shape[1])
-            center = (first.columns + second.columns).sum(axis=0) / 2
-            shifts = gaps[:, part].sum(axis=0), moved[:, part]
-            observed, drawn = (np.abs(first.of(center + shift) - first.of(center - shift)) for shift in shifts)
-            extreme[key] += int((drawn >= observed - 1e-12).sum())
-    return {key: count / (1 + permutations) for key, count in extreme.items()}
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval; NaN among the draws does not count."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
@@ -85,28 +73,3 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     for place, key in enumerate(sorted(p_values, key=p_values.__getitem__)):
         corrected[key] = highest = max(highest, min(1.0, (len(p_values) - place) * p_values[key]))
     return corrected
-
-
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval; NaN among the draws does not count."""
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _by_patient(columns: Sequence[np.ndarray], patients: Sequence[str]) -> np.ndarray:
-    names, places = np.unique(np.asarray(patients), return_inverse=True)
-    sums = np.zeros((len(names), sum(part.shape[1] for part in columns)))
-    np.add.at(sums, places, np.hstack(columns))
-    return sums
-
-
-def _drawn(sums: np.ndarray, draws: int, seed: int, signs: bool = False) -> Iterator[np.ndarray]:
-    """Sums of patients drawn with replacement, or with random signs, in parts: together draws x k."""
-    rng, patients = np.random.default_rng(seed), len(sums)
-    for start in range(0, draws, size := max(1, _CHUNK // patients)):
-        shape = min(size, draws - start), patients
-        if signs:
-            yield (rng.integers(2, size=shape) * 2.0 - 1) @ sums
-        else:
-            places = rng.integers(patients, size=shape) + np.arange(shape[0])[:, None] * patients
-            yield np.bincount(places.ravel(), minlength=places.size).reshape(shape) @ sums

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from recipe.cxr_grpo.results.evaluations import Evaluation, Score, grouped, pooled, statistics
+from recipe.cxr_grpo.results.evaluations import Evaluation, grouped, pooled, statistics
 from recipe.cxr_grpo.results.films import film_dependence
 from recipe.cxr_grpo.results.intervals import Statistic, bootstrap, interval, mean_of
 from recipe.cxr_grpo.results.metrics import prompt_curves, read_metrics, validation_points
@@ -16,9 +17,9 @@ from recipe.cxr_grpo.results.tables import PAPER
 from recipe.cxr_grpo.results.validation import OWN, Estimate, read_validation
 from reward_fns.models.chexbert import OBSERVATIONS
 
-_DRAWS, _FINDINGS = 2000, 14  # of the bootstrap; in a panel, the most frequent ones
+_DRAWS, _FINDINGS = 2000, 14  # of the bootstrap; shown, the most frequent ones
 Panel = tuple[str, str, Callable[[Any], None]]  # picture, title, what draws on axes
-Of = Mapping[str, Mapping[str, Statistic]]  # model -> metric -> statistic, of the same samples
+Pools = Mapping[str, pd.DataFrame]  # model -> numbers of its samples
 
 
 def draw(evaluations: Sequence[Evaluation], runs: Sequence[Path], out: Path) -> list[Path]:
@@ -26,7 +27,6 @@ def draw(evaluations: Sequence[Evaluation], runs: Sequence[Path], out: Path) -> 
     import matplotlib
     from matplotlib.figure import Figure
 
-    paths: list[Path] = []
     pictures: dict[str, list[Panel]] = {}
     for panel in (*_of_results(evaluations), *(panel for run in runs for panel in _of_run(run))):
         pictures.setdefault(panel[0], []).append(panel)
@@ -38,101 +38,76 @@ def draw(evaluations: Sequence[Evaluation], runs: Sequence[Path], out: Path) -> 
                 on(axes := figure.add_subplot(rows, columns, number, title=title))
                 if axes.get_legend_handles_labels()[1]:
                     axes.legend(fontsize=6)
-            paths += [out / f"{name}.svg", out / f"{name}.png"]
-            figure.savefig(paths[-2], metadata={"Date": None})
-            figure.savefig(paths[-1], dpi=120)
-    return paths
+            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+            figure.savefig(out / f"{name}.png", dpi=120)
+    return [out / f"{name}.{kind}" for name in pictures for kind in ("svg", "png")]
 
 
 def _of_results(evaluations: Sequence[Evaluation]) -> Iterator[Panel]:
-    for (task, data_set), models in grouped(evaluations).items():
-        samples = {model: pooled(arms[OWN], arms[OWN]) for model, arms in models.items() if OWN in arms}
-        asked = {key: row for found in samples.values() for key, (row, *_) in found.items()}
-        of = {model: statistics(found, [*asked]) for model, found in samples.items()}
-        metrics = dict.fromkeys(metric for found in of.values() for metric in found)
-        lead = next((metric for metric in ("radcliq", "ap50_paper", *metrics) if metric in metrics), "")
+    for (_, data_set), models in grouped(evaluations).items():
+        pools = {" ".join(model.split()): pooled(arms) for model, arms in models.items()}
+        metrics = [metric for metric in PAPER["metrics"] if all(metric in pool for pool in pools.values())]
         if "mean_iou" in metrics:
-            yield "iou", f"mean IoU of a sample, {data_set}", partial(_iou, of)
-        if "answer_chars" in metrics:
-            yield "length", f"score and length, {data_set}", partial(_length, of, lead)
-        for model, found in of.items():
-            yield "correlation", f"{model}, {data_set}", partial(_correlation, found)
-        if "chexbert_micro_14" in metrics or task == "grounding":
-            shown = lead if task == "grounding" else "chexbert_micro_14"
-            yield "findings", f"{_name(shown)} by finding, {data_set}", partial(_findings, of, shown, [*asked.values()])
+            yield "iou", f"mean IoU of a sample, {data_set}", partial(_iou, pools)
+        if {"answer_chars", "radcliq"} <= {*metrics}:
+            yield "length", f"reward and length, {data_set}", partial(_length, pools)
+        for model, pool in pools.items():
+            yield "correlation", f"{model}, {data_set}", partial(_correlation, pool[metrics])
+        labels = {(found.gold, row["id"]): row.get("labels", ()) for found in next(iter(models.values()))[OWN] for row in found.rows}
+        yield "findings", f"by finding, {data_set}", partial(_findings, pools, [labels[key] for key in pool.index])
 
 
-def _name(metric: str) -> str:
-    return PAPER["metrics"].get(metric, [metric])[0]
-
-
-def _values(statistic: Statistic) -> np.ndarray:
-    """A mean's values, NaN where it does not apply."""
-    return np.where(statistic.columns[:, 1] > 0, statistic.columns[:, 0], np.nan)
-
-
-def _iou(of: Of, axes: Any) -> None:
-    for model, found in of.items():
-        values = _values(found["mean_iou"])
-        axes.ecdf(values[~np.isnan(values)], complementary=True, label=model)
+def _iou(pools: Pools, axes: Any) -> None:
+    for model, pool in pools.items():
+        axes.ecdf(pool["mean_iou"].dropna(), complementary=True, label=model)
     axes.set(xlabel="IoU (misses count 0)", ylabel="share of samples with more", xlim=(0, 1))
 
 
-def _length(of: Of, lead: str, axes: Any) -> None:
-    for model, found in of.items():
-        axes.scatter(_values(found["answer_chars"]), _values(found[lead]), s=4, alpha=0.4, label=model, rasterized=True)
-    axes.set(xlabel="characters of the answer", ylabel=_name(lead))
+def _length(pools: Pools, axes: Any) -> None:
+    for model, pool in pools.items():
+        axes.scatter(pool["answer_chars"], -pool["radcliq"], s=4, alpha=0.4, label=model, rasterized=True)
+    axes.set(xlabel="characters of the answer", ylabel="−RadCliQ, the paper's reward")
 
 
-def _correlation(found: Mapping[str, Statistic], axes: Any) -> None:
-    from pandas import DataFrame
-
-    names = [name for name, statistic in found.items() if statistic.kind == "mean"]
-    table = DataFrame({_name(name): _values(found[name]) for name in names}).corr("spearman")
+def _correlation(numbers: pd.DataFrame, axes: Any) -> None:
+    """Spearman's, of every two metrics."""
+    table = numbers.corr("spearman").to_numpy()
+    names = [PAPER["metrics"][metric][0] for metric in numbers]
     axes.imshow(table, vmin=-1, vmax=1, cmap="RdBu")
-    axes.set_xticks(range(len(names)), table.columns, rotation=90)
-    axes.set_yticks(range(len(names)), table.columns)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
     for (row, column), value in np.ndenumerate(table):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6)
+        color = "white" if abs(value) > 0.6 else "black"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
 
 
-def _findings(of: Of, metric: str, asked: Sequence[Score], axes: Any) -> None:
-    """The metric of each finding, most frequent first, with 95 % intervals; models beside each other."""
-    patients = [row.patient_id for row in asked]
-    often = Counter(label for row in asked for label in row.labels).most_common(_FINDINGS)
-    names = list(OBSERVATIONS) if metric.startswith("chexbert") else [label for label, _ in often]
-    for number, (model, found) in enumerate(of.items()):
-        parts = {}
-        for place, name in enumerate(names):
-            if metric.startswith("chexbert"):
-                parts[place] = Statistic(found[metric].columns[:, [place, place + 14]], len(asked), "macro")
-            else:
-                has = [name in row.labels for row in asked]
-                parts[place] = mean_of(np.where(has, _values(found[metric]), np.nan))
-        drawn = {
-            place: (value, *interval(draws)) for place, (value, draws) in bootstrap(parts, patients, _DRAWS).items()
-        }
-        middle, low, high = np.array([*drawn.values()]).T
-        heights = np.arange(len(names)) + 0.7 * number / len(of)
+def _findings(pools: Pools, asked: Sequence[Sequence[str]], axes: Any) -> None:
+    """AP@0.5 or CheXbert's F1 of each finding with 95 % intervals, the models beside each other."""
+    often = [label for label, _ in Counter(label for labels in asked for label in labels).most_common(_FINDINGS)]
+    for number, (model, pool) in enumerate(pools.items()):
+        if "ap50_paper" in pool:
+            parts = {label: mean_of(pool["ap50_paper"].where([label in labels for labels in asked])) for label in often}
+        else:
+            counts = statistics(pool)["chexbert_micro_14"].columns
+            parts = {label: Statistic(counts[:, [place, place + 14]], "micro") for place, label in enumerate(OBSERVATIONS)}
+        drawn = bootstrap(parts, pool["patient"], _DRAWS).values()
+        middle, low, high = np.array([(value, *interval(draws)) for value, draws in drawn]).T
+        heights = np.arange(len(parts)) + 0.7 * number / len(pools)
         axes.errorbar(middle, heights, xerr=(middle - low, high - middle), fmt=".", label=model, linewidth=1)
-    axes.set_yticks(np.arange(len(names)) + 0.35, names)
+    axes.set_yticks(np.arange(len(parts)) + 0.35, [*parts])
+    axes.set(xlabel="mAP@0.5 (paper)" if "ap50_paper" in pool else "CheXbert F1")
     axes.invert_yaxis()
 
 
 def _of_run(run: Path) -> Iterator[Panel]:
-    logged = read_metrics(run, "grpo")
+    logged, curves = read_metrics(run, "grpo"), prompt_curves(run)
     points = validation_points(logged)
-    curves: dict[str, Mapping[float, Estimate]] = {**prompt_curves(run)}
-    lengths = {
+    points["response_length"] = {
         step: values["response_length/mean"] for step, values in logged.items() if "response_length/mean" in values
     }
-    for name in [*curves, "response_length"]:
-        of_validation = points.get(name, lengths if name == "response_length" else {})
-        yield (
-            "rewards",
-            f"{run.name}: {name}",
-            partial(_course, {"": curves.get(name, {})}, of_validation, name.split("/")[-1]),
-        )
+    for name in (*curves, "response_length"):
+        landmarks = name.split("/")[-1] if "report/radcliq" in curves else ""
+        yield "curves", f"{run.name}: {name}", partial(_course, {"": curves.get(name, {})}, points.get(name, {}), landmarks)
     gaps: dict[str, dict[float, Estimate]] = {}
     for dump in sorted((run / "validation").glob("*.jsonl"), key=lambda path: int(path.stem)):
         rows = read_validation(dump)
