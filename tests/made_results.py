@@ -8,6 +8,7 @@ import numpy as np
 
 FIVE = (1, 4, 5, 7, 9)  # Cardiomegaly, Edema, Consolidation, Atelectasis, Pleural Effusion
 LOWER = {"radcliq"}
+SCORES = ("rouge_l", "bertscore", "radgraph_complete", "green", "bleu")
 
 
 def report_rows(count, quality, seed=0, films="own", patients=None, extra=()):
@@ -19,7 +20,7 @@ def report_rows(count, quality, seed=0, films="own", patients=None, extra=()):
         hardness, noise = asked.normal(0, 0.05), rng.normal(0, 0.08, 5)
         prediction = np.where(rng.random(14) < 0.3 + 0.7 * quality, reference, rng.random(14) < 0.2)
         values = np.clip(0.1 + 0.3 * quality + hardness + noise, 0, 1)
-        metrics = dict(zip(("rouge_l", "bertscore", "radgraph_complete", "green", "bleu"), map(float, values)))
+        metrics = dict(zip(SCORES, values.tolist(), strict=True))
         metrics |= {"radcliq": float(2 - quality - 2 * hardness + noise[0]), "answer_chars": float(150 + number % 60)}
         rows.append(
             {
@@ -47,7 +48,7 @@ def grounding_rows(count, quality, seed=0, films="own"):
             {
                 "id": f"g{number:05}", "patient_id": f"p{number // 2}", "data_source": "demo/grounding",
                 "task": "grounding", "films": films, "labels": [("opacity", "nodule", "effusion")[number % 3]],
-                "n_boxes": boxes, "question": "Where?", "prediction": "[0.1, 0.1, 0.5, 0.5]", "answer": "", "thinking": "",
+                "n_boxes": boxes, "question": "", "prediction": "[0.1, 0.1, 0.5, 0.5]", "answer": "", "thinking": "",
                 "reference": None, "image": None, "status": "ok", "metrics": metrics, "counts": {},
                 "boxes": {"prediction": [[0.1, 0.1, 0.5, 0.5]], "reference": [[0.1, 0.1, 0.5, 0.6]] * boxes},
             }

@@ -1,4 +1,4 @@
-"""The paper's tables and plots from results folders of `evaluate`, with intervals over patients; or check such folders."""
+"""The paper's tables, and plots, from results folders of `evaluate`, with intervals over patients; or check them."""
 
 import argparse
 import shlex

@@ -50,24 +50,19 @@ def _read(folder: Path) -> Evaluation:
         facts = json.loads((folder / "results.json").read_bytes())
         text = (folder / "scores.jsonl").read_bytes()
         rows = [json.loads(line) for line in text.splitlines()]
-        numbers = pd.DataFrame([row["metrics"] for row in rows], dtype=float)
-        if rows[0].get("counts", {}).get("chexbert"):
-            labels = np.array([[row["counts"]["chexbert"][side] for side in ("prediction", "reference")] for row in rows])
+        numbers = pd.DataFrame([row["metrics"] for row in rows], [row["id"] + "" for row in rows], dtype=float)
+        numbers["patient"] = [row["patient_id"] + "" for row in rows]
+        if any(row.get("counts", {}).get("chexbert") for row in rows):
+            counts = [row["counts"]["chexbert"] for row in rows]
+            labels = np.array([[each["prediction"], each["reference"]] for each in counts])
             numbers[_counts(range(14))] = np.hstack([labels.prod(axis=1), labels.sum(axis=1)])
-        numbers.insert(0, "patient", [row["patient_id"] + "" for row in rows])
-        numbers.index = pd.Index([row["id"] + "" for row in rows])
-        for key, kind in (("metrics", dict), ("hashes", dict), ("higher_is_better", dict), ("model", str), ("films", str),
-                          ("data_set", str), ("task", str)):
-            if not isinstance(facts[key], kind):
-                raise TypeError(f"{key} is {facts[key]!r}")
+        _ = [facts[key].strip() for key in ("model", "data_set", "task", "films")], rows[0]
+        _ = [facts[key].items() for key in ("metrics", "hashes", "higher_is_better")]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{folder}: not as `evaluate` writes it ({error!r})") from error
-    gold = sorted(str([row.get(key) for key in ("id", "patient_id", "labels", "n_boxes", "reference")]) for row in rows)
-    return Evaluation(folder, facts, rows, numbers, _sha256(text), _sha256("\n".join(gold).encode(errors="surrogatepass")))
-
-
-def _sha256(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()
+    gold = [str([row.get(key) for key in ("id", "patient_id", "labels", "n_boxes", "reference")]) for row in rows]
+    identity = hashlib.sha256("\n".join(sorted(gold)).encode(errors="surrogatepass")).hexdigest()
+    return Evaluation(folder, facts, rows, numbers, hashlib.sha256(text).hexdigest(), identity)
 
 
 def grouped(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str], dict[str, Arms]]:
@@ -88,8 +83,8 @@ def pooled(arms: Arms, films: str = OWN) -> pd.DataFrame:
     gold = {found.facts.get("seed"): found.gold for found in arms.get(OWN, ())}
     seeds = [found.facts.get("seed") for found in arms[films]]
     for found, seed in zip(arms[films], seeds, strict=True):
-        if seed not in gold or seeds.count(seed) > 1:
-            fault = "is there twice" if seed in gold else "has no results on the patients' own films"
+        if (unknown := seed not in gold) or seeds.count(seed) > 1 or found.numbers.index.has_duplicates:
+            fault = "has no results on the patients' own films" if unknown else "or one of its samples is there twice"
             raise UsageError(f"{found.folder}: seed {seed} of {found.facts['model']} {fault}")
     table = pd.concat([found.numbers for found in arms[films]], keys=[gold[seed] for seed in seeds])
     patients = table.pop("patient").groupby(level=[0, 1]).first()
@@ -103,7 +98,9 @@ def _counts(labels: Sequence[int]) -> list[str]:
 def statistics(numbers: pd.DataFrame) -> dict[str, Statistic]:
     """Every metric that the numbers suffice for; a sample without numbers adds nothing to it."""
     counts = _counts(range(14))
-    found = {name: mean_of(numbers[name].to_numpy()) for name in numbers.columns.difference([*counts, "patient"], sort=False)}
+    found = {
+        name: mean_of(numbers[name].to_numpy()) for name in numbers.columns.difference([*counts, "patient"], sort=False)
+    }
     if "radcliq" in found:
         found["radcliq_inverse"] = found["radcliq"]._replace(kind="inverse")
     for size, labels in ((14, range(14)), (5, _TOP_5)) if counts[0] in numbers else ():
@@ -116,22 +113,26 @@ def verify(evaluation: Evaluation) -> Iterator[tuple[str, Any, Any, bool]]:
     """What results.json states, what the files beside it give (None: they can't tell), and whether both agree."""
     facts, rows = evaluation.facts, evaluation.rows
     given = (evaluation.folder / "predictions.jsonl").read_bytes()
-    answers = {(row.get("id"), row.get("films", OWN)): row.get("prediction") for row in map(json.loads, given.splitlines())}
+    read = [row for row in map(json.loads, given.splitlines()) if isinstance(row, dict)]
+    answers = {(str(row.get("id")), str(row.get("films", OWN))): row.get("prediction") for row in read}
     checks: list[tuple[str, Any, Any]] = [
         ("SHA-256 of data", facts["hashes"].get("data"), None),
-        ("SHA-256 of predictions", facts["hashes"].get("predictions"), _sha256(given)),
+        ("SHA-256 of predictions", facts["hashes"].get("predictions"), hashlib.sha256(given).hexdigest()),
         ("SHA-256 of scores", facts["hashes"].get("scores"), evaluation.digest),
         ("samples", facts.get("samples"), len(rows)),
-        ("failed", facts.get("failed"), sum(row.get("status") == "failed" for row in rows)),
-        ("missing", facts.get("missing"), sum(row.get("status") == "missing" for row in rows)),
-        ("without a prediction", facts.get("missing"), sum(row.get("prediction") is None for row in rows)),
         ("ids that recur", 0, int(evaluation.numbers.index.duplicated().sum())),
-        *((f"rows of another {key}", 0, sum(row.get(key) != facts[key] for row in rows)) for key in ("task", "films")),
-        ("predictions other than given", 0,
-         sum(row.get("prediction") != answers.get((row["id"], row.get("films"))) for row in rows)),
-    ]  # fmt: skip
+    ]
+    checks += [
+        (name, facts.get(name), sum(row.get("status") == name for row in rows)) for name in ("failed", "missing")
+    ]
+    checks += [
+        (f"rows of another {key}", 0, sum(row.get(key) != facts[key] for row in rows)) for key in ("task", "films")
+    ]
+    stated = [(row.get("prediction"), answers.get((row["id"], row.get("films")))) for row in rows]
+    checks.append(("predictions other than given", 0, sum(one != other for one, other in stated)))
+    checks.append(("without a prediction", facts.get("missing"), sum(one is None for one, _ in stated)))
     values = {name: float(of.of(of.columns.sum(axis=0))) for name, of in statistics(evaluation.numbers).items()}
-    checks += [(name, stated, values.get(name)) for name, stated in facts["metrics"].items()]
-    for what, stated, found in checks:
-        close = isinstance(stated, float) and isinstance(found, float) and math.isclose(stated, found, abs_tol=1e-6)
-        yield what, stated, found, found is None or close or stated == found
+    checks += [(name, value, values.get(name)) for name, value in facts["metrics"].items()]
+    for what, said, found in checks:
+        close = isinstance(said, float) and isinstance(found, float) and math.isclose(said, found, abs_tol=1e-6)
+        yield what, said, found, found is None or close or said == found

@@ -54,7 +54,10 @@ def bootstrap(
         drawn[start : start + size] = weights @ sums
     ends = np.cumsum([statistic.columns.shape[1] for statistic in statistics.values()])[:-1]
     parts = zip(np.split(sums.sum(axis=0), ends), np.split(drawn, ends, axis=1), strict=True)
-    return {key: (float(of.of(total)), of.of(draws)) for (key, of), (total, draws) in zip(statistics.items(), parts, strict=True)}
+    return {
+        key: (float(of.of(total)), of.of(draws))
+        for (key, of), (total, draws) in zip(statistics.items(), parts, strict=True)
+    }
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -63,13 +66,12 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """p-values corrected for their number after Holm (1979).
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values corrected for their number after Holm (1979), in the same order.
 
-    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
-    {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+    [0.03, 0.06, 0.06]
     """
-    corrected, highest = {}, 0.0
-    for place, key in enumerate(sorted(p_values, key=p_values.__getitem__)):
-        corrected[key] = highest = max(highest, min(1.0, (len(p_values) - place) * p_values[key]))
-    return corrected
+    order = np.argsort(p_values)
+    corrected = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    return np.maximum.accumulate(corrected.clip(max=1))[np.argsort(order)]

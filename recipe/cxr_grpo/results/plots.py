@@ -1,4 +1,4 @@
-"""Pictures that show why: of results (IoU, length, correlation, findings) and of runs (rewards, dependence on films)."""
+"""Pictures that show why: of results (IoU, length, correlation, findings) and of runs (rewards, use of films)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ def draw(evaluations: Sequence[Evaluation], runs: Sequence[Path], out: Path) -> 
             for number, (_, title, on) in enumerate(panels, 1):
                 on(axes := figure.add_subplot(rows, columns, number, title=title))
                 if axes.get_legend_handles_labels()[1]:
-                    axes.legend(fontsize=6)
+                    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
             figure.savefig(out / f"{name}.svg", metadata={"Date": None})
             figure.savefig(out / f"{name}.png", dpi=120)
     return [out / f"{name}.{kind}" for name in pictures for kind in ("svg", "png")]
@@ -53,7 +53,11 @@ def _of_results(evaluations: Sequence[Evaluation]) -> Iterator[Panel]:
             yield "length", f"reward and length, {data_set}", partial(_length, pools)
         for model, pool in pools.items():
             yield "correlation", f"{model}, {data_set}", partial(_correlation, pool[metrics])
-        labels = {(found.gold, row["id"]): row.get("labels", ()) for found in next(iter(models.values()))[OWN] for row in found.rows}
+        labels = {
+            (found.gold, row["id"]): row.get("labels", ())
+            for found in next(iter(models.values()))[OWN]
+            for row in found.rows
+        }
         yield "findings", f"by finding, {data_set}", partial(_findings, pools, [labels[key] for key in pool.index])
 
 
@@ -89,7 +93,9 @@ def _findings(pools: Pools, asked: Sequence[Sequence[str]], axes: Any) -> None:
             parts = {label: mean_of(pool["ap50_paper"].where([label in labels for labels in asked])) for label in often}
         else:
             counts = statistics(pool)["chexbert_micro_14"].columns
-            parts = {label: Statistic(counts[:, [place, place + 14]], "micro") for place, label in enumerate(OBSERVATIONS)}
+            parts = {
+                label: Statistic(counts[:, [place, place + 14]], "micro") for place, label in enumerate(OBSERVATIONS)
+            }
         drawn = bootstrap(parts, pool["patient"], _DRAWS).values()
         middle, low, high = np.array([(value, *interval(draws)) for value, draws in drawn]).T
         heights = np.arange(len(parts)) + 0.7 * number / len(pools)
@@ -107,7 +113,11 @@ def _of_run(run: Path) -> Iterator[Panel]:
     }
     for name in (*curves, "response_length"):
         landmarks = name.split("/")[-1] if "report/radcliq" in curves else ""
-        yield "curves", f"{run.name}: {name}", partial(_course, {"": curves.get(name, {})}, points.get(name, {}), landmarks)
+        yield (
+            "curves",
+            f"{run.name}: {name}",
+            partial(_course, {"": curves.get(name, {})}, points.get(name, {}), landmarks),
+        )
     gaps: dict[str, dict[float, Estimate]] = {}
     for dump in sorted((run / "validation").glob("*.jsonl"), key=lambda path: int(path.stem)):
         rows = read_validation(dump)

@@ -1,7 +1,8 @@
-"""The paper's tables from results folders: values with intervals, tests, controls, and the printed numbers beside them."""
+"""The paper's tables from results folders: values with intervals, tests and controls, and the printed numbers."""
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from statistics import fmean
@@ -18,36 +19,32 @@ from reward_fns.errors import UsageError
 
 PAPER: Mapping[str, Any] = yaml.safe_load((resources.files(__package__) / "paper.yaml").read_text())
 RIGHT = 0.5  # a grounding answer that earns this much is right: the threshold of AP@0.5
-FIELDS = ("data_set model films metric value value_low value_high samples against change change_low change_high p "
-          "p_holm film_dependent reverse paper from_paper seeds answers failed missing scores_sha256").split()  # fmt: skip
-"""Columns of the CSV, in the paper's units. On control films, ``change`` is what the own films earn more."""
-_LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", "|": r"\textbar{}",
-    ">": r"\textgreater{}", "[": "{[}", "]": "{]}", "Δ": r"$\Delta$", "−": "$-$", "↓": r"$\downarrow$"})  # fmt: skip
-ESCAPES = {"md": lambda text: re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", " ".join(text.split())),
-           "tex": lambda text: " ".join(text.split()).translate(_LATEX)}  # fmt: skip
+ESCAPES = {
+    "md": lambda text: re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", " ".join(text.split())),
+    "tex": lambda text: " ".join(text.split()).translate(str.maketrans(PAPER["latex"])),
+}
 """Format -> what makes any text harmless there."""
 Record = dict[str, Any]
 
 
 def measure(evaluations: Sequence[Evaluation], table: str, baseline: str | None, resamples: int) -> list[Record]:
-    """The numbers of a table: one record with keys of `FIELDS` per data set, model, films and metric.
+    """The numbers of a table: one record with the fields of paper.yaml per data set, model, films and metric.
 
     UsageError: no evaluation is of the table's task, the baseline is not among the models, models of a data set have
     other samples, or one lacks results on the patients' own films.
     """
     wanted = PAPER["tables"][table]
     data_sets = {data_set: of for (task, data_set), of in grouped(evaluations).items() if task == wanted["task"]}
-    names = sorted({model for models in data_sets.values() for model in models})
-    if baseline not in (None, *names):
+    if baseline not in (None, *(names := dict.fromkeys(model for models in data_sets.values() for model in models))):
         raise UsageError(f"--baseline {baseline}: the models of table {table} are {', '.join(names)}")
     rows = [row for seed, (data_set, models) in enumerate(data_sets.items())
             for row in _of_data_set(data_set, models, baseline, resamples, seed)]  # fmt: skip
-    corrected = holm({place: row["p"] for place, row in enumerate(rows) if "p" in row})
+    tested = [row for row in rows if "p" in row]
+    for row, p_holm in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = float(p_holm)
     printed = {(_plain(model), *column): value for model, values in wanted["rows"].items()
                for column, value in zip(wanted["columns"].values(), values, strict=True)}  # fmt: skip
-    for place, row in enumerate(rows):
-        row |= {"p_holm": corrected[place]} if place in corrected else {}
+    for row in rows:
         for name in (name for name in row if name.startswith(("value", "change"))):
             row[name] = row[name] * PAPER["metrics"].get(row["metric"], [None, 1])[1]
         paper = printed.get((_plain(row["model"]), row["metric"], row["data_set"]))
@@ -61,12 +58,14 @@ def _plain(model: str) -> str:
     return re.sub(r"[\W_]", "", model.casefold())
 
 
-def _of_data_set(data_set: str, models: Mapping[str, Arms], baseline: str | None, resamples: int, seed: int) -> Iterator[Record]:
+def _of_data_set(
+    data_set: str, models: Mapping[str, Arms], baseline: str | None, resamples: int, seed: int
+) -> Iterator[Record]:
     pools = {(model, films): pooled(arms, films) for model, arms in models.items() for films in arms}
     asked = pools[next(iter(models)), OWN]
     for (model, films), pool in [*pools.items()]:
         if films != OWN:
-            pools[model, f"as {films}"] = pools[model, OWN].loc[pool.index]
+            pools[model, f"as {films}"] = pools[model, OWN].reindex(pool.index)
         elif differ := {*pool.index} ^ {*asked.index}:
             raise UsageError(f"{model} has other samples of {data_set} than {[*models][0]}, e.g. {min(differ)[1]}; "
                              "evaluate both on the same files")  # fmt: skip
@@ -76,9 +75,10 @@ def _of_data_set(data_set: str, models: Mapping[str, Arms], baseline: str | None
     for model, films in ((model, films) for model, arms in models.items() for films in arms):
         runs = models[model][films]
         facts = runs[0].facts
-        about: Record = {"data_set": data_set, "model": model, "films": films, "seeds": len(runs)}
-        about |= {name: sum(row.get("status") == name for run in runs for row in run.rows) for name in ("failed", "missing")}
-        about |= {"answers": sum(len(run.rows) for run in runs), "scores_sha256": " ".join(run.digest for run in runs)}
+        fared = Counter(row.get("status") for run in runs for row in run.rows)
+        about = {"data_set": data_set, "model": model, "films": films, "seeds": len(runs), "answers": fared.total()}
+        about |= {"failed": fared["failed"], "missing": fared["missing"]}
+        about |= {"scores_sha256": " ".join(run.digest for run in runs)}
         for metric in dict.fromkeys((*PAPER["metrics"], *facts["metrics"])):
             key, higher = (model, films, metric), facts["higher_is_better"].get(metric, True)
             row = about | {"metric": metric, "higher": higher}
@@ -91,14 +91,15 @@ def _of_data_set(data_set: str, models: Mapping[str, Arms], baseline: str | None
             if first in of and second in of and first != second:
                 draws = found[first][1] - found[second][1]
                 row |= _spread("change", found[first][0] - found[second][0], draws)
-                row |= {"against": baseline, "p": _p(row["change"], draws)} if films == OWN else {"against": "own films"}
-                if films != OWN and of[key].kind == "mean":
+                if films == OWN:
+                    row |= {"against": baseline, "p": p_value(row["change"], draws)}
+                elif of[key].kind == "mean":
                     row |= _dependent(of[first], of[key], facts["task"] == "grounding", higher)
             if "value" in row:
                 yield row
 
 
-def _p(change: float, draws: np.ndarray) -> float:
+def p_value(change: float, draws: np.ndarray) -> float:
     """Two-sided p of a change by its bootstrap's standard error and the normal distribution."""
     error = float(np.nanstd(draws))
     return math.erfc(abs(change) / error / math.sqrt(2)) if error > 1e-12 else float(abs(change) < 1e-12)
@@ -131,9 +132,10 @@ def make(
         "evaluations": [found for found in evaluations if found.facts["task"] == wanted["task"]], "command": command,
     }  # fmt: skip
     template = (resources.files(__package__) / "tables.txt").read_text(encoding="utf-8")
-    made = {"csv": pd.DataFrame(rows).reindex(columns=FIELDS).to_csv(index=False, float_format="%.6g", lineterminator="\n")}
+    table_of_all = pd.DataFrame(rows).reindex(columns=PAPER["fields"])
+    made = {"csv": table_of_all.to_csv(index=False, float_format="%.6g", lineterminator="\n")}
+    jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, extensions=["jinja2.ext.do"])
     for kind, escape in ESCAPES.items():
-        jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, extensions=["jinja2.ext.do"])
         jinja.filters |= {"text": escape, "plain": _plain}
         made[kind] = jinja.from_string(template).render(facts, kind=kind)
     return made
