@@ -36,25 +36,26 @@ def _make(args: argparse.Namespace, command: str) -> None:
         raise UsageError("name results folders, or runs with --run, and the folder to write to with --out")
     read = evaluations.read_evaluations(args.results) if args.results else []
     args.out.mkdir(parents=True, exist_ok=True)
-    tasks = {found.facts["task"] for found in read}
     for name, table in tables.PAPER["tables"].items():
-        if args.table in ("all", name) and table["task"] in tasks:
+        if args.table in ("all", name) and any(found.facts["task"] == table["task"] for found in read):
             for suffix, text in tables.make(read, name, args.baseline, args.resamples, command).items():
                 (args.out / f"{name}.{suffix}").write_text(text, encoding="utf-8")
                 print(args.out / f"{name}.{suffix}", flush=True)
-    for path in plots.draw(read, args.run, args.out):
-        print(path, flush=True)
+    print(*plots.draw(read, args.run, args.out), sep="\n")
 
 
 def _verify(paths: list[Path]) -> int:
-    failed = 0
-    for found in evaluations.read_evaluations(paths):
-        for what, stated, recomputed, agrees in evaluations.verify(found):
-            failed += not agrees
-            verdict = "DIFFERS" if not agrees else "agrees" if recomputed is not None else "not checked"
-            print(f"{found.folder} | {what} | {stated} | {recomputed} | {verdict}")
-    print(f"{failed} differ" if failed else "all that can be checked agrees")
-    return int(bool(failed))
+    """Print what agrees, as a table; returns 1 if anything differs."""
+    differ = 0
+    print("| folder | what | stated | found | |\n|---|---|---|---|---|")
+    for evaluation in evaluations.read_evaluations(paths):
+        for what, stated, found, agrees in evaluations.verify(evaluation):
+            differ += not agrees
+            verdict = ("not checked" if found is None else "agrees") if agrees else "DIFFERS"
+            line = f"| {evaluation.folder} | {what} | {stated} | {found} | {verdict} |"
+            print("".join(character if character.isprintable() else "?" for character in line))
+    print(f"{differ} differ" if differ else "all that can be checked agrees")
+    return int(bool(differ))
 
 
 if __name__ == "__main__":

@@ -107,17 +107,12 @@ def _findings(pools: Pools, asked: Sequence[Sequence[str]], axes: Any) -> None:
 
 def _of_run(run: Path) -> Iterator[Panel]:
     logged, curves = read_metrics(run, "grpo"), prompt_curves(run)
-    points = validation_points(logged)
-    points["response_length"] = {
-        step: values["response_length/mean"] for step, values in logged.items() if "response_length/mean" in values
-    }
+    points, length = validation_points(logged), "response_length/mean"
+    points["response_length"] = {step: values[length] for step, values in logged.items() if length in values}
     for name in (*curves, "response_length"):
+        estimates = {"": curves[name]} if name in curves else {}
         landmarks = name.split("/")[-1] if "report/radcliq" in curves else ""
-        yield (
-            "curves",
-            f"{run.name}: {name}",
-            partial(_course, {"": curves.get(name, {})}, points.get(name, {}), landmarks),
-        )
+        yield "curves", f"{run.name}: {name}", partial(_course, estimates, points.get(name, {}), landmarks)
     gaps: dict[str, dict[float, Estimate]] = {}
     for dump in sorted((run / "validation").glob("*.jsonl"), key=lambda path: int(path.stem)):
         rows = read_validation(dump)
@@ -133,9 +128,8 @@ def _course(
 ) -> None:
     """Estimates over steps with their intervals, single values as squares, and the landmarks of the paper's curve."""
     for label, curve in curves.items():
-        if curve:
-            axes.plot([*curve], [found.mean for found in curve.values()], ".-", label=label)
-            axes.fill_between([*curve], *zip(*(found.ci95 for found in curve.values()), strict=True), alpha=0.3)
+        axes.plot([*curve], [found.mean for found in curve.values()], ".-", label=label)
+        axes.fill_between([*curve], *zip(*(found.ci95 for found in curve.values()), strict=True), alpha=0.3)
     axes.plot([*points], [*points.values()], "s", color="tab:orange", markersize=4)
     for label, course in PAPER["landmarks"].get(landmarks, {}).items():
         axes.plot([*course], [*course.values()], "--", label=f"the paper's, {label}")

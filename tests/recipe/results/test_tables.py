@@ -93,7 +93,7 @@ def test_the_papers_numbers_are_the_printed_ones(made, rows):
     assert float(found["from_paper"]) == pytest.approx(float(found["value"]) - 59.2, abs=1e-3)
     assert rows["reports", "openi", "radvlm-rl", "own", "bertscore"]["paper"] == ""  # the paper has another data set
     assert "| MAIRA-2 (the paper's) | 17.7 | 46.6 | 52.1 | 35.8 | 12.9 | 21.3 | 1.42 |" in made["reports"]["md"]
-    assert r"\makecell[tl]{MAIRA-2 (the paper's)} & \makecell[tr]{80.1} & \makecell[tr]{}" in made["grounding"]["tex"]
+    assert r"\makecell[tl]{MAIRA-2 (the paper's)} & \makecell[tr]{} & \makecell[tr]{80.1} \\" in made["grounding"]["tex"]
     assert (
         "| RadVLM+RGF1-C (the paper's) | 22.8 | 48.8 | 34.1 | 18.4 | 20.1, its reward | 23.5 | 1.20 | 93 |"
         in (made["rewards"]["md"])
@@ -163,7 +163,7 @@ def test_one_line_says_how_the_change_differs_elsewhere(made, rows):
 
 def test_a_hostile_name_stays_a_name_in_markdown(made):
     for text in (of["md"] for of in made.values()):
-        assert "<b>" not in text
+        assert not any("<b>" in line for line in text.splitlines() if not line.startswith("    "))  # those are code
         block = []
         for line in [*text.splitlines(), ""]:
             if line.startswith("|"):
