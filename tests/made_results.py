@@ -103,7 +103,7 @@ def write_results(root, model, data_set, rows, seed=None, **stated):
     facts = {
         "model": model, "data_set": data_set, "task": task, "films": films, "seed": seed, "thinking": False,
         "decoding": None, "samples": len(rows), **counts, "metrics": metrics,
-        "higher_is_better": {metric: metric not in LOWER for metric in metrics if metric != "answer_chars"},
+        "higher_is_better": {metric: None if metric == "answer_chars" else metric not in LOWER for metric in metrics},
         "hashes": hashes, "weights": {}, "command": "made up", "versions": {},
     } | stated  # fmt: skip
     (folder / "results.json").write_text(json.dumps(facts))

@@ -58,9 +58,10 @@ def _read(folder: Path) -> Evaluation:
             numbers[_counts(range(14))] = np.hstack([labels.prod(axis=1), labels.sum(axis=1)])
         _ = [facts[key].strip() for key in ("model", "data_set", "task", "films")], rows[0]
         _ = [facts[key].items() for key in ("metrics", "hashes", "higher_is_better")]
+        boxes = [(row.get("boxes") or {}).get("reference") for row in rows]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{folder}: not as `evaluate` writes it ({error!r})") from error
-    gold = [str([row.get(key) for key in ("id", "patient_id", "labels", "n_boxes", "reference")]) for row in rows]
+    gold = [str((row["id"], row["patient_id"], row.get("reference"), of)) for row, of in zip(rows, boxes, strict=True)]
     identity = hashlib.sha256("\n".join(sorted(gold)).encode(errors="surrogatepass")).hexdigest()
     return Evaluation(folder, facts, rows, numbers, hashlib.sha256(text).hexdigest(), identity)
 

@@ -93,7 +93,7 @@ def _of_data_set(
                 row |= _spread("change", found[first][0] - found[second][0], draws)
                 if films == OWN:
                     row |= {"against": baseline, "p": p_value(row["change"], draws)}
-                elif of[key].kind == "mean":
+                elif of[key].kind == "mean" and higher is not None:
                     row |= _dependent(of[first], of[key], facts["task"] == "grounding", higher)
             if "value" in row:
                 yield row

@@ -93,7 +93,9 @@ def test_the_papers_numbers_are_the_printed_ones(made, rows):
     assert float(found["from_paper"]) == pytest.approx(float(found["value"]) - 59.2, abs=1e-3)
     assert rows["reports", "openi", "radvlm-rl", "own", "bertscore"]["paper"] == ""  # the paper has another data set
     assert "| MAIRA-2 (the paper's) | 17.7 | 46.6 | 52.1 | 35.8 | 12.9 | 21.3 | 1.42 |" in made["reports"]["md"]
-    assert r"\makecell[tl]{MAIRA-2 (the paper's)} & \makecell[tr]{} & \makecell[tr]{80.1} \\" in made["grounding"]["tex"]
+    assert (
+        r"\makecell[tl]{MAIRA-2 (the paper's)} & \makecell[tr]{} & \makecell[tr]{80.1} \\" in made["grounding"]["tex"]
+    )
     assert (
         "| RadVLM+RGF1-C (the paper's) | 22.8 | 48.8 | 34.1 | 18.4 | 20.1, its reward | 23.5 | 1.20 | 93 |"
         in (made["rewards"]["md"])
@@ -132,6 +134,8 @@ def test_controls_are_paired_and_film_dependent_samples_counted(made, rows):
     lower = rows["reports", "mimic_cxr", "radvlm-rl", "swapped", "radcliq"]  # lower is better
     assert float(lower["change"]) < 0
     assert int(lower["film_dependent"]) > int(lower["reverse"])
+    assert rows["reports", "mimic_cxr", "radvlm-rl", "swapped", "answer_chars"]["film_dependent"] == ""  # neither
+    assert "| ANC |" in made["rewards"]["md"]
     boxes = rows["grounding", "ms_cxr", "RadVLM", "blank", "mean_iou"]
     own, blank = ([row["metrics"]["mean_iou"] >= 0.5 for row in grounding_rows(40, q)] for q in (0.5, 0.2))
     assert int(boxes["film_dependent"]) == sum(a and not b for a, b in zip(own, blank, strict=True))
