@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recipe.cxr_grpo.results.intervals import bootstrap, interval, mean_of
 from reward_fns.conventions import get_convention
 
 RESAMPLES = 10_000
@@ -111,12 +112,8 @@ def estimate(values: Sequence[float], patients: Sequence[str], seed: int = 0) ->
     numbers = np.asarray(values, dtype=float)
     if not np.isfinite(numbers).all():
         raise ValueError("a reward is NaN or infinite")
-    _, cluster = np.unique(np.asarray(patients), return_inverse=True)
-    totals, sizes = np.bincount(cluster, weights=numbers), np.bincount(cluster)
-    draws = np.random.default_rng(seed).integers(len(sizes), size=(RESAMPLES, len(sizes)))
-    means = totals[draws].sum(axis=1) / sizes[draws].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(numbers.mean()), len(numbers), (float(low), float(high)))
+    mean, draws = bootstrap({"": mean_of(numbers)}, patients, RESAMPLES, seed)[""]
+    return Estimate(mean, len(numbers), interval(draws))
 
 
 def paired(before: Mapping[str, float], after: Mapping[str, float], patients: Mapping[str, str]) -> Estimate:
