@@ -1,8 +1,8 @@
 """Score saved predictions on prepared data: the metrics of the paper's tables, for each sample and over all.
 
 Predictions are JSON lines, {"id", "prediction"} and, for the controls, "films" (swapped, same_finding or blank), or
-dumps of verl's validation. A sample without a prediction, or with one that can't be read, counts with the floor of every
-metric. OUT/MODEL/SET-TASK/FILMS then has predictions.jsonl, scores.jsonl and results.json.
+dumps of verl's validation. A sample without a prediction, or with one that can't be read, counts with the floor of all
+metrics. OUT/MODEL/SET-TASK/FILMS then has predictions.jsonl, scores.jsonl and results.json.
 """
 
 import argparse
@@ -24,25 +24,20 @@ from reward_fns.errors import UsageError, unknown
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipe.cxr_grpo.evaluate",
-        description=__doc__,
-        epilog="example: python -m recipe.cxr_grpo.evaluate --predictions a.jsonl --data test.parquet --model mine --out r",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    example = (
+        "example: python -m recipe.cxr_grpo.evaluate --predictions mine.jsonl --data test.parquet --model m --out r"
     )
-    all_metrics = ",".join(METRICS["report"])
-    files = {"type": Path, "nargs": "+", "default": []}
-    add = parser.add_argument
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("evaluate", description=__doc__, epilog=example, formatter_class=layout)
+    add, names = parser.add_argument, ",".join(METRICS["report"])
+    files: dict = {"type": Path, "nargs": "+", "default": []}
     add("--predictions", "--dump", **files, metavar="FILE", help="JSON lines, or verl's RUN/validation/STEP.jsonl")
     add("--data", **files, metavar="PARQUET", help="data for RL; without it, only what the dumps hold counts")
-    add(
-        "--data-set", default="dump", metavar="NAME", help="what to call the data of dumps without --data (%(default)s)"
-    )
     add("--model", default="", help="name of the model's row in tables, and of its folder")
-    add("--seed", type=int, help="seed of the model's training, if there are several; names the folder, too")
+    add("--seed", type=int, help="seed of the model's training, if there are several; it names the folder, too")
     add("--out", type=folder, required=True, help="folder of all results")
     add("--films", default=",".join(ARMS), help="score only predictions on these films (%(default)s)")
-    add("--metrics", default=all_metrics.replace(",green", ""), help=f"of reports, out of {all_metrics} (%(default)s)")
+    add("--metrics", default=names.replace(",green", ""), help=f"of reports, out of {names} (%(default)s)")
     add("--thinking", action="store_true", help="the model thinks first, whatever the data says")
     add("--costless", action="store_true", help="also score answers that cost nothing, which every model must beat")
     add("--train", **files, metavar="PARQUET", help="training data, for --costless")
@@ -61,10 +56,11 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         raise UsageError("give --predictions, or --costless with --data and --train, or all of them")
     if args.predictions and not re.fullmatch(r"[\w+-][\w.+-]*", args.model):
         raise UsageError(f"--model must be the name of a folder: letters, digits, and . _ + -; got {args.model!r}")
-    given = read_predictions(args.predictions, args.data_set)
+    given = read_predictions(args.predictions)
     asked = samples(read_data(args.data) if args.data else ((row.where, row.gold) for row in given), args.thinking)
-    chosen = match(asked, [row for row in given if row.row["films"] in films])
-    jobs = [(args.model, args.seed, pairs) for pairs in chosen]
+    jobs = [
+        (args.model, args.seed, pairs) for pairs in match(asked, (row for row in given if row.row["films"] in films))
+    ]
     if args.costless:
         own = [replace(sample, thinking=False) for sample in asked if sample.films == OWN]
         rows: dict[str, list[Given]] = defaultdict(list)
@@ -76,8 +72,8 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     for model, seed, pairs in jobs:
         results = results_folder.write(args.out, model, seed, pairs, score(pairs, metrics), command)
         values = ", ".join(f"{name} {value:.4g}" for name, value in results["metrics"].items() if value is not None)
-        print("{model}, {data_set}/{task}, {films}: {samples} samples, ".format_map(results), end="")
-        print(f"{results['failed']} failed, {results['missing']} missing; {values}")
+        counts = "{model}, {data_set}/{task}, {films}: {samples} samples, {failed} failed, {missing} missing"
+        print(f"{counts.format_map(results)}; {values}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers that cost nothing, as the predictions of models that never saw a film: what a table's other rows must beat."""
+"""Answers that cost nothing, as predictions of models that never saw a film: what a table's other rows must beat."""
 
 import random
 from collections import defaultdict
@@ -14,30 +14,28 @@ from reward_fns.errors import UsageError
 
 
 def answers(samples: Sequence[Sample], train: Sequence[Sample], seed: int) -> Iterator[tuple[str, str, str]]:
-    """Model name, sample id and prediction for each sample: all normal, and one by its task.
+    """Model, sample id and prediction, two for each sample: ``all-normal``, of metrics.yaml, and one by its task.
 
-    - ``all-normal``: the same for every sample, see metrics.yaml.
-    - ``class-mean-box``: the mean of all training boxes with the label that the question names, or of all of them.
-    - ``another-patients-report``: one of the training reports, drawn by ``seed``.
-
-    UsageError if the training samples have none of a task's.
+    ``class-mean-box`` is the mean of the training boxes with the label that the question names, or else of all;
+    ``another-patients-report`` is drawn from the training reports. UsageError if the task has nothing to train on.
     """
-    boxes: dict[str, list[Quad]] = defaultdict(list)
+    quads: dict[str, list[Quad]] = defaultdict(list)
     for box in (box for sample in train for box in sample.truth.boxes):
         for label in {"", box.label.casefold()}:
-            boxes[label].append(box.quad)
-    means = {label: Box(*np.mean(quads, axis=0).tolist()) for label, quads in boxes.items()}
-    reports = [(sample.patient_id, sample.truth.report) for sample in train if sample.truth.report]
+            quads[label].append(box.quad)
+    means = {label: Box(*np.mean(of, axis=0).tolist()) for label, of in quads.items()}
+    reports = [(sample.patient_id, sample.truth.report) for sample in train if sample.task == "report"]
+    patients = {patient for patient, _ in reports}
     for sample in samples:
         yield "all-normal", sample.id, METRICS["all_normal"][sample.task]
-        if sample.task == "grounding" and means:
+        if not (means if sample.task == "grounding" else patients - {sample.patient_id}):
+            raise UsageError(f"--train has no {sample.task} samples of other patients, which {sample.id!r} needs")
+        if sample.task == "grounding":
             label = max((label for label in means if label in sample.question.casefold()), key=len)
-            convention = get_convention(sample.info.get("box_format") or "radvlm")
-            yield "class-mean-box", sample.id, convention.render([means[label]], sample.truth.frame or (1, 1))
-        elif sample.task == "report" and {patient for patient, _ in reports} - {sample.patient_id}:
+            frame = sample.info["width"], sample.info["height"]
+            yield "class-mean-box", sample.id, get_convention(sample.info["box_format"]).render([means[label]], frame)
+        else:
             rng = random.Random(f"{seed} {sample.id}")
             while (drawn := rng.choice(reports))[0] == sample.patient_id:
                 pass
             yield "another-patients-report", sample.id, drawn[1]
-        else:
-            raise UsageError(f"--train has no {sample.task} samples of other patients, for {sample.id}")

@@ -85,14 +85,16 @@ def coco(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
     sides = {"reference": COCO(), "prediction": COCO()}
     for side, data in sides.items():
-        nowhere = [(0.0,) * 4] if side == "prediction" else []
-        boxes = [
-            (n, b) for n, row in enumerate(rows) for b in row["boxes"][side] + nowhere * row["counts"]["invalid_boxes"]
+        boxes = [(n, box) for n, row in enumerate(rows) for box in row["boxes"][side]]
+        if side == "prediction":
+            boxes += [(n, (0, 0, 0, 0)) for n, row in enumerate(rows) for _ in range(row["counts"]["invalid_boxes"])]
+        found = [(n, [x1, y1, x2 - x1, y2 - y1]) for n, (x1, y1, x2, y2) in boxes]
+        same = {"category_id": 1, "iscrowd": 0, "score": 1.0}
+        annotations = [
+            {"id": i, "image_id": n, "bbox": b, "area": b[2] * b[3]} | same for i, (n, b) in enumerate(found, 1)
         ]
-        data.dataset = {"images": [{"id": n} for n in range(len(rows))], "categories": [{"id": 1}], "annotations": [
-            {"id": i, "image_id": n, "category_id": 1, "iscrowd": 0, "score": 1.0, "area": (x2 - x1) * (y2 - y1),
-             "bbox": [x1, y1, x2 - x1, y2 - y1]} for i, (n, (x1, y1, x2, y2)) in enumerate(boxes, 1)
-        ]}  # fmt: skip
+        data.dataset = {"images": [{"id": n} for n in range(len(rows))], "categories": [{"id": 1}]}
+        data.dataset["annotations"] = annotations
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         for data in sides.values():
             data.createIndex()

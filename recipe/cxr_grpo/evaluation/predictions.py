@@ -55,24 +55,25 @@ def samples(rows: Iterable[tuple[str, dict[str, Any] | None]], thinking: bool) -
             raise UsageError(f"{where}: has no gold; name the parquet files with --data")
         try:
             source, _, task = row["data_source"].rpartition("/")
-            image, question = row["images"][0].get("image"), row["prompt"][0]["content"].replace("<image>\n", "")
+            image, question = (*row["images"], {})[0].get("image") or "", row["prompt"][0]["content"]
             truth, defects = parse_ground_truth(row["reward_model"]["ground_truth"], task)
             if truth is None:
                 raise UsageError(f"{where}: {'; '.join(defect.detail for defect in defects)}")
-            info = {**row["extra_info"], **truth.stored}  # in a control, the gold tells of the film that is shown
-            info |= {"task": task, **dict(zip(("width", "height"), truth.frame or (), strict=False))}
+            info = {"box_format": "radvlm", "width": 1, "height": 1, **row["extra_info"], **truth.stored, "task": task}
+            info |= dict(zip(("width", "height"), truth.frame or (), strict=False))  # of the film that is shown
             key, think = (info.get("films", OWN), info["id"]), thinking or bool(info.pop("thinking", False))
-            names = info["id"], info["patient_id"], source.partition("/films_")[0], task, key[0], question.strip()
+            names = info["id"], info["patient_id"], source.partition("/films_")[0], task, key[0]
+            shown = question.replace("<image>", "").strip(), image.removeprefix("file://") or None
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise UsageError(f"{where}: not a row for RL as data_prep writes it ({error!r})") from error
         if key in found:
             raise UsageError(f"{where}: a second sample {key[1]!r}; evaluate data sets with equal ids one by one")
-        found[key] = Sample(*names, image and image.removeprefix("file://"), think, info, truth)
+        found[key] = Sample(*names, *shown, think, info, truth)
     return [*found.values()]
 
 
-def read_predictions(paths: Sequence[Path], data_set: str) -> list[Given]:
-    """The predictions in files of JSON lines and in verl's dumps, which don't name their data set; or a UsageError."""
+def read_predictions(paths: Sequence[Path]) -> list[Given]:
+    """The predictions in files of JSON lines and in verl's dumps, whose data set is called "dump"; or a UsageError."""
     given: list[Given] = []
     for path in paths:
         try:
@@ -82,7 +83,7 @@ def read_predictions(paths: Sequence[Path], data_set: str) -> list[Given]:
             raise UsageError(f"cannot read the predictions {path}: {error}") from error
         if lines and isinstance(lines[0][1], dict) and {"input", "output", "gts"} <= lines[0][1].keys():
             for (where, _), row in zip(lines, read_rows(path), strict=True):
-                gold = {"data_source": f"{data_set}/{row.task}", "prompt": [{"content": row.asked()}], "images": [{}]}
+                gold = {"data_source": f"dump/{row.task}", "prompt": [{"content": row.asked()}], "images": [{}]}
                 gold |= {"reward_model": {"ground_truth": row.truth}, "extra_info": {}}
                 given.append(Given({"id": row.id, "prediction": row.answer, "films": row.films}, where, gold))
             continue
@@ -96,7 +97,7 @@ def read_predictions(paths: Sequence[Path], data_set: str) -> list[Given]:
     return given
 
 
-def match(asked: Sequence[Sample], given: Sequence[Given]) -> list[Pairs]:
+def match(asked: Sequence[Sample], given: Iterable[Given]) -> list[Pairs]:
     """Per data set, task and films its samples in the data's order, each with its prediction or None.
 
     What has no prediction at all is left out. Where the data has no rows for other films, its own ones are meant.
@@ -109,7 +110,7 @@ def match(asked: Sequence[Sample], given: Sequence[Given]) -> list[Pairs]:
         for arm in CONTROLS if films == OWN else ():
             others = {name: replace(sample, films=arm, image=None) for name, sample in of.items()}
             groups.setdefault((data_set, task, arm), others)
-    expected = {(films, name): sample for (_, _, films), of in groups.items() for name, sample in of.items()}
+    expected = {(key[2], name): sample for key, of in groups.items() for name, sample in of.items()}
     answers: dict[tuple[str, str], dict[str, Any]] = {}
     for row, where, gold in given:
         films, name = place = row["films"], row["id"]

@@ -17,33 +17,26 @@ _PACKAGES = ("cxr-grpo", "numpy", "pycocotools", "sacrebleu", "torch", "transfor
 
 
 def write(out: Path, model: str, seed: int | None, pairs: Pairs, rows: list[Scored], command: str) -> dict[str, Any]:
-    """Write ``out/MODEL/SET-TASK[-seedK]/FILMS`` all at once; returns what is in its results.json.
+    """Write ``out/MODEL/SET-TASK[-seedK]/FILMS``, all at once and the same bytes for the same inputs.
 
-    The same inputs give the same bytes.
+    Returns what is in its results.json.
     """
     sample, metrics = pairs[0][0], corpus(rows)
+    parts = {"data": [sample.truth.stored for sample, _ in pairs], "predictions": [row for _, row in pairs if row]}
+    texts = {key: _lines(of) for key, of in (parts | {"scores": rows}).items()}
+    results = {"model": model} | {key: getattr(sample, key) for key in ("data_set", "task", "films", "thinking")}
+    results |= {"seed": seed, "decoding": None, "samples": len(rows)}
+    results |= {status: sum(row["status"] == status for row in rows) for status in ("failed", "missing")}
+    better = {key: None if key in METRICS["neither"] else key not in METRICS["lower"] for key in metrics}
+    results |= {"metrics": metrics, "higher_is_better": better, "groups": groups(rows), "weights": loaded()}
+    results["hashes"] = {key: hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
+    versions = {found.name: found.version for found in distributions() if found.name in _PACKAGES}
+    results |= {"command": command, "versions": {"python": platform.python_version(), **versions}}
+    files = {f"{key}.jsonl": texts[key] for key in ("predictions", "scores")}
+    files["results.json"] = json.dumps(results, indent=1, allow_nan=False, sort_keys=True) + "\n"
     name = f"{sample.data_set}-{sample.task}" + ("" if seed is None else f"-seed{seed}")
-    files = {
-        "data": _lines(sample.truth.stored for sample, _ in pairs),
-        "predictions": _lines(given for _, given in pairs if given),
-        "scores": _lines(rows),
-    }
-    results = {
-        "model": model, "data_set": sample.data_set, "task": sample.task, "films": sample.films, "seed": seed,
-        "thinking": sample.thinking, "decoding": None, "samples": len(rows),
-        **{status: sum(row["status"] == status for row in rows) for status in ("failed", "missing")},
-        "metrics": metrics, "groups": groups(rows),
-        "higher_is_better": {n: None if n in METRICS["neither"] else n not in METRICS["lower"] for n in metrics},
-        "hashes": {key: hashlib.sha256(text.encode()).hexdigest() for key, text in files.items()},
-        "weights": loaded(), "command": command,
-        "versions": dict(sorted({d.name: d.version for d in distributions() if d.name in _PACKAGES}.items()))
-        | {"python": platform.python_version()},
-    }  # fmt: skip
-    files = {f"{key}.jsonl": files[key] for key in ("predictions", "scores")}
-    files["results.json"] = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    with staged(
-        out / model / name / sample.films, lambda old: filter(Path.exists, map(old.joinpath, files)), private=True
-    ) as part:
+    target = out / model / name / sample.films
+    with staged(target, lambda old: filter(Path.exists, map(old.joinpath, files)), private=True) as part:
         for file, text in files.items():
             (part / file).write_text(text)
     return results

@@ -1,7 +1,6 @@
 """Scores of a model's predictions: per sample, and over all of them."""
 
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -59,30 +58,31 @@ def score(pairs: Pairs, chosen: Sequence[str]) -> list[Scored]:
 
 
 def _read(sample: Sample, text: str | None) -> tuple[Scored, Rollout]:
-    """A sample's row without what rewards compute, and what they get."""
-    answer, source = extract_answer(text or "", thinking=sample.thinking) or "", f"{sample.data_set}/{sample.task}"
+    """A sample's row without what rewards compute, and what they get; an answer begins after the last </think>."""
+    thought, tag, _ = (text or "").rpartition("</think>")
+    thinking = sample.thinking or bool(tag)
+    answer, source = extract_answer(text or "", thinking=thinking) or "", f"{sample.data_set}/{sample.task}"
     rollout = Rollout(source, answer, sample.truth.stored, sample.info)
     parsed = parse_rollout(rollout, _READING)
     if not isinstance(parsed, ParsedRollout):
         raise UsageError(str(parsed))
-    before, tag, _ = (text or "").rpartition("</think>")
-    thinking = (before if tag else text or "").removeprefix("<think>").strip() if sample.thinking else ""
     status = "missing" if text is None else "failed" if parsed.failed else "ok"
     row: Scored = {key: getattr(sample, key) for key in ("id", "patient_id", "task", "films", "question", "image")}
-    row |= {"data_source": source, "prediction": text, "answer": answer, "thinking": thinking, "status": status}
-    if sample.task == "report":
-        metrics: dict[str, float | None] = {"answer_chars": float(len(answer))}
-        return row | {"reference": sample.truth.report, "labels": [], "metrics": metrics, "counts": {}}, rollout
-    ours, theirs = ([box.quad for box in boxes] for boxes in (parsed.prediction, sample.truth.boxes))
-    scale = get_convention(sample.info.get("box_format") or "radvlm").scale(sample.truth.frame or (1, 1))
-    first, true = (np.array(boxes).reshape(-1, 4) for boxes in (ours[:1], theirs))
-    metrics = {"ap50_paper": ap50_paper(paper_boxes(answer, scale), true)}
-    metrics["acc_50"] = float((iou_matrix(first, true) >= 0.5).any()) if len(theirs) == 1 else None
-    overlap = (0.0, 0.0) if parsed.failed else mask_overlap(ours, theirs)
-    row |= {"reference": None, "labels": sorted({box.label for box in sample.truth.boxes}), "n_boxes": len(theirs)}
-    row |= {"metrics": metrics | dict(zip(("mask_precision", "mask_recall"), overlap, strict=True))}
-    row |= {"boxes": {"prediction": ours, "reference": theirs}}
-    return row | {"counts": {"invalid_boxes": len(parsed.context["invalid_boxes"])}}, rollout
+    row |= {"data_source": source, "prediction": text, "answer": answer, "status": status, "labels": [], "counts": {}}
+    row["thinking"] = (thought if tag else text or "").removeprefix("<think>").strip() if thinking else ""
+    row |= {"reference": sample.truth.report or None, "metrics": {"answer_chars": float(len(answer))}}
+    if sample.task == "grounding":
+        ours, theirs = ([box.quad for box in boxes] for boxes in (parsed.prediction, sample.truth.boxes))
+        scale = get_convention(sample.info["box_format"]).scale((sample.info["width"], sample.info["height"]))
+        first, true = (np.array(boxes).reshape(-1, 4) for boxes in (ours[:1], theirs))
+        overlap = (0.0, 0.0) if parsed.failed else mask_overlap(ours, theirs)
+        row["metrics"] = {"ap50_paper": ap50_paper(paper_boxes(answer, scale), true)}
+        row["metrics"]["acc_50"] = float((iou_matrix(first, true) >= 0.5).any()) if len(theirs) == 1 else None
+        row["metrics"] |= dict(zip(("mask_precision", "mask_recall"), overlap, strict=True))
+        row |= {"labels": sorted({box.label for box in sample.truth.boxes}), "n_boxes": len(theirs)}
+        row |= {"boxes": {"prediction": ours, "reference": theirs}}
+        row["counts"] = {"invalid_boxes": len(parsed.context["invalid_boxes"])}
+    return row, rollout
 
 
 def _label(rows: Sequence[Scored]) -> None:
@@ -115,11 +115,10 @@ def corpus(rows: Sequence[Scored]) -> dict[str, float | None]:
 
 def groups(rows: Sequence[Scored]) -> dict[str, dict[str, Any]]:
     """The corpus metrics by label (of reports: what CheXbert finds in the reference) and by number of true boxes."""
-    found: dict[str, dict[str, list[Scored]]] = {"label": defaultdict(list), "n_boxes": defaultdict(list)}
-    for row in rows:
-        for kind, keys in {"label": row["labels"], "n_boxes": [str(row[k]) for k in ("n_boxes",) if k in row]}.items():
-            for key in keys:
-                found[kind][key].append(row)
-    return {
-        kind: {key: {"samples": len(of), **corpus(of)} for key, of in sorted(by.items())} for kind, by in found.items()
-    }
+    found: dict[str, dict[str, Any]] = {"label": {}, "n_boxes": {}}
+    keys = {"label": [row["labels"] for row in rows], "n_boxes": [[row.get("n_boxes")] for row in rows]}
+    for kind, of_rows in keys.items():
+        for key in sorted({key for of_row in of_rows for key in of_row if key is not None}):
+            members = [row for row, of_row in zip(rows, of_rows, strict=True) if key in of_row]
+            found[kind][str(key)] = {"samples": len(members), **corpus(members)}
+    return found
