@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_prep.options import folder
 from recipe.cxr_grpo.evaluation import costless, results_folder
-from recipe.cxr_grpo.evaluation.predictions import ARMS, Given, match, read_data, read_predictions, samples
+from recipe.cxr_grpo.evaluation.predictions import ARMS, Given, match, read_predictions, samples
 from recipe.cxr_grpo.evaluation.scoring import METRICS, score
 from recipe.cxr_grpo.results.validation import OWN
 from recipe.cxr_grpo.running.training import exit_status
@@ -57,14 +57,13 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     if args.predictions and not re.fullmatch(r"[\w+-][\w.+-]*", args.model):
         raise UsageError(f"--model must be the name of a folder: letters, digits, and . _ + -; got {args.model!r}")
     given = read_predictions(args.predictions)
-    asked = samples(read_data(args.data) if args.data else ((row.where, row.gold) for row in given), args.thinking)
-    jobs = [
-        (args.model, args.seed, pairs) for pairs in match(asked, (row for row in given if row.row["films"] in films))
-    ]
+    asked = samples(args.data, given, thinking=args.thinking)
+    chosen = [prediction for prediction in given if prediction.row["films"] in films]
+    jobs = [(args.model, args.seed, pairs) for pairs in match(asked, chosen)]
     if args.costless:
         own = [replace(sample, thinking=False) for sample in asked if sample.films == OWN]
         rows: dict[str, list[Given]] = defaultdict(list)
-        for model, name, text in costless.answers(own, samples(read_data(args.train), False), args.seed or 0):
+        for model, name, text in costless.answers(own, samples(args.train), args.seed or 0):
             rows[model].append(Given({"id": name, "prediction": text, "films": OWN}, model))
         jobs += [(model, None, pairs) for model, of in rows.items() for pairs in match(own, of)]
     if not jobs:

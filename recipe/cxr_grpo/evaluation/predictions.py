@@ -13,6 +13,7 @@ from reward_fns.errors import UsageError, unknown
 from reward_fns.ground_truth import GroundTruth, parse_ground_truth
 
 ARMS = (OWN, *CONTROLS)
+_SHOWN = {"films": None, "frame": None}  # keys of the gold that a control changes
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,15 @@ class Given(NamedTuple):
 Pairs = list[tuple[Sample, dict[str, Any] | None]]
 
 
-def read_data(paths: Sequence[Path]) -> Iterable[tuple[str, dict[str, Any]]]:
-    """The rows of parquet files for RL, each with its place."""
-    return ((f"{path}, row {number}", row) for path in paths for number, row in enumerate(parquet_rows(path)))
+def samples(paths: Sequence[Path], given: Iterable[Given] = (), *, thinking: bool = False) -> list[Sample]:
+    """The samples of parquet files for RL, or without files those whose gold comes with dumps; UsageError: bad gold.
 
-
-def samples(rows: Iterable[tuple[str, dict[str, Any] | None]], thinking: bool) -> list[Sample]:
-    """The samples of rows for RL; with ``thinking`` the model thinks first, whatever they say. UsageError: bad gold."""
+    With ``thinking`` the model thinks first, whatever the data says.
+    """
     found: dict[tuple[str, str], Sample] = {}
+    rows: Iterable = ((f"{path}, row {number}", row) for path in paths for number, row in enumerate(parquet_rows(path)))
+    if not paths:  # dumps are in no order
+        rows = ((of.where, of.gold) for of in sorted(given, key=lambda of: of.row["id"]))
     for where, row in rows:
         if row is None:
             raise UsageError(f"{where}: has no gold; name the parquet files with --data")
@@ -62,7 +64,7 @@ def samples(rows: Iterable[tuple[str, dict[str, Any] | None]], thinking: bool) -
             info = {"box_format": "radvlm", "width": 1, "height": 1, **row["extra_info"], **truth.stored, "task": task}
             info |= dict(zip(("width", "height"), truth.frame or (), strict=False))  # of the film that is shown
             key, think = (info.get("films", OWN), info["id"]), thinking or bool(info.pop("thinking", False))
-            names = info["id"], info["patient_id"], source.partition("/films_")[0], task, key[0]
+            names = info["id"], info["patient_id"], source.partition("/films_")[0].replace("/", "_"), task, key[0]
             shown = question.replace("<image>", "").strip(), image.removeprefix("file://") or None
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise UsageError(f"{where}: not a row for RL as data_prep writes it ({error!r})") from error
@@ -88,8 +90,8 @@ def read_predictions(paths: Sequence[Path]) -> list[Given]:
                 given.append(Given({"id": row.id, "prediction": row.answer, "films": row.films}, where, gold))
             continue
         for where, raw in lines:
-            line = {"films": OWN, **raw} if isinstance(raw, dict) else {}
-            if not isinstance(line.get("id"), str) or not isinstance(line.get("prediction", 0), str | None):
+            line = {"id": 0, "prediction": 0, "films": OWN, **(raw if isinstance(raw, dict) else {})}
+            if not isinstance(line["id"], str) or not isinstance(line["prediction"], str | None):
                 raise UsageError(f'{where}: need {{"id": text, "prediction": text or null}}, got {str(raw)[:200]}')
             if line["films"] not in ARMS:
                 raise UsageError(f"{where}: {unknown('films', line['films'], ARMS)}")
@@ -119,11 +121,7 @@ def match(asked: Sequence[Sample], given: Iterable[Given]) -> list[Pairs]:
             raise UsageError(f"{where}: there is no sample {name!r} with films {films}; {known}. Is it of another set?")
         if answers.setdefault(place, row) is not row:
             raise UsageError(f"{where}: a second prediction for sample {name!r} with films {films}")
-        if gold and _truth(gold["reward_model"]["ground_truth"]) != _truth(expected[place].truth.stored):
+        if gold and {**gold["reward_model"]["ground_truth"], **_SHOWN} != {**expected[place].truth.stored, **_SHOWN}:
             raise UsageError(f"{where}: sample {name!r} has another ground truth than in --data")
     matched = [[(sample, answers.get((sample.films, sample.id))) for sample in of.values()] for of in groups.values()]
     return [pairs for pairs in matched if any(row for _, row in pairs)]
-
-
-def _truth(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stored.items() if key not in ("films", "frame")}  # which a control changes
