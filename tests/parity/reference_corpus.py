@@ -1,4 +1,4 @@
-"""The numbers that tables hold, of whole lists of reports, as the reference packages compute them; see test_corpus.py."""
+"""What tables hold, of whole lists of reports, as the reference packages compute it; see test_corpus.py."""
 
 import json
 import os

@@ -13,7 +13,23 @@ from recipe.cxr_grpo import evaluate
 
 pytestmark = pytest.mark.parity
 
-WORDS = ["the", "heart", "lung", "left", "no", "No", "effusion", "is", "are", "enlarged", "edema", "opacity", ".", ",", "3.5"]
+WORDS = [
+    "the",
+    "heart",
+    "lung",
+    "left",
+    "no",
+    "No",
+    "effusion",
+    "is",
+    "are",
+    "enlarged",
+    "edema",
+    "opacity",
+    ".",
+    ",",
+    "3.5",
+]
 
 
 def synthetic(count=120):

@@ -21,10 +21,8 @@ def paper_boxes(text: str, scale: tuple[int, int] = (1, 1)) -> Floats:
     >>> paper_boxes("[0.1, 0.2,0.3, 0.4], [-0.1, 0.2, 0.3, 0.4] and [.5, .5, .2, 1e-1]")
     array([[0.1, 0.2, 0.3, 0.4]])
     """
-    quads = []
-    for found in _BOX.findall(text):
-        with contextlib.suppress(ValueError):
-            quads.append([*map(float, found)])
+    numbers = (found for found in _BOX.findall(text) if all(n.count(".") < 2 and n != "." for n in found))
+    quads = [[*map(float, found)] for found in numbers]
     return np.array(quads, dtype=float).reshape(-1, 4) / [*scale, *scale]
 
 

@@ -11,6 +11,7 @@ from recipe.cxr_grpo.results.films import CONTROLS
 from recipe.cxr_grpo.results.validation import OWN, read_rows
 from reward_fns.errors import UsageError, unknown
 from reward_fns.ground_truth import GroundTruth, parse_ground_truth
+from reward_fns.registry import TASKS
 
 ARMS = (OWN, *CONTROLS)
 _SHOWN = {"films": None, "frame": None}  # keys of the gold that a control changes
@@ -57,6 +58,8 @@ def samples(paths: Sequence[Path], given: Iterable[Given] = (), *, thinking: boo
             raise UsageError(f"{where}: has no gold; name the parquet files with --data")
         try:
             source, _, task = row["data_source"].rpartition("/")
+            if task not in TASKS:
+                raise UsageError(f"{where}: {unknown('task', task, TASKS)}")
             image, question = (*row["images"], {})[0].get("image") or "", row["prompt"][0]["content"]
             truth, defects = parse_ground_truth(row["reward_model"]["ground_truth"], task)
             if truth is None:

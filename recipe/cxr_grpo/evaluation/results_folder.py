@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,12 @@ def write(out: Path, model: str, seed: int | None, pairs: Pairs, rows: list[Scor
     Returns what is in its results.json.
     """
     sample, metrics = pairs[0][0], corpus(rows)
-    parts = {"data": [sample.truth.stored for sample, _ in pairs], "predictions": [row for _, row in pairs if row]}
-    texts = {key: _lines(of) for key, of in (parts | {"scores": rows}).items()}
+    parts: dict[str, Any] = {
+        "data": [sample.truth.stored for sample, _ in pairs],
+        "predictions": [row for _, row in pairs if row],
+    }
+    parts["scores"] = rows
+    texts = {key: "".join(json.dumps(row, allow_nan=False) + "\n" for row in of) for key, of in parts.items()}
     results = {"model": model} | {key: getattr(sample, key) for key in ("data_set", "task", "films", "thinking")}
     results |= {"seed": seed, "decoding": None, "samples": len(rows)}
     results |= {status: sum(row["status"] == status for row in rows) for status in ("failed", "missing")}
@@ -40,7 +43,3 @@ def write(out: Path, model: str, seed: int | None, pairs: Pairs, rows: list[Scor
         for file, text in files.items():
             (part / file).write_text(text)
     return results
-
-
-def _lines(rows: Iterable[Any]) -> str:
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)

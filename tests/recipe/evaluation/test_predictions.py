@@ -30,7 +30,9 @@ def test_a_dump_and_json_lines_give_the_same_files(prepare, jsonl, perfect, run)
     ]
     assert [done.status for done in runs] == [0, 0], runs
     for task in ("report", "grounding"):
-        files = [{path.name: path.read_bytes() for path in (done.folder / f"m/mine-{task}/own").iterdir()} for done in runs]
+        files = [
+            {path.name: path.read_bytes() for path in (done.folder / f"m/mine-{task}/own").iterdir()} for done in runs
+        ]
         assert files[0].keys() == {"predictions.jsonl", "scores.jsonl", "results.json"}
         for name in ("predictions.jsonl", "scores.jsonl"):
             assert files[0][name] == files[1][name]
@@ -83,7 +85,7 @@ def test_boxes_in_pixels_are_those_of_the_film_shown(prepare, jsonl, run, tmp_pa
     [
         ({"id": "n9", "prediction": "x"}, "line 2: there is no sample 'n9' with films own"),
         ({"id": "n0", "prediction": "x"}, "line 2: a second prediction for sample 'n0' with films own"),
-        ({"id": "n1", "prediction": 3}, "line 2: need {\"id\": text, \"prediction\": text or null}"),
+        ({"id": "n1", "prediction": 3}, 'line 2: need {"id": text, "prediction": text or null}'),
         ({"id": 1, "prediction": "x"}, "line 2: need"),
         ({"id": "n1"}, "line 2: need"),
         (["n1", "x"], "line 2: need"),
@@ -138,7 +140,10 @@ def test_a_dump_of_another_data_set_with_the_same_ids_is_refused(prepare, jsonl,
         (["--predictions", "P", "--data", "D", "--train", "D"], "--costless"),
         (["--predictions", "P", "--data", "D"], "--model must be the name of a folder"),
         (["--predictions", "P", "--data", "D", "--model", "../up"], "--model must be the name of a folder"),
-        (["--predictions", "P", "--data", "D", "--model", "m", "--films", "true"], "unknown name in --films or --metrics"),
+        (
+            ["--predictions", "P", "--data", "D", "--model", "m", "--films", "true"],
+            "unknown name in --films or --metrics",
+        ),
         (["--predictions", "P", "--data", "D", "--model", "m", "--films", "blank"], "no prediction to score"),
     ],
 )

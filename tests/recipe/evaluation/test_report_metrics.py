@@ -57,7 +57,12 @@ def test_chexbert_counts(prepare, predictions, answers, run, text_models_in_cach
     results, scores = done.read("m/mine-report/own")
     marks = [[int(label in (1, 3)) for label in findings.classes] for findings in classify(answers[1])]
     assert [row["counts"]["chexbert"]["reference"] for row in scores.values()] == marks
-    assert [row["counts"]["chexbert"]["prediction"] for row in scores.values()] == [marks[1], marks[0], marks[2], [0] * 14]
+    assert [row["counts"]["chexbert"]["prediction"] for row in scores.values()] == [
+        marks[1],
+        marks[0],
+        marks[2],
+        [0] * 14,
+    ]
     assert [len(row["labels"]) for row in scores.values()] == [sum(of) for of in marks]
     assert sum(group["samples"] for group in results["groups"]["label"].values()) == sum(map(sum, marks))
 
