@@ -83,7 +83,7 @@ class Convention:
         >>> get_convention("radvlm").render([*boxes, boxes[0]], (640, 480), named=True)
         'nodule: [0.12, 0.3, 0.45, 0.8] and [0.12, 0.3, 0.45, 0.8]; line: [0.5, 0.5, 0.51, 1.0]'
         """
-        width, height = self._scale(frame)
+        width, height = self.scale(frame)
         spans = [(self._span(box.x1, box.x2, width), self._span(box.y1, box.y2, height)) for box in boxes]
         rows = [[x1, y1, x2, y2] for (x1, x2), (y1, y2) in spans]
         if self.as_json:
@@ -96,7 +96,8 @@ class Convention:
             groups.setdefault(_NOT_IN_NAME.sub(" ", box.label).strip(), []).append(str(row))
         return "; ".join(f"{name}: {_listed(texts)}" if name else _listed(texts) for name, texts in groups.items())
 
-    def _scale(self, frame: Frame) -> Frame:
+    def scale(self, frame: Frame) -> Frame:
+        """What coordinates are divided by to become shares of the image's width and height."""
         return {"share": (1, 1), "thousandth": (1000, 1000)}.get(self.unit, frame)
 
     def _span(self, low: float, high: float, size: int) -> tuple[float, float]:
@@ -121,7 +122,7 @@ class Convention:
         """
         boxes: list[Box] = []
         invalid: list[Quad] = []
-        width, height = self._scale(frame)
+        width, height = self.scale(frame)
         for (x1, y1, x2, y2), label in read_quads(text, reader, names=not self.as_json):
             quad = (x1 / width, y1 / height, x2 / width, y2 / height)
             box = _valid(quad, label) if len(boxes) < MAX_BOXES else None

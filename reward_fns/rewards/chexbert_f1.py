@@ -12,7 +12,7 @@ Labels = Literal["all", "top5"]
 Uncertain = Literal["positive", "class"]
 Definition = Literal["f1", "accuracy", "exact"]
 _TOP5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
-_INDICES = {"all": range(len(OBSERVATIONS)), "top5": [OBSERVATIONS.index(name) for name in _TOP5]}
+INDICES = {"all": range(len(OBSERVATIONS)), "top5": [OBSERVATIONS.index(name) for name in _TOP5]}
 
 
 @reward("chexbert_f1", task="report", range=(0.0, 1.0), batched=True, needs=chexbert.needs)
@@ -85,7 +85,7 @@ def agreement(
     """
     # What each class counts as; blank and negative are 0.
     marks = {POSITIVE: POSITIVE, UNCERTAIN: POSITIVE if uncertain == "positive" else UNCERTAIN}
-    ours, theirs = ([marks.get(classes[i], 0) for i in _INDICES[labels]] for classes in (prediction, reference))
+    ours, theirs = ([marks.get(classes[i], 0) for i in INDICES[labels]] for classes in (prediction, reference))
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))
     if definition == "accuracy":
         return same / len(ours)

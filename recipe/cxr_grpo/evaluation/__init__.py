@@ -1,0 +1,1 @@
+"""Score saved predictions: what the command ``evaluate`` is made of."""
