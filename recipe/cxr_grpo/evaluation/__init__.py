@@ -1,0 +1,1 @@
+"""Predictions of any model, their scores, and folders of results."""
