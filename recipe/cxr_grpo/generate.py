@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if missing := [path for path in args.data if not path.is_file()]:
         raise UsageError(f"--data: no file {missing[0]}. Make it with `python -m data_prep <set> --out DIR`.")
     os.umask(0o077)  # answers are about patients
-    os.environ.update({"VLLM_LOGGING_LEVEL": "WARNING"} | run_environment())
+    os.environ.update({"VLLM_LOGGING_LEVEL": "ERROR"} | run_environment())
     sampling = {"temperature": model.temperature, "max_tokens": args.max_tokens or model.max_tokens, "seed": args.seed}
     busy = "a training run or another generation uses vLLM on this machine's CPU; wait for its end"
     with vllm_lock(busy) if cpu.enabled() else contextlib.nullcontext():
