@@ -58,7 +58,7 @@ def samples(options: argparse.Namespace, problems: Problems) -> Iterator[Sample]
 
 def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[reports.Study]:
     for name, entry in tqdm(jsons.members(options.annotations, problems), unit="study", disable=None):
-        patient = _patient(name, entry)
+        patient = patient_of(name, entry)
         names, views = (entry.get(key) for key in ("image_path", "frontal_lateral")) if patient else (None, None)
         split = str(entry.get("split", "test")) if patient else ""
         if not (isinstance(names, list) and isinstance(views, list) and len(names) == len(views)):
@@ -78,13 +78,13 @@ def _studies(options: argparse.Namespace, problems: Problems) -> Iterator[report
             problems.notes["studies without a frontal image"] += 1
         # The key image first: it is what the leaderboard shows to models that take one image.
         frontal.sort(key=lambda image: image != entry.get("key_image_path"))
-        find = partial(_image, options.root, where=name, problems=problems)
+        find = partial(find_image, options.root, where=name, problems=problems)
         films = reports.views(frontal, lateral, name, options, find)
         reason = _INDICATION.search(str(entry.get("context")))
         yield reports.Study(name, patient, NAMES[split], *chosen, *films, reports.known_text(reason and reason[1]))
 
 
-def _patient(name: str, entry: Any) -> str:
+def patient_of(name: str, entry: Any) -> str:
     """The patient by the name that the source's own loader gives; "" if there is none."""
     if not isinstance(entry, dict):
         return ""
@@ -95,7 +95,8 @@ def _patient(name: str, entry: Any) -> str:
     return match[1] if (match := _CHEXPERT.fullmatch(name)) else ""
 
 
-def _image(root: Path, image: str, where: str, problems: Problems) -> Path | None:
+def find_image(root: Path, image: str, where: str, problems: Problems) -> Path | None:
+    """The file of an image as a record names it, below the folder of the images or the one above; None (a problem)."""
     relative = image.lstrip("/")  # MIMIC's begin with a slash
     folders = (name for name in _FOLDERS if (root / name / relative).is_file())
     return pictures.within(root / next(folders, ""), relative, where, problems)

@@ -7,7 +7,6 @@ reads every row, 1: it does not, 2: wrong use.
 """
 
 import argparse
-import asyncio
 import contextlib
 import io
 import sys
@@ -22,8 +21,8 @@ from data_prep.checks import row as checks
 from data_prep.checks.validate import parquet_files
 from data_prep.options import positive
 from data_prep.writer.staging import read_schema
+from recipe.cxr_grpo.running.prompts import load_model, prompt_of
 from recipe.cxr_grpo.running.training import exit_status
-from reward_fns.errors import UsageError
 
 SHOWN = 20
 
@@ -43,24 +42,6 @@ class Lengths:
         head = f"{self.path}: {self.kind}, {len(self.tokens)} rows read{span}, {len(self.defects)} defects"
         more = [f"... and {len(self.defects) - SHOWN} more"] if len(self.defects) > SHOWN else []
         return "\n  ".join([head, *self.defects[:SHOWN], *more])
-
-
-def load_model(model: str) -> tuple[Any, Any]:
-    """A model's tokenizer and processor, loaded by verl; UsageError where verl would go on without a processor."""
-    from recipe.cxr_grpo.cpu import shims
-
-    shims.torchvision_operators()
-    from datasets import disable_progress_bars
-    from verl.utils import hf_processor, hf_tokenizer
-
-    disable_progress_bars()  # those of reading a file into the cache
-    try:
-        tokenizer, processor = hf_tokenizer(model), hf_processor(model)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--model {model}: {error}") from error
-    if processor is None:
-        raise UsageError(f"--model {model}: verl finds no image processor there, and would train it on text only")
-    return tokenizer, processor
 
 
 def read_lengths(path: Path, tokenizer: Any, processor: Any, *, sft: bool, limit: int, first: int | None) -> Lengths:
@@ -85,9 +66,7 @@ def read_lengths(path: Path, tokenizer: Any, processor: Any, *, sft: bool, limit
         if sft:
             return row["input_ids"]
         collate_fn([row])
-        messages = row["raw_prompt"]
-        text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        images, videos, _ = asyncio.run(data.process_multi_modal_info(messages, data.image_patch_size, config))
+        text, images, videos = prompt_of(data, row["raw_prompt"], processor)
         return build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)["input_ids"][0]
 
     rows, stored = len(data), pq.read_metadata(path).num_rows

@@ -1,1 +1,1 @@
-"""Score saved predictions: what the command ``evaluate`` is made of."""
+"""Predictions of any model, their scores, and folders of results."""

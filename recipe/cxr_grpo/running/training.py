@@ -203,8 +203,12 @@ def weights_lock(config: Any) -> contextlib.AbstractContextManager[int | None]:
     """
     if config.actor_rollout_ref.rollout.name != "vllm" or not own_ray(config):
         return contextlib.nullcontext()
-    refusal = (
-        "another GRPO run is under way on this machine, and verl 0.9.1 would mix up their weights: both use "
+    return vllm_lock(
+        "another run is under way on this machine, and verl 0.9.1 would mix up the weights of two: both use "
         "/tmp/rl-colocate-zmq-01000000-*.sock. Wait for its end, or run both in one Ray (ray_kwargs.ray_init.address)."
     )
+
+
+def vllm_lock(refusal: str) -> contextlib.AbstractContextManager[int | None]:
+    """The lock of those who start a vLLM of their own on this machine; UsageError with ``refusal`` if it is held."""
     return locks.lock(Path("/tmp/cxr-grpo-01000000.lock"), refusal)  # not TMPDIR, which differs between users
