@@ -5,8 +5,6 @@ import random
 
 import pytest
 
-pytest.importorskip("verl")
-
 from data_prep.sample import Sample
 from data_prep.writer.dataset import DatasetWriter
 from recipe.cxr_grpo import evaluate

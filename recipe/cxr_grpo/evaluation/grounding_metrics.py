@@ -86,13 +86,11 @@ def coco(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         boxes = [(n, box) for n, row in enumerate(rows) for box in row["boxes"][side]]
         if side == "prediction":
             boxes += [(n, (0, 0, 0, 0)) for n, row in enumerate(rows) for _ in range(row["counts"]["invalid_boxes"])]
-        found = [(n, [x1, y1, x2 - x1, y2 - y1]) for n, (x1, y1, x2, y2) in boxes]
+        corners = [(n, [x1, y1, x2 - x1, y2 - y1]) for n, (x1, y1, x2, y2) in boxes]
         same = {"category_id": 1, "iscrowd": 0, "score": 1.0}
-        annotations = [
-            {"id": i, "image_id": n, "bbox": b, "area": b[2] * b[3]} | same for i, (n, b) in enumerate(found, 1)
-        ]
-        data.dataset = {"images": [{"id": n} for n in range(len(rows))], "categories": [{"id": 1}]}
-        data.dataset["annotations"] = annotations
+        found = [{"id": i, "image_id": n, "bbox": b, "area": b[2] * b[3]} | same for i, (n, b) in enumerate(corners, 1)]
+        images = [{"id": n} for n in range(len(rows))]
+        data.dataset = {"images": images, "categories": [{"id": 1}], "annotations": found}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         for data in sides.values():
             data.createIndex()

@@ -88,8 +88,8 @@ def read_predictions(paths: Sequence[Path]) -> list[Given]:
             raise UsageError(f"cannot read the predictions {path}: {error}") from error
         if lines and isinstance(lines[0][1], dict) and {"input", "output", "gts"} <= lines[0][1].keys():
             for (where, _), row in zip(lines, read_rows(path), strict=True):
-                gold = {"data_source": f"dump/{row.task}", "prompt": [{"content": row.asked()}], "images": [{}]}
-                gold |= {"reward_model": {"ground_truth": row.truth}, "extra_info": {}}
+                gold: dict[str, Any] = {"data_source": f"dump/{row.task}", "prompt": [{"content": row.asked()}]}
+                gold |= {"images": [], "extra_info": {}, "reward_model": {"ground_truth": row.truth}}
                 given.append(Given({"id": row.id, "prediction": row.answer, "films": row.films}, where, gold))
             continue
         for where, raw in lines:

@@ -21,11 +21,8 @@ def write(out: Path, model: str, seed: int | None, pairs: Pairs, rows: list[Scor
     Returns what is in its results.json.
     """
     sample, metrics = pairs[0][0], corpus(rows)
-    parts: dict[str, Any] = {
-        "data": [sample.truth.stored for sample, _ in pairs],
-        "predictions": [row for _, row in pairs if row],
-    }
-    parts["scores"] = rows
+    stored, given = [sample.truth.stored for sample, _ in pairs], [row for _, row in pairs if row]
+    parts: dict[str, Any] = {"data": stored, "predictions": given, "scores": rows}
     texts = {key: "".join(json.dumps(row, allow_nan=False) + "\n" for row in of) for key, of in parts.items()}
     results = {"model": model} | {key: getattr(sample, key) for key in ("data_set", "task", "films", "thinking")}
     results |= {"seed": seed, "decoding": None, "samples": len(rows)}

@@ -4,8 +4,6 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-pytest.importorskip("verl")
-
 from data_prep.sample import Sample
 from data_prep.writer.dataset import DatasetWriter
 from recipe.cxr_grpo import evaluate
