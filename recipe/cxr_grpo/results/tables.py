@@ -81,7 +81,7 @@ def _of_data_set(
         about |= {"scores_sha256": " ".join(run.digest for run in runs)}
         for metric in dict.fromkeys((*PAPER["metrics"], *facts["metrics"])):
             key, higher = (model, films, metric), facts["higher_is_better"].get(metric, True)
-            row = about | {"metric": metric, "higher": higher}
+            row: Record = about | {"metric": metric, "higher": higher}
             if key in of:
                 pool = pools[model, films]
                 row |= _spread("value", *found[key]) | {"samples": int(pool.get(metric, pool["patient"]).count())}
