@@ -115,7 +115,7 @@ def verify(evaluation: Evaluation) -> Iterator[tuple[str, Any, Any, bool]]:
     facts, rows = evaluation.facts, evaluation.rows
     given = (evaluation.folder / "predictions.jsonl").read_bytes()
     read = [row for row in map(json.loads, given.splitlines()) if isinstance(row, dict)]
-    answers = {(str(row.get("id")), str(row.get("films", OWN))): row.get("prediction") for row in read}
+    answers: dict[Any, Any] = {(str(row.get("id")), str(row.get("films", OWN))): row.get("prediction") for row in read}
     checks: list[tuple[str, Any, Any]] = [
         ("SHA-256 of data", facts["hashes"].get("data"), None),
         ("SHA-256 of predictions", facts["hashes"].get("predictions"), hashlib.sha256(given).hexdigest()),

@@ -49,16 +49,15 @@ def _of_results(evaluations: Sequence[Evaluation]) -> Iterator[Panel]:
         metrics = [metric for metric in PAPER["metrics"] if all(metric in pool for pool in pools.values())]
         if "mean_iou" in metrics:
             yield "iou", f"mean IoU of a sample, {data_set}", partial(_iou, pools)
-        if {"answer_chars", "radcliq"} <= {*metrics}:
-            yield "length", f"reward and length, {data_set}", partial(_length, pools)
+        if "answer_chars" in metrics:
+            lead = "radcliq" if "radcliq" in metrics else metrics[0]
+            yield "length", f"score and length, {data_set}", partial(_length, pools, lead)
         for model, pool in pools.items():
             yield "correlation", f"{model}, {data_set}", partial(_correlation, pool[metrics])
-        labels = {
-            (found.gold, row["id"]): row.get("labels", ())
-            for found in next(iter(models.values()))[OWN]
-            for row in found.rows
-        }
-        yield "findings", f"by finding, {data_set}", partial(_findings, pools, [labels[key] for key in pool.index])
+        if "ap50_paper" in metrics or all("hits 0" in pool for pool in pools.values()):
+            asked = [(found.gold, row) for found in next(iter(models.values()))[OWN] for row in found.rows]
+            labels = {(gold, row["id"]): row.get("labels", ()) for gold, row in asked}
+            yield "findings", f"by finding, {data_set}", partial(_findings, pools, [labels[key] for key in pool.index])
 
 
 def _iou(pools: Pools, axes: Any) -> None:
@@ -67,10 +66,10 @@ def _iou(pools: Pools, axes: Any) -> None:
     axes.set(xlabel="IoU (misses count 0)", ylabel="share of samples with more", xlim=(0, 1))
 
 
-def _length(pools: Pools, axes: Any) -> None:
+def _length(pools: Pools, lead: str, axes: Any) -> None:
     for model, pool in pools.items():
-        axes.scatter(pool["answer_chars"], -pool["radcliq"], s=4, alpha=0.4, label=model, rasterized=True)
-    axes.set(xlabel="characters of the answer", ylabel="−RadCliQ, the paper's reward")
+        axes.scatter(pool["answer_chars"], pool[lead], s=4, alpha=0.4, label=model, rasterized=True)
+    axes.set(xlabel="characters of the answer", ylabel=PAPER["metrics"][lead][0])
 
 
 def _correlation(numbers: pd.DataFrame, axes: Any) -> None:

@@ -50,7 +50,15 @@ def measure(evaluations: Sequence[Evaluation], table: str, baseline: str | None,
         paper = printed.get((_plain(row["model"]), row["metric"], row["data_set"]))
         if row["films"] == OWN and paper is not None:
             row |= {"paper": paper, "from_paper": row["value"] - paper}
+    of_baseline = {_place(row): row for row in rows if row["model"] == baseline and row["films"] != OWN}
+    for row in (row for row in rows if row["model"] != baseline and "change" in row):
+        if "change" in (other := of_baseline.get(_place(row), {})):
+            row |= _spread("growth", row["change"] - other["change"], row["change_draws"] - other["change_draws"])
     return rows
+
+
+def _place(row: Record) -> tuple[str, str, str]:
+    return row["data_set"], row["films"], row["metric"]
 
 
 def _plain(model: str) -> str:
@@ -81,7 +89,7 @@ def _of_data_set(
         about |= {"scores_sha256": " ".join(run.digest for run in runs)}
         for metric in dict.fromkeys((*PAPER["metrics"], *facts["metrics"])):
             key, higher = (model, films, metric), facts["higher_is_better"].get(metric, True)
-            row = about | {"metric": metric, "higher": higher}
+            row: Record = about | {"metric": metric, "higher": higher}
             if key in of:
                 pool = pools[model, films]
                 row |= _spread("value", *found[key]) | {"samples": int(pool.get(metric, pool["patient"]).count())}

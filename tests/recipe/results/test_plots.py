@@ -94,6 +94,15 @@ def test_findings_have_their_own_values(results):
     assert len([call for call in of["by finding, mimic_cxr"] if call[0] == "errorbar"][0][1][0]) == 14
 
 
+def test_what_was_not_measured_is_not_drawn(tmp_path):
+    rows = [row | {"counts": {}, "metrics": {"rouge_l": 0.5, "answer_chars": 9.0}} for row in report_rows(10, 0.5)]
+    write_results(tmp_path, "m", "demo", rows)
+    found = read_evaluations([tmp_path])
+    assert {panel[0] for panel in plots._of_results(found)} == {"length", "correlation"}
+    ((_, calls),) = drawn("length", found)
+    assert calls[0][1][1].tolist() == [0.5] * 10  # without RadCliQ, the first metric
+
+
 def test_film_dependence_is_drawn_over_the_steps(run):
     ((_, calls),) = drawn("films", [], [run])
     (plot,) = [call for call in calls if call[0] == "plot" and call[2].get("label")]

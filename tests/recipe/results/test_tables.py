@@ -131,6 +131,10 @@ def test_controls_are_paired_and_film_dependent_samples_counted(made, rows):
     assert float(found["change"]) == pytest.approx(100 * gaps.mean(), rel=1e-4)
     assert (found["film_dependent"], found["reverse"]) == (str((gaps > 0).sum()), str((gaps < 0).sum()))
     assert found["samples"] == "50"
+    growth = gaps - (of(0.5, "own") - of(0.25, "swapped"))
+    assert float(found["growth"]) == pytest.approx(100 * growth.mean(), rel=1e-3)
+    assert float(found["growth_low"]) < 100 * growth.mean() < float(found["growth_high"])
+    assert rows["reports", "mimic_cxr", "RadVLM", "swapped", "rouge_l"]["growth"] == ""
     lower = rows["reports", "mimic_cxr", "radvlm-rl", "swapped", "radcliq"]  # lower is better
     assert float(lower["change"]) < 0
     assert int(lower["film_dependent"]) > int(lower["reverse"])
