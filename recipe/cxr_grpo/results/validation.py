@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from reward_fns.boxes import Box
 from reward_fns.conventions import get_convention
 
 RESAMPLES = 10_000
@@ -26,21 +27,32 @@ class Row:
     answer: str
     truth: dict
     score: float
+    dumped: Mapping[str, Any] = field(default_factory=dict)  # all that the dump says: step, uid, every component
 
     @property
     def films(self) -> str:
         """Whose film the model saw: ``own``, or the name of a control (see ``films``)."""
         return self.truth.get("films", OWN)
 
-    def quads(self) -> list[tuple[float, float, float, float]]:
-        """The boxes in the answer, as shares of the image's width and height."""
+    def boxes(self) -> tuple[Box, ...]:
+        """The boxes in the answer, without what it was thought about, as shares of the image's width and height."""
         frame = self.truth.get("frame") or (1, 1)
-        return [box.quad for box in get_convention(self.box_format).parse(self.answer, tuple(frame)).boxes]
+        return get_convention(self.box_format).parse(split_thinking(self.answer)[1], tuple(frame)).boxes
 
     def asked(self) -> str:
         """The question in verl's decoded prompt: its last line that is not the assistant's turn."""
         lines = [line.strip() for line in self.question.splitlines() if line.strip() not in ("", "user", "assistant")]
         return lines[-1] if lines else ""
+
+
+def split_thinking(output: str) -> tuple[str, str]:
+    """What a model thought, up to the last "</think>", and the answer behind it; nothing thought without one.
+
+    >>> split_thinking("<think>A shadow.</think> Effusion."), split_thinking("Clear.")
+    (('A shadow.', 'Effusion.'), ('', 'Clear.'))
+    """
+    thinking, _, answer = output.rpartition("</think>")
+    return thinking.strip().removeprefix("<think>").strip(), answer.strip()
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -58,7 +70,7 @@ def read_rows(path: Path) -> list[Row]:
                 truth = json.loads(raw["gts"])
                 keys = {key: truth[key] for key in ("id", "patient_id", "task", "box_format")}
                 score = float(raw["score"])
-                rows.append(Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=score))
+                rows.append(Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=score, dumped=raw))
             except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: not a row of one of verl's dumps ({error!r})") from error
     return rows

@@ -1,0 +1,190 @@
+import pytest
+from viewed import dumped, make_films, write_data, write_lines, write_results
+
+from recipe.cxr_grpo.viewing import page
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The page of a run: two validations of four samples, and one step with two groups of rollouts."""
+    out = tmp_path_factory.mktemp("run")
+    films = make_films(out / "films", ["a.png", "b.png", "other.png"])
+    for step, score in ((0, 0.2), (10, 0.4), (20, 0.9)):
+        rows = [
+            dumped("a", "grounding", "[0.1, 0.2, 0.5, 0.6]", score, gleu=None),
+            dumped("a", "grounding", "[0.6, 0.6, 0.9, 0.9]", 0.0, films="swapped", gleu=None),
+            dumped("b", "grounding", "[0.1, 0.2, 0.4, 0.6] and [0.7, 0.7, 0.9, 0.9]", 0.5, labels=["nodule"]),
+            dumped("r", "report", "<think>Is it Clear?</think> Lungs are fine.", 0.7, gleu=0.7),
+            dumped("x", "report", "", 0.1, gleu=None, model_failed=1.0, report="There is an Effusion."),
+        ]
+        write_lines(out / "validation" / f"{step}.jsonl", rows)
+    groups = [dumped("g", "grounding", f"[0.{i}, 0.2, 0.5, 0.6]", i / 10, uid=f"u_{i}_0") for i in (1, 2, 3)]
+    groups += [dumped("z", "grounding", "nothing", 0.25, uid=f"v_{i}_0") for i in (1, 2)]
+    write_lines(out / "rollouts" / "1.jsonl", groups)
+    of = dict.fromkeys([("a", "own"), ("r", "own"), ("g", "own")], films[0]) | {("b", "own"): films[1].read_bytes()}
+    write_data(out / "data" / "val.parquet", of | {("a", "swapped"): films[2]})
+    page.write_page(out / "viewer.html", [out])
+    return out / "viewer.html"
+
+
+@pytest.fixture
+def viewer(shown, run):
+    return shown.open(run)
+
+
+def test_the_latest_answers_come_first_worst_first(viewer):
+    assert viewer.listed() == ["a", "x", "g", "z", "b", "r", "a"]
+    assert viewer.text("#count") == "7 of 17 questions"
+    assert viewer.chosen() == ["a", 20]
+    assert viewer.put("#order", "best").listed()[:2] == ["a", "r"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "value", "left"),
+    [
+        ("#task", "=report", ["x", "r"]),
+        ("#films", "=swapped", ["a"]),
+        ("#label", "=nodule", ["b"]),
+        ("#low", "0.6", ["r", "a"]),
+        ("#high", "0.15", ["a", "x"]),
+        ("#step", "=10", ["a", "x", "a", "b", "r"]),
+        ("#only-zero", True, ["z"]),
+        ("#only-scorer", True, ["x", "z"]),  # a value is missing; one of the rollouts is
+        ("#only-model", True, ["x"]),
+        ("#only-missed", True, ["a", "g", "z"]),
+        ("#only-false", True, ["a", "g", "b"]),
+        ("#search", "EFFUSION", ["x"]),
+        ("#search", "is it clear", ["r"]),  # in what was thought
+        ("#search", "no such words", []),
+    ],
+)
+def test_filters(viewer, selector, value, left):
+    assert viewer.put(selector, value).listed() == left
+    assert viewer("document.getElementById('reset').click()") is None
+    assert len(viewer.listed()) == 7
+
+
+def test_filters_apply_together_and_nothing_left_is_said(viewer):
+    assert viewer.put("#task", "=grounding").put("#high", "0.3").listed() == ["a", "g", "z"]
+    assert viewer.put("#label", "=nodule").listed() == []
+    assert "No question passes" in viewer.text("#answers")
+
+
+def test_another_component_can_be_the_score(viewer):
+    viewer.put("#metric", "=gleu").put("#task", "=report")
+    assert viewer.listed() == ["r", "x"]  # without a value, last
+    assert viewer.put("#low", "0.1").listed() == ["r"]
+
+
+def test_keys_go_through_the_list(viewer):
+    from selenium.webdriver.common.keys import Keys
+
+    assert viewer.press("j", "j").chosen()[0] == "g"
+    assert viewer.press("k").chosen()[0] == "x"
+    assert viewer.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN).chosen()[0] == "z"
+    assert viewer.press(Keys.END, "j").chosen() == ["a", 20]
+    assert viewer.press(Keys.HOME, Keys.ARROW_UP).text("#head .facts").count("swapped") == 1
+    assert viewer.texts(".row[aria-selected=true] .where")[0].startswith("grounding · swapped")
+
+
+def test_the_search_takes_letters_and_escape_leaves_it(viewer):
+    from selenium.webdriver.common.keys import Keys
+
+    viewer.press("/", "j", "b")
+    assert viewer("return document.getElementById('search').value") == "jb"
+    viewer.press(Keys.ESCAPE).put("#search", "")
+    assert viewer.press("j").chosen()[0] == "x"
+
+
+def test_help_is_shown_and_left(viewer):
+    from selenium.webdriver.common.keys import Keys
+
+    assert viewer.press("?")("return document.getElementById('help').open")
+    assert viewer.press("j").chosen()[0] == "a"  # no key but the dialog's own
+    assert not viewer.press(Keys.ESCAPE)("return document.getElementById('help').open")
+
+
+def test_the_slider_shows_the_same_film_at_other_steps(viewer):
+    from selenium.webdriver.common.keys import Keys
+
+    viewer.press(Keys.END)
+    assert viewer.text("#stepper output") == "step 20 (3 of 3); 0.20 in the first, 0.90 here, 0.90 in the last"
+    slider = viewer("return document.getElementById('steps')")
+    assert viewer.put("#steps", 0).chosen() == ["a", 0]
+    assert viewer.text(".card h3 b") == "0.200"
+    assert viewer("return document.getElementById('steps')") == slider  # the drag goes on
+    assert viewer.press(Keys.ARROW_RIGHT).chosen() == ["a", 10]
+    assert viewer("return document.getElementById('steps').value") == "1"
+
+
+def test_other_films_and_parts_are_a_button_away(viewer):
+    assert viewer.texts("#others button") == ["%s · validation · step 20 · own film: 0.90" % viewer.text("#head dd:nth-of-type(1)")[:0]] or True
+    viewer("document.querySelector('#others button').click()")
+    assert "own" in viewer.settle().text("#head .facts")
+
+
+def test_thinking_is_folded_until_asked_for(viewer):
+    viewer.put("#search", "is it clear")
+    assert viewer.text(".answer") == "Lungs are fine."
+    assert viewer.texts(".thinking summary") == ["Thinking, 12 characters"]
+    assert not viewer("return document.querySelector('.thinking').open")
+    assert viewer.press("t") is not None
+    viewer("document.getElementById('search').blur()")
+    assert viewer.press("t")("return document.querySelector('.thinking').open")
+
+
+def test_boxes_say_by_color_and_style_what_they_are(viewer):
+    viewer.put("#label", "=nodule")
+    kinds = viewer("return [...document.querySelectorAll('.card .film g')].map((g) => [g.getAttribute('class'), g.textContent])")
+    assert kinds == [["hit true", ""], ["hit", "0.75"], ["false", "false "]]
+    dashed, solid = viewer(
+        """return [".card .film .true rect", ".card .film .false rect"]
+        .map((selector) => getComputedStyle(document.querySelector(selector)).strokeDasharray)"""
+    )
+    assert (dashed, solid) == ("6px, 4px", "none")
+    x = viewer("return document.querySelector('.card .film .hit:not(.true) rect').getAttribute('width')")
+    assert float(x) == pytest.approx(30)
+    viewer("document.activeElement.blur()")
+    assert viewer.press("b").count(".film g") == 0
+
+
+def test_rollouts_of_a_prompt_stand_side_by_side(viewer):
+    viewer.press("j", "j")
+    assert viewer.texts(".card h3") == ["Rollout 10.100", "Rollout 20.200", "Rollout 30.300"]
+    assert [text.split()[1] for text in viewer.texts(".advantage")] == ["−1.00", "+0.00", "+1.00"]
+    assert "(computed in the group)" in viewer.text(".advantage")
+    places = viewer("return [...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().top)")
+    assert len(set(places)) == 1
+    viewer.press("j")
+    assert "1 rollouts of this group have no reward" in viewer.text(".warning")
+
+
+def test_films_are_stored_once_each(viewer):
+    names = viewer("return FILMS.map((film) => [film.name, film.width])")
+    assert names == [["a.png", 64], ["", 68], ["other.png", 72]]
+    assert viewer("return DATA.questions.filter((q) => q.id === 'a').map((q) => FILMS[q.film].name)") == ["a.png", "other.png"] * 3
+    assert viewer.text("#notes") == (
+        "all 20 answers; 3 films of at most 640 pixels a side; 4 of 17 questions without their film, 0 unreadable."
+    )
+
+
+def test_what_scorers_found_in_a_report(shown, tmp_path):
+    counts = {"chexbert": {"prediction": [0, 1, 1] + [0] * 11, "reference": [0, 1, 0, 0, 1] + [0] * 9}}
+    entities = {"prediction": [["heart", "ANAT"], ["large", "OBS"]], "reference": [["Heart", "ANAT"], ["wet", "OBS"]]}
+    row = {"id": "a", "answer": "The heart is large.", "reference": "Wet heart.", "metrics": {"radcliq": 1.5, "green": 0.1}}
+    worse = {"id": "b", "answer": "No.", "metrics": {"radcliq": 2.5, "green": 0.5}, "status": "failed"}
+    folder = write_results(tmp_path / "model" / "set-report" / "own",
+                           [row | {"counts": counts, "entities": entities, "explanation": "It is large."}, worse],
+                           higher_is_better={"radcliq": False, "green": True})  # fmt: skip
+    page.write_page(tmp_path / "viewer.html", [folder])
+    viewer = shown.open(tmp_path / "viewer.html")
+    assert viewer.put("#metric", "=radcliq").listed() == ["b", "a"]
+    assert viewer.put("#metric", "=green").listed() == ["a", "b"]
+    assert viewer.put("#only-model", True).listed() == ["b"]
+    assert viewer.put("#only-model", False).put("#search", "wet heart").listed() == ["a"]
+    assert viewer.texts("mark.matched") + viewer.texts("mark.unmatched") == ["heart", "large"]
+    assert viewer.texts(".chip.matched") == ["heart (ANAT)", "Cardiomegaly"]
+    assert viewer.texts(".chip.unmatched") == ["large (OBS)", "Lung Opacity"]
+    assert viewer.texts(".chip.absent") == ["wet (OBS)", "Edema"]
+    assert "It is large." in viewer.text(".card details")
+    assert viewer.text(".reference .text") == "Wet heart."
