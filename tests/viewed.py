@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 TRUE_BOX = [0.1, 0.2, 0.5, 0.6]
-FAR = 4  # pixels by which the films of make_films differ
 MEASURE = """
     const [step, frames, done] = arguments;
     const list = document.getElementById("list");
@@ -51,7 +50,7 @@ def make_films(folder, names):
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in names]
     for number, path in enumerate(paths):
-        Image.linear_gradient("L").resize((64 + FAR * (number % 50), 64)).save(path, "PNG")
+        Image.linear_gradient("L").resize((64 + 4 * (number % 50), 64)).save(path, "PNG")
     return paths
 
 
@@ -77,7 +76,7 @@ def write_results(folder, rows, **described):
 
 
 def large_run(out, answers, seed=0):
-    """A run with so many answers about a tenth as many films: groups of four rollouts, and a film on its own for each."""
+    """A run with so many answers, in groups of four rollouts, about a tenth as many films."""
     rng = random.Random(seed)
     films = make_films(out / "films", [f"{number}.png" for number in range(answers // 10)])
     of_sample, rows = {}, []

@@ -137,7 +137,7 @@ def decoding(sampling: Any) -> str:
 
 
 def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
-    """Write ``summary.json`` and ``report.html`` from the validations of step 0 and the last, ``viewer.html`` from all."""
+    """Write ``summary.json`` and ``report.html`` from the first and the last validation, and ``viewer.html``."""
     from recipe.cxr_grpo.viewing import page, report
 
     evaluations = (validation.read_validation(out / "validation" / f"{step}.jsonl") for step in (0, steps))

@@ -1,7 +1,7 @@
 """How smoothly the viewer's page scrolls, in a headless Chromium.
 
-`python tests/bench/bench_viewer.py` writes a page of 5,000 answers, loads it, scrolls its list from end to end, and goes
-through questions with the key j. It prints seconds and megabytes of the page, and the milliseconds of frames. Exit
+`python tests/bench/bench_viewer.py` writes a page of 5,000 answers, loads it, scrolls its list from end to end, and
+goes through questions with the key j. It prints seconds and megabytes of the page, and the milliseconds of frames. Exit
 status 1 if a frame takes 100 ms or more while scrolling.
 """
 

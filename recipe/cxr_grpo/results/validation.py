@@ -70,7 +70,9 @@ def read_rows(path: Path) -> list[Row]:
                 truth = json.loads(raw["gts"])
                 keys = {key: truth[key] for key in ("id", "patient_id", "task", "box_format")}
                 score = float(raw["score"])
-                rows.append(Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=score, dumped=raw))
+                rows.append(
+                    Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=score, dumped=raw)
+                )
             except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: not a row of one of verl's dumps ({error!r})") from error
     return rows

@@ -19,7 +19,8 @@ function fill(made, attributes, children) {
   return made;
 }
 
-// A film with boxes, each {quad: shares of the image, kind: classes, text}; picture is null if there is no film.
+// A film with boxes, each {quad: shares of the image, kind: classes, text, below}; picture is undefined without a film.
+// The texts of true boxes stand above them and those of predicted ones below, so that a pair's can both be read.
 function film(picture, boxes, description) {
   const height = picture ? (100 * picture.height) / picture.width : 100;
   const drawn = shape("svg", { viewBox: `0 0 100 ${height}`, class: "film", role: "img", "aria-label": description });
@@ -27,11 +28,12 @@ function film(picture, boxes, description) {
     const source = `data:image/jpeg;base64,${picture.data}`;
     drawn.append(shape("image", { href: source, width: 100, height, preserveAspectRatio: "none" }));
   }
-  for (const { quad: [x1, y1, x2, y2], kind, text } of boxes) {
+  for (const { quad: [x1, y1, x2, y2], kind, text, below } of boxes) {
     const corner = { x: x1 * 100, y: y1 * height };
     const size = { width: (x2 - x1) * 100, height: (y2 - y1) * height };
-    const above = { x: corner.x, y: corner.y > 5 ? corner.y - 1 : corner.y + 4.5 };
-    drawn.append(shape("g", { class: kind }, shape("rect", { ...corner, ...size }), text ? shape("text", above, text) : null));
+    const baseline = below ? Math.min(y2 * height + 3.6, height - 1) : Math.max(corner.y - 1, 3.6);
+    const words = text ? shape("text", { x: corner.x, y: baseline }, text) : null;
+    drawn.append(shape("g", { class: kind }, shape("rect", { ...corner, ...size }), words));
   }
   return drawn;
 }

@@ -127,7 +127,7 @@ function row(place) {
   const ranked = question.answers.toSorted((a, b) => (a.score ?? Infinity) - (b.score ?? Infinity));
   const small = film(FILMS[question.film], boxesOf(question, ranked[0]).map((box) => ({ ...box, text: "" })), "");
   small.setAttribute("aria-hidden", "true");
-  const where = [question.task, question.films === "own" ? null : question.films, question.part, stepName(question)];
+  const where = [stepName(question), question.films === "own" ? null : `${question.films} film`, question.task, question.part];
   const made = element(
     "div",
     { class: "row", role: "option", id: `row-${place}`, "aria-posinset": place + 1, "aria-setsize": state.shown.length, click: () => choose(question, true) },
@@ -200,7 +200,7 @@ function boxesOf(question, answer) {
   const right = new Set(hits.map(([place]) => place));
   const overlap = new Map(answer.pairs.map(([place, , iou]) => [place, iou.toFixed(2)]));
   const isTrue = (quad, place) => ({ quad, kind: found.has(place) ? "hit true" : "missed true", text: found.has(place) ? "" : "missed" });
-  const said = (quad, place) => ({ quad, kind: right.has(place) ? "hit" : "false", text: right.has(place) ? overlap.get(place) : `false ${overlap.get(place) ?? ""}` });
+  const said = (quad, place) => ({ quad, below: true, kind: right.has(place) ? "hit" : "false", text: right.has(place) ? overlap.get(place) : `false ${overlap.get(place) ?? ""}` });
   return [...question.boxes.map(isTrue), ...answer.boxes.map(said)];
 }
 

@@ -31,7 +31,9 @@ def write_page(
     """
     found, lower = samples.read_sources(sources)
     shown = samples.drawn(found, most, seed)
-    films = pictures.add_films(shown, parquet_files([*data, *filter(Path.is_dir, (source / "data" for source in sources))]))
+    films = pictures.add_films(
+        shown, parquet_files([*data, *filter(Path.is_dir, (source / "data" for source in sources))])
+    )
     counts = [sum(len(question.answers) for question in questions) for questions in (shown, found)]
     notes = [f"{counts[0]:,} of {counts[1]:,} answers, drawn by sample with seed {seed}" if counts[0] < counts[1]
              else f"all {counts[1]:,} answers"]  # fmt: skip

@@ -24,7 +24,7 @@ def write_page(
 ) -> None:
     """Write the page of a summary, of ``prompt_curves`` and ``validation_points``, and of films.
 
-    The keys of ``before``, ``after`` and ``images`` (files) are sample ids. The page links to ``viewer.html`` beside it.
+    The keys of ``before``, ``after`` and ``images`` (files) are sample ids. The page links to ``viewer.html``.
     """
     from jinja2 import Environment
 

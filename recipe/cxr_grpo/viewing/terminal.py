@@ -19,7 +19,9 @@ _HELP = "Enter next, p previous, /WORDS search, b best first, w worst first, t t
 def view(sources: Sequence[Path], samples: int, seed: int) -> None:
     """Show the questions of the sources until the user quits; without a terminal to ask, the worst of them."""
     console = Console()
-    everything = sorted(drawn(read_sources(sources)[0], samples, seed), key=_score)
+    # Of each film the latest step, as on the page.
+    latest = {(q.source, q.part, q.task, q.films, q.id): q for q in drawn(read_sources(sources)[0], samples, seed)}
+    everything = sorted(latest.values(), key=_score)
     if not sys.stdin.isatty():
         console.print(*map(panel, everything[:FIRST]))
         return
@@ -68,7 +70,9 @@ def safe(text: str, style: str = "") -> Text:
 def _lines(answer: Answer, thinking: bool) -> Iterator[Text]:
     facts = [f"score {answer['score']:.3f}" if answer["score"] is not None else "no score"]
     facts += [f"advantage {answer['advantage']:+.2f}"] if answer["advantage"] is not None else []
-    facts += [f"{name} {'failed' if value is None else format(value, '.3g')}" for name, value in answer["values"].items()]
+    facts += [
+        f"{name} {'failed' if value is None else format(value, '.3g')}" for name, value in answer["values"].items()
+    ]
     if thinking and answer["thinking"]:
         yield safe(answer["thinking"], "dim italic")
     yield safe(answer["text"] or "(no answer)", "red" if answer["model_failed"] else "")

@@ -16,9 +16,19 @@ class Shown:
         self.window.get(path.as_uri())
         return self.settle()
 
+    def restart(self, path):
+        """The page as it is after loading, without loading it again if it is the one in the window."""
+        if self.window.current_url != path.as_uri():
+            return self.open(path)
+        self("at('help').close(); document.activeElement.blur(); at('reset').click()")
+        self("Object.assign(state, { chosen: null, thinking: false, boxes: true }); refresh()")
+        return self.settle()
+
     def settle(self):
         """Wait until the page has drawn what it was asked for."""
-        self.window.execute_async_script("const done = arguments[0]; setTimeout(() => requestAnimationFrame(done), 20)")
+        self.window.execute_async_script(
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+        )
         return self
 
     def put(self, selector, value):
@@ -35,8 +45,7 @@ class Shown:
     def press(self, *keys):
         from selenium.webdriver import ActionChains
 
-        for key in keys:
-            ActionChains(self.window, duration=0).send_keys(key).perform()
+        ActionChains(self.window, duration=0).send_keys(*keys).perform()
         return self.settle()
 
     def texts(self, selector):

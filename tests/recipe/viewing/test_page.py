@@ -18,7 +18,8 @@ def run(tmp_path_factory):
             dumped("x", "report", "", 0.1, gleu=None, model_failed=1.0, report="There is an Effusion."),
         ]
         write_lines(out / "validation" / f"{step}.jsonl", rows)
-    groups = [dumped("g", "grounding", f"[0.{i}, 0.2, 0.5, 0.6]", i / 10, uid=f"u_{i}_0") for i in (1, 2, 3)]
+    groups = [dumped("g", "grounding", f"[0.{x}, 0.2, 0.5, 0.6]", score, uid=f"u_{x}_0")
+              for x, score in ((1, 0.1), (2, 0.2), (4, 0.3))]  # fmt: skip
     groups += [dumped("z", "grounding", "nothing", 0.25, uid=f"v_{i}_0") for i in (1, 2)]
     write_lines(out / "rollouts" / "1.jsonl", groups)
     of = dict.fromkeys([("a", "own"), ("r", "own"), ("g", "own")], films[0]) | {("b", "own"): films[1].read_bytes()}
@@ -29,7 +30,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def viewer(shown, run):
-    return shown.open(run)
+    return shown.restart(run)
 
 
 def test_the_latest_answers_come_first_worst_first(viewer):
@@ -39,29 +40,29 @@ def test_the_latest_answers_come_first_worst_first(viewer):
     assert viewer.put("#order", "best").listed()[:2] == ["a", "r"]
 
 
-@pytest.mark.parametrize(
-    ("selector", "value", "left"),
-    [
-        ("#task", "=report", ["x", "r"]),
-        ("#films", "=swapped", ["a"]),
-        ("#label", "=nodule", ["b"]),
-        ("#low", "0.6", ["r", "a"]),
-        ("#high", "0.15", ["a", "x"]),
-        ("#step", "=10", ["a", "x", "a", "b", "r"]),
-        ("#only-zero", True, ["z"]),
-        ("#only-scorer", True, ["x", "z"]),  # a value is missing; one of the rollouts is
-        ("#only-model", True, ["x"]),
-        ("#only-missed", True, ["a", "g", "z"]),
-        ("#only-false", True, ["a", "g", "b"]),
-        ("#search", "EFFUSION", ["x"]),
-        ("#search", "is it clear", ["r"]),  # in what was thought
-        ("#search", "no such words", []),
-    ],
-)
-def test_filters(viewer, selector, value, left):
-    assert viewer.put(selector, value).listed() == left
-    assert viewer("document.getElementById('reset').click()") is None
-    assert len(viewer.listed()) == 7
+FILTERS = [
+    ("#task", "=report", ["x", "r"]),
+    ("#films", "=swapped", ["a"]),
+    ("#label", "=nodule", ["b"]),
+    ("#low", "0.6", ["r", "a"]),
+    ("#high", "0.15", ["a", "x"]),
+    ("#step", "=10", ["a", "x", "a", "b", "r"]),
+    ("#only-zero", True, ["z"]),
+    ("#only-scorer", True, ["x", "z"]),  # a value is missing; one of the rollouts is
+    ("#only-model", True, ["x"]),
+    ("#only-missed", True, ["a", "g", "z"]),
+    ("#only-false", True, ["a", "g", "b"]),
+    ("#search", "EFFUSION", ["x"]),
+    ("#search", "is it clear", ["r"]),  # in what was thought
+    ("#search", "no such words", []),
+]
+
+
+def test_filters(viewer):
+    for selector, value, left in FILTERS:
+        assert viewer.put(selector, value).listed() == left, selector
+        viewer("document.getElementById('reset').click()")
+        assert len(viewer.listed()) == 7
 
 
 def test_filters_apply_together_and_nothing_left_is_said(viewer):
@@ -84,7 +85,7 @@ def test_keys_go_through_the_list(viewer):
     assert viewer.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN).chosen()[0] == "z"
     assert viewer.press(Keys.END, "j").chosen() == ["a", 20]
     assert viewer.press(Keys.HOME, Keys.ARROW_UP).text("#head .facts").count("swapped") == 1
-    assert viewer.texts(".row[aria-selected=true] .where")[0].startswith("grounding · swapped")
+    assert viewer.texts(".row[aria-selected=true] .where")[0].startswith("step 20 · swapped film")
 
 
 def test_the_search_takes_letters_and_escape_leaves_it(viewer):
@@ -118,9 +119,10 @@ def test_the_slider_shows_the_same_film_at_other_steps(viewer):
 
 
 def test_other_films_and_parts_are_a_button_away(viewer):
-    assert viewer.texts("#others button") == ["%s · validation · step 20 · own film: 0.90" % viewer.text("#head dd:nth-of-type(1)")[:0]] or True
+    (name,) = viewer.texts("#others button")
+    assert name.endswith(" · validation · step 20 · own film: 0.90")
     viewer("document.querySelector('#others button').click()")
-    assert "own" in viewer.settle().text("#head .facts")
+    assert viewer.settle().text(".card h3 b") == "0.900"
 
 
 def test_thinking_is_folded_until_asked_for(viewer):
@@ -128,14 +130,15 @@ def test_thinking_is_folded_until_asked_for(viewer):
     assert viewer.text(".answer") == "Lungs are fine."
     assert viewer.texts(".thinking summary") == ["Thinking, 12 characters"]
     assert not viewer("return document.querySelector('.thinking').open")
-    assert viewer.press("t") is not None
-    viewer("document.getElementById('search').blur()")
+    viewer("document.activeElement.blur()")
     assert viewer.press("t")("return document.querySelector('.thinking').open")
 
 
 def test_boxes_say_by_color_and_style_what_they_are(viewer):
     viewer.put("#label", "=nodule")
-    kinds = viewer("return [...document.querySelectorAll('.card .film g')].map((g) => [g.getAttribute('class'), g.textContent])")
+    kinds = viewer(
+        "return [...document.querySelectorAll('.card .film g')].map((g) => [g.getAttribute('class'), g.textContent])"
+    )
     assert kinds == [["hit true", ""], ["hit", "0.75"], ["false", "false "]]
     dashed, solid = viewer(
         """return [".card .film .true rect", ".card .film .false rect"]
@@ -151,7 +154,7 @@ def test_boxes_say_by_color_and_style_what_they_are(viewer):
 def test_rollouts_of_a_prompt_stand_side_by_side(viewer):
     viewer.press("j", "j")
     assert viewer.texts(".card h3") == ["Rollout 10.100", "Rollout 20.200", "Rollout 30.300"]
-    assert [text.split()[1] for text in viewer.texts(".advantage")] == ["−1.00", "+0.00", "+1.00"]
+    assert [text.split()[1] for text in viewer.texts(".advantage")] == ["\N{MINUS SIGN}1.00", "+0.00", "+1.00"]
     assert "(computed in the group)" in viewer.text(".advantage")
     places = viewer("return [...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().top)")
     assert len(set(places)) == 1
@@ -162,7 +165,10 @@ def test_rollouts_of_a_prompt_stand_side_by_side(viewer):
 def test_films_are_stored_once_each(viewer):
     names = viewer("return FILMS.map((film) => [film.name, film.width])")
     assert names == [["a.png", 64], ["", 68], ["other.png", 72]]
-    assert viewer("return DATA.questions.filter((q) => q.id === 'a').map((q) => FILMS[q.film].name)") == ["a.png", "other.png"] * 3
+    assert (
+        viewer("return DATA.questions.filter((q) => q.id === 'a').map((q) => FILMS[q.film].name)")
+        == ["a.png", "other.png"] * 3
+    )
     assert viewer.text("#notes") == (
         "all 20 answers; 3 films of at most 640 pixels a side; 4 of 17 questions without their film, 0 unreadable."
     )
@@ -171,7 +177,12 @@ def test_films_are_stored_once_each(viewer):
 def test_what_scorers_found_in_a_report(shown, tmp_path):
     counts = {"chexbert": {"prediction": [0, 1, 1] + [0] * 11, "reference": [0, 1, 0, 0, 1] + [0] * 9}}
     entities = {"prediction": [["heart", "ANAT"], ["large", "OBS"]], "reference": [["Heart", "ANAT"], ["wet", "OBS"]]}
-    row = {"id": "a", "answer": "The heart is large.", "reference": "Wet heart.", "metrics": {"radcliq": 1.5, "green": 0.1}}
+    row = {
+        "id": "a",
+        "answer": "The heart is large.",
+        "reference": "Wet heart.",
+        "metrics": {"radcliq": 1.5, "green": 0.1},
+    }
     worse = {"id": "b", "answer": "No.", "metrics": {"radcliq": 2.5, "green": 0.5}, "status": "failed"}
     folder = write_results(tmp_path / "model" / "set-report" / "own",
                            [row | {"counts": counts, "entities": entities, "explanation": "It is large."}, worse],

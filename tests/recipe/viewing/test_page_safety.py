@@ -4,7 +4,9 @@ from viewed import MEASURE, dumped, large_run, make_films, write_data, write_lin
 
 from recipe.cxr_grpo.viewing import page
 
-STRIKE = "</script><script>window.hacked = 1; alert(1)</script><img src=x onerror='window.hacked=1; alert(1)'>{{7*7}}\u2028"
+STRIKE = (
+    "</script><script>window.hacked = 1; alert(1)</script><img src=x onerror='window.hacked=1; alert(1)'>{{7*7}}\u2028"
+)
 NAME = "<img src=x onerror=window.hacked=1;alert(1)>.png"  # a file's name has no slash
 ELEMENTS = "return document.querySelectorAll('img, iframe, object, embed, a, base, link, script:not([id])').length"
 
@@ -14,7 +16,9 @@ def hostile(folder):
     source = folder / "<script>alert(1)"
     row = dumped(STRIKE, "grounding", STRIKE + "[0.1, 0.2, 0.5, 0.6]", 0.5, uid="u_0_0", patient=STRIKE,
                  labels=[STRIKE], question=STRIKE.replace("\u2028", ""))  # fmt: skip
-    report = dumped("r", "report", f"<think>{STRIKE}</think>{STRIKE}", 0.1, report=STRIKE, question="q", **{STRIKE: 0.5})
+    report = dumped(
+        "r", "report", f"<think>{STRIKE}</think>{STRIKE}", 0.1, report=STRIKE, question="q", **{STRIKE: 0.5}
+    )
     write_lines(source / "rollouts" / "1.jsonl", [row, row | {"uid": "u_1_0"}, report])
     write_data(source / "data" / "train.parquet", {(STRIKE, "own"): film, ("r", "own"): film})
     found = {"prediction": [[STRIKE[:9], STRIKE]], "reference": [[STRIKE, STRIKE]]}
@@ -43,7 +47,7 @@ def test_no_text_becomes_markup(shown, tmp_path):
 def test_markup_that_a_defect_would_let_in_could_do_nothing(shown, tmp_path):
     viewer = shown.open(hostile(tmp_path))
     viewer("document.getElementById('notes').innerHTML = arguments[0]", STRIKE)
-    viewer("const made = document.createElement('script'); made.textContent = 'window.hacked = 2'; document.body.append(made)")
+    viewer("const made = document.createElement('script'); made.textContent = 'hacked = 2'; document.body.append(made)")
     assert viewer.settle()("return window.hacked") is None
     said = [entry["message"] for entry in viewer.window.get_log("browser")]
     assert any("Content Security Policy" in message for message in said)

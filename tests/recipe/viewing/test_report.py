@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from recipe.cxr_grpo.results import report, validation
+from recipe.cxr_grpo.results import validation
+from recipe.cxr_grpo.viewing import report
 
 pytest.importorskip("matplotlib")
 
