@@ -1,5 +1,8 @@
 import pytest
 import viewed
+from viewed import dumped, make_films, write_data, write_lines
+
+from recipe.cxr_grpo.viewing import page
 
 
 class Shown:
@@ -66,6 +69,30 @@ class Shown:
 
 
 @pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The page of a run: three validations of four samples, and one step with two groups of rollouts."""
+    out = tmp_path_factory.mktemp("run")
+    films = make_films(out / "films", ["a.png", "b.png", "other.png"])
+    for step, score in ((0, 0.2), (10, 0.4), (20, 0.9)):
+        rows = [
+            dumped("a", "grounding", "[0.1, 0.2, 0.5, 0.6]", score, gleu=None),
+            dumped("a", "grounding", "[0.6, 0.6, 0.9, 0.9]", 0.0, films="swapped", gleu=None),
+            dumped("b", "grounding", "[0.1, 0.2, 0.4, 0.6] and [0.7, 0.7, 0.9, 0.9]", 0.5, labels=["nodule"]),
+            dumped("r", "report", "<think>Is it Clear?</think> Lungs are fine.", 0.7, gleu=0.7),
+            dumped("x", "report", "", 0.1, gleu=None, model_failed=1.0, report="There is an Effusion."),
+        ]
+        write_lines(out / "validation" / f"{step}.jsonl", rows)
+    groups = [dumped("g", "grounding", f"[0.{x}, 0.2, 0.5, 0.6]", score, uid=f"u_{x}_0")
+              for x, score in ((1, 0.1), (2, 0.2), (4, 0.3))]  # fmt: skip
+    groups += [dumped("z", "grounding", "nothing", 0.25, uid=f"v_{i}_0") for i in (1, 2)]
+    write_lines(out / "rollouts" / "1.jsonl", groups)
+    of = dict.fromkeys([("a", "own"), ("r", "own"), ("g", "own")], films[0]) | {("b", "own"): films[1].read_bytes()}
+    write_data(out / "data" / "val.parquet", of | {("a", "swapped"): films[2]})
+    page.write_page(out / "viewer.html", [out])
+    return out / "viewer.html"
+
+
+@pytest.fixture(scope="session")
 def window():
     with viewed.chromium() as opened:
         yield opened
@@ -74,3 +101,8 @@ def window():
 @pytest.fixture
 def shown(window):
     return Shown(window)
+
+
+@pytest.fixture
+def viewer(shown, run):
+    return shown.restart(run)
