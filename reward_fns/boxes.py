@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 Quad = tuple[float, float, float, float]
 Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
 
 Invalid = Literal["count", "ignore", "as_written"]
 Duplicates = Literal["count", "merge"]
@@ -99,27 +98,23 @@ def _ratio(part: Floats, total: Floats) -> Floats:
     return np.divide(part, total, out=np.zeros_like(part), where=total > 0)
 
 
-def matches(similarity: Floats) -> tuple[Indices, Indices]:
+def matches(similarity: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of the one-to-one pairs with the largest sum (Hungarian method), without those of similarity 0.
 
-    Of (n, m) similarities of at least 0 these are at most min(n, m), by row. Greedy choice would take (0, 0) here:
+    Of (n, m) similarities of at least 0 these are at most min(n, m). Greedy choice would take 0.9 and then 0.0 here:
 
-    >>> [index.tolist() for index in matches(np.array([[0.9, 0.8], [0.7, 0.0]]))]
+    >>> [places.tolist() for places in matches(np.array([[0.9, 0.8], [0.7, 0.0]]))]
     [[0, 1], [1, 0]]
     """
     from scipy.optimize import linear_sum_assignment  # half a second to import: not paid by `list`
 
     rows, columns = linear_sum_assignment(similarity, maximize=True)
-    paired = similarity[rows, columns] > 0
-    return rows[paired], columns[paired]
+    kept = similarity[rows, columns] > 0
+    return rows[kept], columns[kept]
 
 
 def assign(similarity: Floats) -> Floats:
-    """The similarities of the `matches`.
-
-    >>> sorted(assign(np.array([[0.9, 0.8], [0.7, 0.0]])).tolist())
-    [0.7, 0.8]
-    """
+    """The similarities of the `matches`."""
     values: Floats = similarity[matches(similarity)]
     return values
 

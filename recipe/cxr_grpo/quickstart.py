@@ -156,7 +156,7 @@ def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
     images = {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
     points = validation_points(read_metrics(out, "grpo"))
     report.write_page(out / "report.html", summary, prompt_curves(out), points, before["own"], after["own"], images)
-    page.write_page(out / "viewer.html", [out])
+    page.write_page(out / "viewer.html", [out], [out / "data", out / "data" / "films"])
 
 
 def held_out(data: Path) -> list[Path]:

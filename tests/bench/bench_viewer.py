@@ -45,7 +45,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder, viewed.chromium() as window:
         run = viewed.large_run(Path(folder) / "run", args.answers)
         start = time.perf_counter()
-        shown = page.write_page(run / "viewer.html", [run], most=args.answers)
+        shown = page.write_page(run / "viewer.html", [run], [run / "data"], most=args.answers)
         megabytes = (run / "viewer.html").stat().st_size / 1e6
         print(f"{shown}; written in {time.perf_counter() - start:.1f} s, {megabytes:.1f} MB")
         start = time.perf_counter()

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reward_fns.boxes import Box
 from reward_fns.conventions import get_convention
 
 RESAMPLES = 10_000
@@ -34,25 +33,15 @@ class Row:
         """Whose film the model saw: ``own``, or the name of a control (see ``films``)."""
         return self.truth.get("films", OWN)
 
-    def boxes(self) -> tuple[Box, ...]:
-        """The boxes in the answer, without what it was thought about, as shares of the image's width and height."""
-        frame = self.truth.get("frame") or (1, 1)
-        return get_convention(self.box_format).parse(split_thinking(self.answer)[1], tuple(frame)).boxes
+    def quads(self) -> list[tuple[float, float, float, float]]:
+        """The boxes in the answer, not in what was thought before it, as shares of the image's width and height."""
+        frame, (_, _, answer) = self.truth.get("frame") or (1, 1), self.answer.rpartition("</think>")
+        return [box.quad for box in get_convention(self.box_format).parse(answer, tuple(frame)).boxes]
 
     def asked(self) -> str:
         """The question in verl's decoded prompt: its last line that is not the assistant's turn."""
         lines = [line.strip() for line in self.question.splitlines() if line.strip() not in ("", "user", "assistant")]
         return lines[-1] if lines else ""
-
-
-def split_thinking(output: str) -> tuple[str, str]:
-    """What a model thought, up to the last "</think>", and the answer behind it; nothing thought without one.
-
-    >>> split_thinking("<think>A shadow.</think> Effusion."), split_thinking("Clear.")
-    (('A shadow.', 'Effusion.'), ('', 'Clear.'))
-    """
-    thinking, _, answer = output.rpartition("</think>")
-    return thinking.strip().removeprefix("<think>").strip(), answer.strip()
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -69,10 +58,8 @@ def read_rows(path: Path) -> list[Row]:
                 raw = json.loads(line)
                 truth = json.loads(raw["gts"])
                 keys = {key: truth[key] for key in ("id", "patient_id", "task", "box_format")}
-                score = float(raw["score"])
-                rows.append(
-                    Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=score, dumped=raw)
-                )
+                keys |= {"question": raw["input"], "answer": raw["output"], "score": float(raw["score"])}
+                rows.append(Row(**keys, truth=truth, dumped=raw))
             except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: not a row of one of verl's dumps ({error!r})") from error
     return rows

@@ -31,6 +31,25 @@ function number(value, digits = 3) {
   return Number.isInteger(value) ? String(value) : value.toFixed(digits);
 }
 
+// A value is missing because its scorer failed if other answers to the task have it; else it does not apply.
+const applies = new Set();
+const scorerOf = (question, name) => JSON.stringify([question.source, question.task, name]);
+for (const question of DATA.questions) {
+  for (const [name, value] of question.answers.flatMap((answer) => Object.entries(answer.values))) {
+    if (value !== null) applies.add(scorerOf(question, name));
+  }
+}
+const valuesOf = (question, answer) => Object.entries(answer.values).filter(([name]) => applies.has(scorerOf(question, name)));
+
+// As verl's estimator grpo has them, which are not dumped: the reward less the group's mean, by its standard deviation.
+function addAdvantages({ part, answers }) {
+  const scores = answers.map((answer) => answer.score);
+  if (part === "validation" || scores.length < 2 || scores.includes(null)) return;
+  const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length;
+  const spread = Math.sqrt(scores.reduce((sum, score) => sum + (score - mean) ** 2, 0) / (scores.length - 1)) + 1e-6;
+  for (const answer of answers) if (answer.advantage === null) Object.assign(answer, { advantage: (answer.score - mean) / spread, computed: true });
+}
+
 const steps = new Map(); // key -> the same question over the steps
 const samples = new Map(); // sample -> keys: the same question of other sources, and on other films
 for (const question of DATA.questions) {
@@ -38,9 +57,10 @@ for (const question of DATA.questions) {
   steps.set(key, [...(steps.get(key) ?? []), question]);
   samples.set(sampleOf(question), (samples.get(sampleOf(question)) ?? new Set()).add(key));
   const { answers, boxes, task, lost } = question;
+  addAdvantages(question);
   question.has = {
     zero: answers.length > 1 && answers.every((answer) => answer.score === answers[0].score),
-    scorer: lost > 0 || answers.some((answer) => answer.scorer_failed),
+    scorer: lost > 0 || answers.some((answer) => valuesOf(question, answer).some(([, value]) => value === null)),
     model: answers.some((answer) => answer.model_failed),
     missed: task === "grounding" && answers.some((answer) => hitsOf(answer).length < boxes.length),
     false: answers.some((answer) => hitsOf(answer).length < answer.boxes.length),
@@ -51,9 +71,9 @@ const latestOf = (question) => steps.get(keyOf(question)).at(-1);
 
 function textOf(question) {
   if (!question.text) {
-    const { id, patient_id, question: asked, reference, labels, answers } = question;
-    const texts = answers.flatMap((answer) => [answer.text, answer.thinking, answer.explanation ?? ""]);
-    question.text = [id, patient_id, asked, reference, ...labels, ...texts].join("\n").toLowerCase();
+    const { id, patient, question: asked, reference, labels, answers } = question;
+    const texts = answers.flatMap((answer) => [answer.text, answer.thinking ?? "", answer.explanation ?? ""]);
+    question.text = [id, patient, asked, reference, ...labels, ...texts].join("\n").toLowerCase();
   }
   return question.text;
 }
@@ -217,7 +237,7 @@ function drawQuestion() {
     return;
   }
   const picture = FILMS[question.film];
-  const facts = { sample: question.id, patient: question.patient_id, task: question.task, films: question.films, labels: question.labels.join(", "), source: `${question.source} · ${question.part}`, step: question.step, film: picture ? picture.name : "not in this page" };
+  const facts = { sample: question.id, patient: question.patient, task: question.task, films: question.films, labels: question.labels.join(", "), source: `${question.source} · ${question.part}`, step: question.step, film: picture ? picture.name : "not in this page" };
   const known = Object.entries(facts).filter(([, value]) => value !== null && value !== "");
   at("head").replaceChildren(
     element("h2", {}, question.question || "(no question)"),
@@ -264,22 +284,22 @@ function drawOthers(question) {
 
 function card(question, answer, place) {
   const several = question.answers.length > 1;
-  const failures = [answer.model_failed ? "answer failed" : null, answer.scorer_failed ? "scorer failed" : null].filter(Boolean);
+  const values = valuesOf(question, answer);
   const name = several ? `Rollout ${place + 1}` : "Answer";
   const made = element("article", { class: "card", "aria-label": name }, element("h3", {}, name, element("b", {}, number(answer.score))));
   if (answer.advantage !== null) {
     const sign = answer.advantage >= 0 ? "+" : "−";
-    const how = answer.advantage_computed ? "computed here: (reward − mean) / (standard deviation + 1e-6), as GRPO" : "as dumped";
-    made.append(element("p", { class: "advantage", title: how }, `advantage ${sign}${Math.abs(answer.advantage).toFixed(2)} `, element("small", {}, answer.advantage_computed ? "(computed in the group)" : "(dumped)")));
+    const how = answer.computed ? "(computed: (reward − mean) / standard deviation of the group)" : "(dumped)";
+    made.append(element("p", { class: "advantage" }, `advantage ${sign}${Math.abs(answer.advantage).toFixed(2)} `, element("small", {}, how)));
   }
-  made.append(...failures.map((text) => element("span", { class: "flag" }, text)));
+  if (answer.model_failed) made.append(element("span", { class: "flag" }, "answer failed"));
   if (question.task === "grounding") made.append(film(FILMS[question.film], boxesOf(question, answer), describe(question, answer)));
   if (answer.thinking) made.append(element("details", { class: "thinking", open: state.thinking ? "" : null }, element("summary", {}, `Thinking, ${answer.thinking.length.toLocaleString("en")} characters`), element("p", { class: "text" }, answer.thinking)));
   made.append(element("p", { class: "text answer" }, answer.text ? marked(answer) : "(no answer)"), ...entities(answer), ...observations(answer));
   if (answer.explanation) made.append(element("details", { open: several ? null : "" }, element("summary", {}, "The judge's explanation"), element("p", { class: "text" }, answer.explanation)));
-  const values = Object.entries(answer.values).map(([metric, value]) => element("tr", {}, element("th", { scope: "row" }, metric), element("td", {}, value === null ? "scorer failed" : number(value))));
-  if (question.task === "grounding") values.push(element("tr", {}, element("th", { scope: "row" }, "IoU of pairs"), element("td", {}, answer.pairs.map(([, , iou]) => iou.toFixed(2)).join(", ") || "none")));
-  made.append(element("table", {}, element("caption", {}, "Components"), element("tbody", {}, values)));
+  const lines = values.map(([metric, value]) => element("tr", {}, element("th", { scope: "row" }, metric), element("td", {}, value === null ? "scorer failed" : number(value))));
+  if (question.task === "grounding") lines.push(element("tr", {}, element("th", { scope: "row" }, "IoU of pairs"), element("td", {}, answer.pairs.map(([, , iou]) => iou.toFixed(2)).join(", ") || "none")));
+  made.append(element("table", {}, element("caption", {}, "Components"), element("tbody", {}, lines)));
   return made;
 }
 
@@ -373,7 +393,7 @@ document.querySelector("aside").addEventListener("input", () => onNextFrame(refr
 list.addEventListener("scroll", () => onNextFrame(drawList), { passive: true });
 addEventListener("resize", () => onNextFrame(drawList));
 
-at("notes").textContent = `${DATA.notes.join("; ")}.`;
+at("notes").textContent = `${DATA.notes}.`;
 if (matchMedia("(min-width: 50rem)").matches && matchMedia("(min-height: 50rem)").matches) at("filters").open = true;
 offerAll();
 refresh();

@@ -2,69 +2,87 @@
 
 import base64
 import hashlib
+import io
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from recipe.cxr_grpo.viewing import pictures, samples
-from reward_fns.errors import UsageError
+from PIL import Image
+from tqdm import tqdm
+
+from data_prep.checks.validate import parquet_files
+from data_prep.writer.staging import parquet_rows
+from recipe.cxr_grpo.results.validation import OWN
+from recipe.cxr_grpo.viewing import samples
 from reward_fns.models.chexbert import OBSERVATIONS
 
 SAMPLES = 5000  # answers on a page
+LARGEST = 640  # pixels of a film's longer side
+PIXELS = 300_000_000  # of all films of a page together: many are smaller
 
 
-def write_page(
-    path: Path, sources: Sequence[Path], data: Sequence[Path] = (), most: int = SAMPLES, seed: int = 0
-) -> str:
+def write_page(path: Path, sources: Sequence[Path], data: Sequence[Path], most: int = SAMPLES, seed: int = 0) -> str:
     """Write the page of runs, dumps and results folders; returns what it shows and what not, in words.
 
-    Args:
-        path: the HTML file.
-        sources: see `samples.read_sources`.
-        data: parquet files for RL with the films that dumps don't name, or folders of such files; the folder ``data``
-            of a run, where the quickstart has them, is looked at too.
-        most: answers to show, drawn with ``seed`` if there are more.
+    ``data`` has parquet files for RL, or folders of them, with the films that dumps don't name. More than ``most``
+    answers are drawn with ``seed``. UsageError: as `samples.read_sources`, or data that is not there.
     """
     found, lower = samples.read_sources(sources)
     shown = samples.drawn(found, most, seed)
-    films = pictures.add_films(
-        shown, parquet_files([*data, *filter(Path.is_dir, (source / "data" for source in sources))])
-    )
-    counts = [sum(len(question.answers) for question in questions) for questions in (shown, found)]
-    notes = [f"{counts[0]:,} of {counts[1]:,} answers, drawn by sample with seed {seed}" if counts[0] < counts[1]
-             else f"all {counts[1]:,} answers"]  # fmt: skip
+    wanted = {(question["id"], question["films"]) for question in shown}
+    films, of_data = Films(len(wanted)), {}
+    for file in (file for place in data for file in parquet_files(place) if not file.name.startswith("sft_")):
+        for row in tqdm(parquet_rows(file), desc=file.name, unit="row", disable=None):
+            truth = json.loads(row["reward_model"]["ground_truth"])
+            key = truth["id"], truth.get("films", OWN)
+            if key in wanted and key not in of_data and row["images"]:
+                of_data[key] = films.add(row["images"][0].get("bytes") or row["images"][0]["image"])
+    for question in shown:
+        of_question = of_data.get((question["id"], question["films"]))
+        question["film"] = films.add(question["image"]) if question["image"] else of_question
+    count, of = (sum(len(question["answers"]) for question in questions) for questions in (shown, found))
+    notes = [f"{count:,} of {of:,} answers, drawn by sample with seed {seed}" if count < of else f"all {of:,} answers"]
     notes.append(f"{len(films.stored):,} films of at most {films.side} pixels a side")
-    if films.left_out:
-        notes.append(f"{films.left_out:,} films left out, because those of a page may take {pictures.BYTES:,} bytes")
-    if missing := sum(question.film is None for question in shown):
-        notes.append(f"{missing:,} of {len(shown):,} questions without their film, {films.unreadable} unreadable")
-    facts = {"notes": notes, "hit": samples.HIT, "lower": sorted(lower), "observations": OBSERVATIONS}
-    questions = [asdict(question) for question in shown]
+    if missing := sum(question["film"] is None for question in shown):
+        notes.append(f"{missing:,} of {len(shown):,} questions without their film")
+    facts = {"notes": "; ".join(notes), "hit": samples.HIT, "lower": sorted(lower), "observations": OBSERVATIONS}
     script, style = text_of("film.js", "page.js"), text_of("film.css", "page.css")
-    page = Template(text_of("page.html")).substitute(
-        script=script,
-        style=style,
-        script_hash=allowed(script),
-        style_hash=allowed(style),
-        data=embedded(facts | {"questions": questions}),
-        films=embedded(films.stored),
-    )
-    path.write_text(page, encoding="utf-8")
+    parts = {"script": script, "style": style, "script_hash": allowed(script), "style_hash": allowed(style)}
+    parts |= {"data": embedded(facts | {"questions": shown}), "films": embedded(films.stored)}
+    path.write_text(Template(text_of("page.html")).substitute(parts), encoding="utf-8")
     return "; ".join(notes)
 
 
-def parquet_files(places: Sequence[Path]) -> list[Path]:
-    """The parquet files for RL among these files and in these folders; UsageError for one that is not there."""
-    files: list[Path] = []
-    for place in places:
-        if not place.exists():
-            raise UsageError(f"--data {place}: no such file or folder")
-        files += [place] if place.is_file() else sorted(place.rglob("*.parquet"))
-    return [path for path in files if not path.name.startswith("sft_")]
+class Films:
+    """At most so many films of a page, each once in ``stored``, as JPEG with sides of at most ``side`` pixels."""
+
+    def __init__(self, count: int) -> None:
+        self.side = int(min(LARGEST, math.sqrt(PIXELS / max(count, 1))))
+        self.stored: list[dict[str, Any]] = []
+        self._places: dict[str | bytes, int | None] = {}
+
+    def add(self, film: str | bytes) -> int | None:
+        """The place of a film in ``stored``, given as its file's path or content; None if it can't be read."""
+        key = hashlib.sha256(film).digest() if isinstance(film, bytes) else film.removeprefix("file://")
+        if key not in self._places:
+            jpeg = io.BytesIO()
+            self._places[key] = None
+            try:
+                with Image.open(io.BytesIO(film) if isinstance(film, bytes) else str(key)) as picture:
+                    picture.draft("L", (self.side, self.side))  # a large JPEG is decoded at a part of its size
+                    small = picture.convert("L")
+                small.thumbnail((self.side, self.side))
+                small.save(jpeg, "JPEG", quality=80)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's, for damaged files
+                return None
+            self._places[key] = len(self.stored)
+            shown = {"name": "" if isinstance(key, bytes) else Path(key).name, "width": small.width}
+            self.stored.append(shown | {"height": small.height, "data": base64.b64encode(jpeg.getvalue()).decode()})
+        return self._places[key]
 
 
 def text_of(*names: str) -> str:
@@ -78,9 +96,5 @@ def allowed(text: str) -> str:
 
 
 def embedded(data: Any) -> str:
-    """Data as JSON in ASCII that can't end the script element that it stands in.
-
-    >>> embedded({"text": "</script><b>"})
-    '{"text":"\\\\u003c/script>\\\\u003cb>"}'
-    """
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    """Data as JSON in ASCII that can't end the script element that it stands in."""
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")

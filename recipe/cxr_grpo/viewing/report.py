@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recipe.cxr_grpo.results.validation import Estimate, Row
-from recipe.cxr_grpo.viewing.page import allowed, embedded, text_of
-from recipe.cxr_grpo.viewing.pictures import Pictures
+from recipe.cxr_grpo.viewing.page import Films, allowed, embedded, text_of
 
 COLORS = {"before": "#d55e00", "after": "#0072b2"}  # of the plots, in the hues of film.css
 SHOWN = {"grounding": 3, "report": 1}  # samples by each rule of `chosen`
@@ -37,8 +36,11 @@ def write_page(
         for task, count in SHOWN.items()
     }
     shown = [row for of_task in samples.values() for _, row, _ in of_task]
-    pictures = Pictures(len(shown))
-    films = {row.id: {"film": pictures.add(str(images[row.id])), "boxes": _boxes(row, after[row.id])} for row in shown}
+    pictures = Films(len(shown))
+    films: dict[str, dict] = {row.id: {"film": pictures.add(str(images[row.id])), "boxes": []} for row in shown}
+    for row in (row for row in shown if row.task == "grounding"):
+        kinds = {"reference": row.truth["boxes"], "before": row.quads(), "after": after[row.id].quads()}
+        films[row.id]["boxes"] = [{"quad": quad, "kind": kind} for kind, quads in kinds.items() for quad in quads]
     page = Environment(autoescape=True, keep_trailing_newline=True).from_string(text_of("report.html"))
     script = text_of("film.js", "report.js")
     text = page.render(
@@ -54,15 +56,6 @@ def write_page(
         data=embedded({"pictures": pictures.stored, "samples": films}),
     )
     path.write_text(text)
-
-
-def _boxes(before: Row, after: Row) -> list[dict]:
-    """The boxes of a sample as film.js draws them: the true ones, and those of both answers."""
-    if before.task != "grounding":
-        return []
-    answers = {"before": before.boxes(), "after": after.boxes()}
-    boxes = [{"quad": quad, "kind": "reference"} for quad in before.truth["boxes"]]
-    return boxes + [{"quad": box.quad, "kind": kind} for kind, found in answers.items() for box in found]
 
 
 def chosen(gains: Mapping[str, float], count: int) -> list[tuple[str, str]]:

@@ -88,7 +88,7 @@ def run(tmp_path_factory):
     write_lines(out / "rollouts" / "1.jsonl", groups)
     of = dict.fromkeys([("a", "own"), ("r", "own"), ("g", "own")], films[0]) | {("b", "own"): films[1].read_bytes()}
     write_data(out / "data" / "val.parquet", of | {("a", "swapped"): films[2]})
-    page.write_page(out / "viewer.html", [out])
+    page.write_page(out / "viewer.html", [out], [out / "data"])
     return out / "viewer.html"
 
 

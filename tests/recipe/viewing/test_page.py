@@ -1,5 +1,5 @@
 import pytest
-from viewed import write_results
+from viewed import dumped, write_lines, write_results
 
 from recipe.cxr_grpo.viewing import page
 
@@ -126,11 +126,39 @@ def test_rollouts_of_a_prompt_stand_side_by_side(viewer):
     viewer.press("j", "j")
     assert viewer.texts(".card h3") == ["Rollout 10.100", "Rollout 20.200", "Rollout 30.300"]
     assert [text.split()[1] for text in viewer.texts(".advantage")] == ["\N{MINUS SIGN}1.00", "+0.00", "+1.00"]
-    assert "(computed in the group)" in viewer.text(".advantage")
+    assert "(computed: (reward" in viewer.text(".advantage")
     places = viewer("return [...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().top)")
-    assert len(set(places)) == 1
+    assert len(set(places)) == 1  # in one row
     viewer.press("j")
     assert "1 rollouts of this group have no reward" in viewer.text(".warning")
+
+
+def test_advantages_are_those_of_verl(shown, tmp_path):
+    torch = pytest.importorskip("torch")
+    core_algos = pytest.importorskip("verl.trainer.ppo.core_algos")
+    scores = {"u": [0.0, 0.5, 0.9], "v": [0.25, 0.25]}
+    rows = [dumped(uid, "report", "x", score, uid=f"{uid}_{score}_0") for uid in scores for score in scores[uid]]
+    write_lines(tmp_path / "rollouts" / "1.jsonl", [*rows, dumped("w", "report", "x", 1.0, uid="w_0_0", advantage=0.5)])
+    page.write_page(tmp_path / "page.html", [tmp_path], [])
+    shown.open(tmp_path / "page.html")
+    rewards = torch.tensor([[score] for of in scores.values() for score in of])
+    groups = [uid for uid in scores for _ in scores[uid]]
+    theirs = core_algos.compute_grpo_outcome_advantage(rewards, torch.ones(len(groups), 1), groups)[0]
+    ours = shown("return DATA.questions.flatMap((question) => question.answers.map((answer) => answer.advantage))")
+    assert ours == pytest.approx([*theirs.flatten().tolist(), 0.5], abs=1e-5)
+
+
+def test_a_missing_value_is_a_failed_scorer_only_where_the_value_applies(shown, tmp_path):
+    rows = [
+        dumped("r", "report", "x", 0.5, gleu=0.5, box_iou=None),
+        dumped("s", "report", "x", 0.5, gleu=float("nan"), box_iou=None),
+        dumped("g", "grounding", "[0, 0, 1, 1]", 0.5, gleu=None, box_iou=0.5),
+    ]
+    write_lines(tmp_path / "validation" / "1.jsonl", rows)
+    page.write_page(tmp_path / "page.html", [tmp_path], [])
+    viewer = shown.open(tmp_path / "page.html")
+    assert viewer.put("#only-scorer", True).listed() == ["s"]
+    assert viewer.texts(".card tr") == ["model_failed0", "gleuscorer failed"]
 
 
 def test_films_are_stored_once_each(viewer):
@@ -141,7 +169,7 @@ def test_films_are_stored_once_each(viewer):
         == ["a.png", "other.png"] * 3
     )
     assert viewer.text("#notes") == (
-        "all 20 answers; 3 films of at most 640 pixels a side; 4 of 17 questions without their film, 0 unreadable."
+        "all 20 answers; 3 films of at most 640 pixels a side; 4 of 17 questions without their film."
     )
 
 
@@ -158,7 +186,7 @@ def test_what_scorers_found_in_a_report(shown, tmp_path):
     folder = write_results(tmp_path / "model" / "set-report" / "own",
                            [row | {"counts": counts, "entities": entities, "explanation": "It is large."}, worse],
                            higher_is_better={"radcliq": False, "green": True})  # fmt: skip
-    page.write_page(tmp_path / "viewer.html", [folder])
+    page.write_page(tmp_path / "viewer.html", [folder], [])
     viewer = shown.open(tmp_path / "viewer.html")
     assert viewer.put("#metric", "=radcliq").listed() == ["b", "a"]
     assert viewer.put("#metric", "=green").listed() == ["a", "b"]

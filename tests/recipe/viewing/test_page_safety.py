@@ -25,7 +25,7 @@ def hostile(folder):
     scored = {"id": "s", "answer": STRIKE, "reference": STRIKE, "metrics": {STRIKE: 0.1}, "image": str(film)}
     results = write_results(folder / f"{STRIKE[:9].replace('/', '')}" / "b" / "own",
                             [scored | {"entities": found, "explanation": STRIKE, "films": STRIKE}])  # fmt: skip
-    page.write_page(folder / "viewer.html", [source, results])
+    page.write_page(folder / "viewer.html", [source, results], [source / "data"])
     return folder / "viewer.html"
 
 
@@ -66,7 +66,7 @@ def test_nothing_is_fetched(shown, tmp_path):
 
 def test_five_thousand_answers_scroll_smoothly(shown, tmp_path):
     run = large_run(tmp_path / "run", 5000)
-    page.write_page(run / "viewer.html", [run])
+    page.write_page(run / "viewer.html", [run], [run / "data"])
     viewer = shown.open(run / "viewer.html")
     assert viewer("return state.shown.length") == 1250
     times = viewer.window.execute_async_script(MEASURE, 700, 100)
