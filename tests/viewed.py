@@ -66,12 +66,12 @@ def write_data(path, films):
     return path
 
 
-def write_results(folder, rows, **described):
+def write_results(folder, rows, higher_is_better=None):
     """A results folder of evaluate; each row is completed to the fields that evaluate writes."""
     common = {"patient_id": "p", "task": "report", "films": "own", "labels": [], "question": "Write the report."}
     common |= {"prediction": "", "answer": "", "thinking": "", "reference": None, "image": None, "status": "ok"}
     write_lines(folder / "scores.jsonl", [common | row for row in rows])
-    (folder / "results.json").write_text(json.dumps(described))
+    (folder / "results.json").write_text(json.dumps({"higher_is_better": higher_is_better or {}}))
     return folder
 
 

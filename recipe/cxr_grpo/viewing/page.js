@@ -288,9 +288,9 @@ function card(question, answer, place) {
   const name = several ? `Rollout ${place + 1}` : "Answer";
   const made = element("article", { class: "card", "aria-label": name }, element("h3", {}, name, element("b", {}, number(answer.score))));
   if (answer.advantage !== null) {
-    const sign = answer.advantage >= 0 ? "+" : "−";
+    const size = answer.advantage.toFixed(2).replace("-0.00", "0.00");
     const how = answer.computed ? "(computed: (reward − mean) / standard deviation of the group)" : "(dumped)";
-    made.append(element("p", { class: "advantage" }, `advantage ${sign}${Math.abs(answer.advantage).toFixed(2)} `, element("small", {}, how)));
+    made.append(element("p", { class: "advantage" }, `advantage ${size.startsWith("-") ? "−" : "+"}${size.replace("-", "")} `, element("small", {}, how)));
   }
   if (answer.model_failed) made.append(element("span", { class: "flag" }, "answer failed"));
   if (question.task === "grounding") made.append(film(FILMS[question.film], boxesOf(question, answer), describe(question, answer)));

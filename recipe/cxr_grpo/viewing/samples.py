@@ -93,7 +93,11 @@ def _answer(row: Row) -> dict[str, Any]:
     thinking, _, text = row.answer.rpartition("</think>")
     boxes = row.quads() if row.task == "grounding" else []
     numbers = {key: _finite(value) for key, value in row.dumped.items() if isinstance(value, int | float | None)}
-    answer = {"text": text.strip(), "thinking": thinking.strip().removeprefix("<think>"), "boxes": boxes}
+    answer: dict[str, Any] = {
+        "text": text.strip(),
+        "thinking": thinking.strip().removeprefix("<think>"),
+        "boxes": boxes,
+    }
     answer |= {
         "pairs": pairs_of(boxes, row.truth.get("boxes") or []),
         "model_failed": bool(numbers.get("model_failed")),

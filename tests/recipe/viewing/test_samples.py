@@ -1,10 +1,10 @@
 import json
-import math
 
 import pytest
 from viewed import TRUE_BOX, dumped, write_lines, write_results
 
 from recipe.cxr_grpo.viewing import samples
+from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
 from reward_fns.rewards.box_f1 import box_f1
 from reward_fns.rewards.box_soft_f1 import box_soft_f1
@@ -29,15 +29,9 @@ def test_pairs_are_those_that_the_rewards_count():
     reference = [(0.5, 0.55, 0.9, 0.9), (0.2, 0.2, 0.5, 0.5), (0.7, 0.0, 0.8, 0.1)]
     pairs = samples.pairs_of(boxes, reference)
     assert [(i, j) for i, j, _ in pairs] == [(0, 1), (1, 0)]
-    of = tuple(tuple(samples_box(quad) for quad in side) for side in (boxes, reference))
+    of = [tuple(Box(*quad) for quad in side) for side in (boxes, reference)]
     assert sum(iou for *_, iou in pairs) * 2 / 6 == pytest.approx(box_soft_f1(*of), abs=1e-4)
     assert sum(iou >= samples.HIT for *_, iou in pairs) * 2 / 6 == pytest.approx(box_f1(*of))
-
-
-def samples_box(quad):
-    from reward_fns.boxes import Box
-
-    return Box(*quad)
 
 
 def test_boxes_are_read_from_the_answer_and_not_from_what_was_thought(tmp_path):
