@@ -15,7 +15,7 @@ for argument in "$@"; do
 usage: bash examples/quickstart.sh [options] [hydra overrides ...]
 
 Improves a small Qwen3-VL on generated chest films with verl's GRPO trainer and vLLM rollouts, on the CPU: demo data,
-evaluation, GRPO on grounding and reports, evaluation, summary.json and report.html. Each evaluation asks about every
+evaluation, GRPO on grounding and reports, evaluation, summary.json, report.html and viewer.html. Each evaluation asks about every
 patient's own film and, as a control, the same about another patient's.
 
   --out DIR        output folder (runs/quickstart); the same command resumes an interrupted run

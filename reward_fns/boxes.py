@@ -98,20 +98,25 @@ def _ratio(part: Floats, total: Floats) -> Floats:
     return np.divide(part, total, out=np.zeros_like(part), where=total > 0)
 
 
-def assign(similarity: Floats) -> Floats:
-    """Similarities of the one-to-one pairs with the largest sum (Hungarian method), without those of similarity 0.
+def matches(similarity: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the one-to-one pairs with the largest sum (Hungarian method), without those of similarity 0.
 
-    Of (n, m) similarities of at least 0 these are at most min(n, m), in no particular order.
+    Of (n, m) similarities of at least 0 these are at most min(n, m). Greedy choice would take 0.9 and then 0.0 here:
 
-    Greedy choice would take 0.9 and then 0.0 here:
-
-    >>> sorted(assign(np.array([[0.9, 0.8], [0.7, 0.0]])).tolist())
-    [0.7, 0.8]
+    >>> [places.tolist() for places in matches(np.array([[0.9, 0.8], [0.7, 0.0]]))]
+    [[0, 1], [1, 0]]
     """
     from scipy.optimize import linear_sum_assignment  # half a second to import: not paid by `list`
 
-    values: Floats = similarity[linear_sum_assignment(similarity, maximize=True)]
-    return values[values > 0]
+    rows, columns = linear_sum_assignment(similarity, maximize=True)
+    kept = similarity[rows, columns] > 0
+    return rows[kept], columns[kept]
+
+
+def assign(similarity: Floats) -> Floats:
+    """The similarities of the `matches`."""
+    values: Floats = similarity[matches(similarity)]
+    return values
 
 
 @dataclass(frozen=True, slots=True)

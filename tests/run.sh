@@ -10,6 +10,9 @@ cd "$root"
 if ((EUID == 0)) && command -v apt-get >/dev/null && ! command -v slurmctld munged >/dev/null; then
   { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q slurm-wlm munge; } >/dev/null || echo "run.sh: no Slurm could be installed, its test is skipped" >&2
 fi
+if ((EUID == 0)) && command -v apt-get >/dev/null && ! command -v chromedriver >/dev/null; then
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q chromium chromium-driver; } >/dev/null || echo "run.sh: no Chromium could be installed, the tests of pages are skipped" >&2
+fi
 if (($#)); then
   exec "$venv/bin/python" -m pytest "$@"
 fi

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
                 chosen = filled(values) + overrides
                 watch = functools.partial(move, out)
                 run_training("grpo", "quickstart_grpo", chosen, out=out, watch=watch, restarts=args.restarts)
-    with state.phase("report", "summary.json and report.html") as todo:
+    with state.phase("report", "summary.json, report.html and viewer.html") as todo:
         if todo:
             how = {
                 "model": str(model),
@@ -137,8 +137,8 @@ def decoding(sampling: Any) -> str:
 
 
 def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
-    """Write ``summary.json`` and ``report.html`` from the validation dumps of step 0 and of the last step."""
-    from recipe.cxr_grpo.results import report
+    """Write ``summary.json`` and ``report.html`` from the first and the last validation, and ``viewer.html``."""
+    from recipe.cxr_grpo.viewing import page, report
 
     evaluations = (validation.read_validation(out / "validation" / f"{step}.jsonl") for step in (0, steps))
     before, after, left_out = validation.scored_in_both(*evaluations)
@@ -156,6 +156,7 @@ def summarize(out: Path, steps: int, state: dict, how: dict[str, str]) -> None:
     images = {row["extra_info"]["id"]: Path(row["images"][0]["image"].removeprefix("file://")) for row in rows}
     points = validation_points(read_metrics(out, "grpo"))
     report.write_page(out / "report.html", summary, prompt_curves(out), points, before["own"], after["own"], images)
+    page.write_page(out / "viewer.html", [out], [out / "data", out / "data" / "films"])
 
 
 def held_out(data: Path) -> list[Path]:
@@ -179,7 +180,7 @@ def print_summary(out: Path) -> None:
             print(f"unscored   {part}: {counts['unscored']} of {counts['rollouts']} rollouts; failures: {causes}")
     print("seconds    " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     print(f"results    {out / 'summary.json'}")
-    print(f"look at    {out / 'report.html'}")
+    print(f"look at    {out / 'report.html'}, and at every answer in {out / 'viewer.html'}")
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

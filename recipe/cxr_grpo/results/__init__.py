@@ -1,1 +1,1 @@
-"""What a run has logged and dumped, its statistics, and its page."""
+"""What a run has logged and dumped, and its statistics."""

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Row:
     answer: str
     truth: dict
     score: float
+    dumped: Mapping[str, Any] = field(default_factory=dict)  # all that the dump says: step, uid, every component
 
     @property
     def films(self) -> str:
@@ -34,9 +35,9 @@ class Row:
         return self.truth.get("films", OWN)
 
     def quads(self) -> list[tuple[float, float, float, float]]:
-        """The boxes in the answer, as shares of the image's width and height."""
-        frame = self.truth.get("frame") or (1, 1)
-        return [box.quad for box in get_convention(self.box_format).parse(self.answer, tuple(frame)).boxes]
+        """The boxes in the answer, not in what was thought before it, as shares of the image's width and height."""
+        frame, (_, _, answer) = self.truth.get("frame") or (1, 1), self.answer.rpartition("</think>")
+        return [box.quad for box in get_convention(self.box_format).parse(answer, tuple(frame)).boxes]
 
     def asked(self) -> str:
         """The question in verl's decoded prompt: its last line that is not the assistant's turn."""
@@ -58,8 +59,8 @@ def read_rows(path: Path) -> list[Row]:
                 raw = json.loads(line)
                 truth = json.loads(raw["gts"])
                 keys = {key: truth[key] for key in ("id", "patient_id", "task", "box_format")}
-                score = float(raw["score"])
-                rows.append(Row(**keys, question=raw["input"], answer=raw["output"], truth=truth, score=score))
+                keys |= {"question": raw["input"], "answer": raw["output"], "score": float(raw["score"])}
+                rows.append(Row(**keys, truth=truth, dumped=raw))
             except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: not a row of one of verl's dumps ({error!r})") from error
     return rows

@@ -1,15 +1,14 @@
 """The page of a run as one HTML file, nothing fetched: numbers, curves, and validation films before and after GRPO."""
 
-import base64
 import io
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 from recipe.cxr_grpo.results.validation import Estimate, Row
+from recipe.cxr_grpo.viewing.page import Films, allowed, embedded, text_of
 
-COLORS = {"reference": "#2e9e5b", "before": "#d9822b", "after": "#2b6cd9"}
+COLORS = {"before": "#d55e00", "after": "#0072b2"}  # of the plots, in the hues of film.css
 SHOWN = {"grounding": 3, "report": 1}  # samples by each rule of `chosen`
 
 
@@ -24,20 +23,26 @@ def write_page(
 ) -> None:
     """Write the page of a summary, of ``prompt_curves`` and ``validation_points``, and of films.
 
-    The keys of ``before``, ``after`` and ``images`` (files) are sample ids.
+    The keys of ``before``, ``after`` and ``images`` (files) are sample ids. The page links to ``viewer.html``.
     """
     from jinja2 import Environment
 
     gains = {i: after[i].score - row.score for i, row in before.items()}
     samples = {
         task: [
-            (rule, before[i], after[i], base64.b64encode(images[i].read_bytes()).decode())
+            (rule, before[i], after[i])
             for rule, i in chosen({i: gain for i, gain in gains.items() if before[i].task == task}, count)
         ]
         for task, count in SHOWN.items()
     }
-    template = (resources.files(__package__) / "report.html").read_text()
-    page = Environment(autoescape=True, keep_trailing_newline=True).from_string(template)
+    shown = [row for of_task in samples.values() for _, row, _ in of_task]
+    pictures = Films(len(shown))
+    films: dict[str, dict] = {row.id: {"film": pictures.add(str(images[row.id])), "boxes": []} for row in shown}
+    for row in (row for row in shown if row.task == "grounding"):
+        kinds = {"reference": row.truth["boxes"], "before": row.quads(), "after": after[row.id].quads()}
+        films[row.id]["boxes"] = [{"quad": quad, "kind": kind} for kind, quads in kinds.items() for quad in quads]
+    page = Environment(autoescape=True, keep_trailing_newline=True).from_string(text_of("report.html"))
+    script = text_of("film.js", "report.js")
     text = page.render(
         summary=summary,
         curves=_draw(curves, points),
@@ -45,6 +50,10 @@ def write_page(
         reports=samples["report"],
         settings=json.dumps({key: summary[key] for key in ("settings", "seconds", "scoring", "versions")}, indent=1),
         colors=COLORS,
+        style=text_of("film.css"),
+        script=script,
+        script_hash=allowed(script),
+        data=embedded({"pictures": pictures.stored, "samples": films}),
     )
     path.write_text(text)
 

@@ -1,0 +1,1 @@
+"""What models answered, for people to look at: pages that fetch nothing, and a view for the terminal."""
