@@ -26,6 +26,7 @@ ray() { # HEAD_ADDRESS: Ray's daemons on this node, until they are ended
   options=(--temp-dir="$RAY_FOLDER" --num-cpus="$slots" --num-gpus="$gpus" --disable-usage-stats --block
     --node-manager-port=$((own + 1)) --object-manager-port=$((own + 2)) --runtime-env-agent-port=$((own + 3))
     --dashboard-agent-listen-port=$((own + 4)) --dashboard-agent-grpc-port=$((own + 5)) --metrics-export-port=$((own + 6)))
+  export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # or each node would wait 30 seconds at the job's end for one that is gone
   if ((SLURM_PROCID == 0)); then
     "$venv/bin/ray" start --head --node-ip-address="$1" --port="$port" --include-dashboard=false "${options[@]}"
   else
