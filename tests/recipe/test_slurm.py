@@ -22,7 +22,7 @@ from data_prep.cli import main as data_prep
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "recipe" / "cxr_grpo" / "demo" / "model"
-STEPS = 4
+STEPS = 5
 # One line a job; {grpo} is what makes GRPO small. The last one shares each update's 8 answers between two nodes.
 JOBS = """
 smoke            -     1 scorers train.sbatch qwen3vl_report trainer.total_training_steps=2 {grpo}
