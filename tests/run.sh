@@ -8,7 +8,7 @@ venv=${VENV:-$root/.venv}
 bash "$root/examples/install.sh" "$venv" cpu,dev
 cd "$root"
 if ((EUID == 0)) && command -v apt-get >/dev/null && ! command -v slurmctld munged >/dev/null; then
-  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q slurm-wlm munge; } >/dev/null || echo "run.sh: no Slurm could be installed, its test is skipped" >&2
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q slurm-wlm munge iproute2; } >/dev/null || echo "run.sh: no Slurm could be installed, its test is skipped" >&2
 fi
 if ((EUID == 0)) && command -v apt-get >/dev/null && ! command -v chromedriver >/dev/null; then
   { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q chromium chromium-driver; } >/dev/null || echo "run.sh: no Chromium could be installed, the tests of pages are skipped" >&2

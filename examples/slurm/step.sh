@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # From train.sbatch; `here` is the number of the node's GPUs.
-: "${venv:?} ${logs:?} ${port:?} ${cpus:?} ${gpus:?} ${nnodes:?} ${here:?}"
+: "${venv:?} ${logs:?} ${port:?} ${slots:?} ${gpus:?} ${nnodes:?} ${here:?}"
 
 see_gpus() { # FROM TO: only these of the step's GPUs, counted from 1
   if ((here)); then
@@ -23,9 +23,10 @@ ray() { # HEAD_ADDRESS: Ray's daemons on this node, until they are ended
   ulimit -Sn "$(ulimit -Hn)"
   RAY_FOLDER=$(mktemp -d /tmp/cxr-XXXXXX)  # for this user only, and short: Ray makes sockets in it
   trap 'rm -rf "$RAY_FOLDER"' EXIT
-  options=(--temp-dir="$RAY_FOLDER" --num-cpus="$cpus" --num-gpus="$gpus" --disable-usage-stats --block
+  options=(--temp-dir="$RAY_FOLDER" --num-cpus="$slots" --num-gpus="$gpus" --disable-usage-stats --block
     --node-manager-port=$((own + 1)) --object-manager-port=$((own + 2)) --runtime-env-agent-port=$((own + 3))
     --dashboard-agent-listen-port=$((own + 4)) --dashboard-agent-grpc-port=$((own + 5)) --metrics-export-port=$((own + 6)))
+  export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # or each node would wait 30 seconds at the job's end for one that is gone
   if ((SLURM_PROCID == 0)); then
     "$venv/bin/ray" start --head --node-ip-address="$1" --port="$port" --include-dashboard=false "${options[@]}"
   else

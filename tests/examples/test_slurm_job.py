@@ -126,6 +126,9 @@ def test_several_nodes_have_a_ray_of_the_job_that_launch_joins(job):
     assert not any("ray stop" in line for line in lines)
     train = next(i for i, line in enumerate(lines) if line.startswith("python -m recipe.cxr_grpo.launch"))
     assert "++ray_kwargs.ray_init.address=auto" in lines[train] and f"RAY_ADDRESS=127.0.0.1:{port}" in lines[train:]
+    tokens = {line for line in lines if line.startswith("RAY_AUTH_TOKEN=")}
+    assert re.fullmatch(r"RAY_AUTH_TOKEN=[0-9a-f]{64}", *tokens)  # all have the same
+    assert lines.count("RAY_AUTH_MODE=token") >= len([head, *others, "launch"])
     steps = [line for line in lines if line.startswith("srun")]
     assert any("--nodelist=n1,n2,n3,n4,n5,n6,n7,n8 " in line and "step.sh ray 127.0.0.1" in line for line in steps)
     assert any("--nodelist=n1 " in line and "step.sh train" in line for line in steps)

@@ -1,5 +1,6 @@
 """examples/slurm on a real Slurm of two nodes on this machine: tiny runs on the CPU, minutes."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -21,19 +22,64 @@ from data_prep.cli import main as data_prep
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "recipe" / "cxr_grpo" / "demo" / "model"
-STEPS = 4
-# One line a job; {grpo} is what makes GRPO small.
+STEPS = 5
+# One line a job; {grpo} is what makes GRPO small. The last one shares each update's 8 answers between two nodes.
 JOBS = """
 smoke            -     1 scorers train.sbatch qwen3vl_report trainer.total_training_steps=2 {grpo}
 sft              smoke 1 -       train.sbatch sft trainer.nnodes=2 trainer.total_training_steps=2
-radvlm_grounding sft   1 -       train.sbatch radvlm_grounding trainer.total_training_steps={steps} {grpo}
+radvlm_grounding sft   1 -       train.sbatch radvlm_grounding trainer.nnodes=2 trainer.total_training_steps={steps} \
+{grpo} actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4 actor_rollout_ref.rollout.agent.num_workers=2
 """
 GRPO = "actor_rollout_ref.rollout.name=hf trainer.test_freq=-1 trainer.val_before_train=false trainer.save_freq=-1"
 
 
+class Slurm:
+    """Slurm's commands by ``slurm(*command, **environment)``, which returns the output, and the folder of all runs."""
+
+    def __init__(self, env, spaces, runs):
+        self.env, self.spaces, self.runs = env, spaces, runs
+
+    def __call__(self, *command, **given):
+        done = subprocess.run([*command], cwd=ROOT, env=self.env | given, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def state(self, job):
+        """What Slurm says of a job."""
+        return dict(re.findall(r"(\w+)=(\S*)", self("scontrol", "show", "job", job, "--oneliner")))
+
+    def end(self, job, watch=lambda: None):
+        """What Slurm says of a job at its end; ``watch`` is called until then."""
+        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+        return until(lambda: watch() or ((said := self.state(job))["JobState"] in ended and said), f"end of job {job}")
+
+    def processes(self, name=""):
+        """Node and name of the jobs' processes, by id here: those whose name has ``name``."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # gone
+                node = self.spaces.get(os.readlink(folder / "ns" / "pid"))
+                title = title_of(folder.name)
+                daemon = title.startswith(("slurmd ", "bash -euc")) or not title
+                if node and name in title and not daemon:
+                    found[int(folder.name)] = node, title
+        return found
+
+
+def title_of(process):
+    return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
+def until(true, what, seconds=600):
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"no {what} in {seconds} s"
+        time.sleep(0.2)
+    return found
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory, text_models):
-    """Slurm's commands by `slurm(*command, **environment)`, which returns the output; the runs' folder is `runs`."""
     if why := private_slurm.missing() or (None if importlib.util.find_spec("verl") else "no verl"):
         pytest.skip(why)
     root = tmp_path_factory.mktemp("slurm")
@@ -41,16 +87,10 @@ def slurm(tmp_path_factory, text_models):
     tiny_text_models.put_in_cache(text_models, root / "hub")
     places = {"DATA": root / "data", "RUNS": root / "runs", "VENV": sys.prefix, "PYTHONPATH": ROOT}
     places |= {"HF_HUB_CACHE": root / "hub", "XDG_CACHE_HOME": root / "cache"}
-    with private_slurm.cluster(root / "slurm") as env:
+    shared = [ROOT, Path(sys.prefix).resolve(), Path(sys.base_prefix), tmp_path_factory.getbasetemp()]
+    with private_slurm.cluster(root / "slurm", shared) as (env, spaces):
         env |= {key: str(value) for key, value in places.items()} | {"PROFILE": "cpu", "HF_HUB_OFFLINE": "1"}
-
-        def run(*command, **given):
-            done = subprocess.run([*command], cwd=ROOT, env=env | given, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            return done.stdout.strip()
-
-        run.runs = root / "runs"
-        yield run
+        yield Slurm(env, spaces, root / "runs")
 
 
 def draw_films(root):
@@ -66,44 +106,15 @@ def draw_films(root):
             pq.write_table(rows, root / "data" / folder / f"{split}.parquet")
 
 
-def state(slurm, job):
-    """What Slurm says of a job."""
-    return dict(re.findall(r"(\w+)=(\S*)", slurm("scontrol", "show", "job", job, "--oneliner")))
-
-
-def until(true, what, seconds=400):
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"no {what} in {seconds} s"
-        time.sleep(0.3)
-    return found
-
-
-def end(slurm, job):
-    """What Slurm says of a job at its end."""
-    ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
-    return until(lambda: (said := state(slurm, job))["JobState"] in ended and said, f"end of job {job}")
-
-
-def processes(slurm):
-    """The processes of all jobs: those with the runs' folder in their environment."""
-    mark = f"RUNS={slurm.runs}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(part.startswith(mark) for part in (folder / "environ").read_bytes().split(b"\0")):
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ")[:100])
-        except OSError:
-            continue
-    return found
-
-
-def steps(out):
-    """The training steps that each attempt at a run logged."""
-    found = []
+def logged(out):
+    """What the attempts at a run logged, by step; no step twice."""
+    found = {}
     for path in sorted(out.glob("grpo.metrics.*.jsonl")):
-        found += [json.loads(line)["step"] for line in path.read_text().splitlines()]
-    return [step for step in found if step]
+        for row in map(json.loads, path.read_text().split("\n")[:-1]):
+            assert row["step"] not in found
+            found[row["step"]] = row["data"]
+    found.pop(0, None)
+    return found
 
 
 def prompts(out):
@@ -115,78 +126,125 @@ def prompts(out):
     return ids
 
 
-@pytest.fixture(scope="module")
-def matrix(slurm):
-    """The folder of three jobs that submit_paper.sh submitted at once, and what it said."""
-    table = slurm.runs.parent / "jobs.tsv"
-    table.write_text(JOBS.format(grpo=GRPO, steps=STEPS))
-    said = slurm("bash", "examples/slurm/submit_paper.sh", JOBS=str(table), MODEL=str(MODEL))
-    jobs = re.findall(r"^# (\w+): job (\d+),", said, flags=re.MULTILINE)
-    assert [name for name, _ in jobs] == ["smoke", "sft", "radvlm_grounding"]
-    assert state(slurm, jobs[-1][1])["Reason"] == "Dependency"
-    for name, job in jobs:
-        assert end(slurm, job)["JobState"] == "COMPLETED", (
-            f"{name}: {output(slurm.runs / 'slurm' / f'{name}-{job}.out')}"
-        )
-    again = slurm("bash", "examples/slurm/submit_paper.sh", JOBS=str(table), MODEL=str(MODEL))
-    assert re.findall(r": (.*)$", again, flags=re.MULTILINE) == ["complete"] * 3
-    return slurm.runs
-
-
-def output(path):
+def printed(path):
     return path.read_text()[-3000:]
 
 
-def test_jobs_run_one_after_the_other(matrix):
-    assert set(steps(matrix / "smoke" / "qwen3vl_report")) == {1, 2}
-    assert (matrix / "smoke" / "qwen3vl_report" / "logs" / "latest" / "scorers.log").stat().st_size
-    shards = (matrix / "sft" / "checkpoints" / "global_step_2").glob("model_world_size_2_rank_*.pt")
-    assert len([*shards]) == 2  # one process on each node
-    assert steps(matrix / "radvlm_grounding") == [*range(1, STEPS + 1)]
+class KillScorer:
+    """Called again and again, kills the process that computes neural rewards, once the first step is logged."""
+
+    def __init__(self, slurm, out):
+        self.slurm, self.out, self.killed = slurm, out, None
+
+    def __call__(self):
+        if self.killed is None and logged(self.out):
+            (self.killed,) = self.slurm.processes("ray::ServeReplica:cxr-grpo-scorers")
+            os.kill(self.killed, signal.SIGKILL)
+
+
+class WhatRuns:
+    """Called again and again, notes what Ray's processes call themselves and do, and on which nodes."""
+
+    def __init__(self, slurm):
+        self.slurm, self.seen = slurm, set()
+
+    def __call__(self):
+        found = self.slurm.processes("ray::")
+        self.seen |= {*found.values()}
+        servers = {number: node for number, (node, title) in found.items() if title.startswith("ray::HFServer")}
+        for _ in range(200 if servers else 0):  # they answer within a tenth of a second
+            with contextlib.suppress(OSError):
+                self.seen |= {(node, title_of(number)) for number, node in servers.items()}
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def matrix(slurm):
+    """The jobs that submit_paper.sh submitted at once, at their end: what was seen of each meanwhile."""
+    table = slurm.runs.parent / "jobs.tsv"
+    table.write_text(JOBS.format(grpo=GRPO, steps=STEPS))
+    submit = ("bash", "examples/slurm/submit_paper.sh")
+    said = slurm(*submit, JOBS=str(table), MODEL=str(MODEL))
+    jobs = dict(re.findall(r"^# (\w+): job (\d+),", said, flags=re.MULTILINE))
+    assert [*jobs] == ["smoke", "sft", "radvlm_grounding"]
+    assert slurm.state(jobs["radvlm_grounding"])["Reason"] == "Dependency"
+    watches = {"smoke": KillScorer(slurm, slurm.runs / "smoke" / "qwen3vl_report"), "sft": lambda: None}
+    watches["radvlm_grounding"] = WhatRuns(slurm)
+    for name, job in jobs.items():
+        state = slurm.end(job, watches[name])["JobState"]
+        assert state == "COMPLETED", f"{name}: {printed(slurm.runs / 'slurm' / f'{name}-{job}.out')}"
+    again = slurm(*submit, JOBS=str(table), MODEL=str(MODEL))
+    assert re.findall(r": (.*)$", again, flags=re.MULTILINE) == ["complete"] * 3
+    return watches
+
+
+def test_a_scorer_that_is_killed_is_replaced(slurm, matrix):
+    assert matrix["smoke"].killed
+    steps = logged(slurm.runs / "smoke" / "qwen3vl_report")
+    assert [steps[step]["reward/failed_rollouts"] for step in (1, 2)] == [0, 0]
+
+
+def test_supervised_training_has_a_process_on_each_node(slurm, matrix):
+    saved = slurm.runs / "sft" / "checkpoints" / "global_step_2"
+    assert len([*saved.glob("model_world_size_2_rank_*.pt")]) == 2
+
+
+def test_grpo_samples_on_both_nodes(slurm, matrix):
+    assert [*logged(slurm.runs / "radvlm_grounding")] == [*range(1, STEPS + 1)]
+    seen = matrix["radvlm_grounding"].seen
+    for work in ("ray::HFServer.generate", "ray::AgentLoopWorkerTQ", "ray::WorkerDict.actor_rollout_ref_update_actor"):
+        assert {node for node, title in seen if title.startswith(work)} == {"n1", "n2"}, sorted(seen)
 
 
 def test_a_run_goes_on_after_its_time_limit_and_after_its_death(slurm, matrix, tmp_path):
     runs = slurm.runs / "disturbed"
     out = runs / "radvlm_grounding"
-    printed = tmp_path / "job.out"
+    text = tmp_path / "job.out"
 
     def submit():
         overrides = [f"trainer.total_training_steps={STEPS}", *GRPO.split()]
-        options = ["--parsable", "--cpus-per-task=4", "--time=60", f"--output={printed}"]
+        options = ["--parsable", "--cpus-per-task=4", "--time=60", f"--output={text}"]
         command = ["sbatch", *options, "examples/slurm/train.sbatch", "radvlm_grounding", *overrides]
         return slurm(*command, RUNS=str(runs), START=str(MODEL))
 
-    def launch(attempt):
-        """The process id of an attempt's launch, once its Ray runs."""
-        place = out / "logs" / f"attempt_{attempt}" / "train.pid"
-        until(
-            lambda: place.exists() and any(b"raylet" in command for command in processes(slurm)), f"attempt {attempt}"
-        )
-        return int(place.read_text())
+    def kill(name, when):
+        """Kill -9 a process of this name, once there is one of the name ``when``."""
+        until(lambda: slurm.processes(when), when)
+        (number, *_) = slurm.processes(name)
+        os.kill(number, signal.SIGKILL)
+
+    def all_gone():
+        return until(lambda: not slurm.processes(), "end of all processes", 60)
 
     job = submit()
-    until(lambda: steps(out), "step")
+    until(lambda: logged(out), "step")
     slurm("scancel", "--signal=USR1", "--batch", job)  # as --signal does before the time limit
-    until(lambda: state(slurm, job)["Restarts"] == "1", "requeue")
-    launch(1)
-    assert "train ended with status 75" in printed.read_text()
-    saved = max(steps(out))
+    until(lambda: slurm.state(job)["Restarts"] == "1", "requeue")
+    assert "train ended with status 75" in text.read_text()
+    saved = max(logged(out))
     assert 0 < saved < STEPS
     assert (out / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == str(saved)
 
-    slurm("scancel", job)
-    assert end(slurm, job)["JobState"] == "CANCELLED"
-    until(lambda: not processes(slurm), "end of all processes", 60)
+    kill("ray::WorkerDict", when="ray::HFServer")
+    assert slurm.end(job)["JobState"] == "FAILED"
+    assert "train ended with status 1; see" in text.read_text()
+    assert all_gone()
 
     job = submit()
-    os.kill(launch(2), signal.SIGKILL)
-    said = end(slurm, job)
+    kill("recipe.cxr_grpo.launch", when="raylet")
+    said = slurm.end(job)
     assert (said["JobState"], said["ExitCode"]) == ("FAILED", "137:0")
-    assert "train ended with status 137; see" in printed.read_text()
-    until(lambda: not processes(slurm), "end of all processes", 60)
+    assert "train ended with status 137; see" in text.read_text()
+    assert all_gone()
 
     job = submit()
-    assert end(slurm, job)["JobState"] == "COMPLETED", output(printed)
-    assert sorted(steps(out)) == [*range(1, STEPS + 1)]
-    assert prompts(out) == prompts(matrix / "radvlm_grounding")
-    assert (out / "logs" / "latest").resolve().name == "attempt_3"
+    until(lambda: slurm.processes("raylet"), "Ray")
+    slurm("scancel", job)
+    assert slurm.end(job)["JobState"] == "CANCELLED"
+    assert all_gone()
+
+    job = submit()
+    assert slurm.end(job)["JobState"] == "COMPLETED", printed(text)
+    assert sorted(logged(out)) == [*range(1, STEPS + 1)]
+    assert prompts(out) == prompts(slurm.runs / "radvlm_grounding")
+    assert (out / "logs" / "latest").resolve().name == "attempt_4"
