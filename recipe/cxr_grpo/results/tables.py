@@ -75,8 +75,8 @@ def _of_data_set(
         if films != OWN:
             pools[model, f"as {films}"] = pools[model, OWN].reindex(pool.index)
         elif differ := {*pool.index} ^ {*asked.index}:
-            first = next(iter(models))
-            raise UsageError(f"{model} has other samples of {data_set} than {first}, e.g. {min(differ)[1]}; "
+            other = next(iter(models))
+            raise UsageError(f"{model} has other samples of {data_set} than {other}, e.g. {min(differ)[1]}; "
                              "evaluate both on the same files")  # fmt: skip
     of = {(*key, metric): each for key, pool in pools.items()
           for metric, each in statistics(pool.reindex(asked.index)).items()}  # fmt: skip
