@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
         settings = model.model_dump() | sampling | {"weights": weights, "weight files": files}
         arms = generation.prepare(args.out, args.data, args.films, settings)
         questions = generation.read_questions(model, weights, arms)
+        options = (_CPU if cpu.enabled() else {}) | args.engine
 
         def answer(todo: list[generation.Question], write: Any) -> None:
-            engine = generation.Vllm(weights, (_CPU if cpu.enabled() else {}) | args.engine)
-            generation.answer(todo, engine, model, sampling, write)
+            generation.answer(todo, generation.Vllm(weights, options), model, sampling, write)
 
         rows = generation.run_shard(args.out, questions, args.shard, answer)
     if rows is None:

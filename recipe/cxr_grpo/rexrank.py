@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     pack = commands.add_parser("package", parents=[asked], help="write a folder to submit")
     pack.add_argument("model", type=choose, help="as --model of generate")
     pack.add_argument("--out", type=folder, required=True, help="folder to write")
-    pack.set_defaults(run=_package)
+    pack.set_defaults(run=rexrank.package)
     return exit_status("rexrank", lambda: (args := parser.parse_args(argv)).run(args))
 
 
@@ -67,13 +67,6 @@ def _import(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> None:
     path = args.predictions / PREDICTIONS if args.predictions.is_dir() else args.predictions
     print(f"{args.out}: {rexrank.export(path, args.input, args.out, thinking=args.thinking)} studies")
-
-
-def _package(args: argparse.Namespace) -> None:
-    (model, weights), suffix = args.model, args.suffix if args.thinking else ""
-    bounds = args.min_pixels, args.max_pixels
-    rexrank.package(model, weights, args.out, kind=args.kind, bounds=bounds, suffix=suffix)
-    print(f"{args.out}: complete README.md, then submit the folder")
 
 
 if __name__ == "__main__":

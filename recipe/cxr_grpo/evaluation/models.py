@@ -25,7 +25,7 @@ class Model(pydantic.BaseModel, frozen=True, extra="forbid"):
     served: bool = True
     boxes: str | None = None
     thinking: bool | None = None
-    temperature: float = pydantic.Field(default=0.0, ge=0)
+    temperature: pydantic.NonNegativeFloat = 0.0
     max_tokens: int | None = None
     suffix: dict[str, str] = {}
     prompt: str | None = None

@@ -19,7 +19,6 @@ from data_prep.sample import Sample
 from data_prep.sets import rexrank
 from data_prep.writer.dataset import DatasetWriter
 from recipe.cxr_grpo.evaluation.generation import MAX_THINKING, MAX_TOKENS, read_rows
-from recipe.cxr_grpo.evaluation.models import Model
 from recipe.cxr_grpo.results.validation import OWN
 from reward_fns.answers import extract_answer
 from reward_fns.errors import UsageError
@@ -84,26 +83,32 @@ def export(predictions: Path, studies: Path, out: Path, *, thinking: bool) -> in
     return len(entries)
 
 
-def package(model: Model, weights: str, out: Path, *, kind: str, bounds: tuple[int, int], suffix: str) -> None:
+def package(options: argparse.Namespace) -> None:
     """Write a folder to submit: inference.py, which needs transformers only, its settings, environment and description.
 
-    A local model is copied into it. `bounds` are the least and most pixels of a film, `suffix` what asks for thinking.
+    A local model is copied into it. `options` are those of the command: a model is asked as for `import_studies`.
     """
+    out, (model, weights), question = options.out, options.model, QUESTIONS[options.kind]
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another --out")
-    info = {"task": "report", "box_format": model.boxes or "radvlm"}
-    question = QUESTIONS[kind] + suffix + model.question_end(info, QUESTIONS[kind])
-    thinking = bool(suffix) if model.thinking is None else model.thinking
-    settings = {"model": weights, "prompt": question, "thinking": thinking, "temperature": model.temperature}
-    settings |= {"max_new_tokens": model.max_tokens or (MAX_THINKING if thinking else MAX_TOKENS)}
-    settings |= dict(zip(("min_pixels", "max_pixels"), bounds, strict=True))
+    thinking = options.thinking if model.thinking is None else model.thinking
+    asked = question + (options.suffix if options.thinking else "")
+    settings = {
+        "model": "model" if Path(weights).is_dir() else weights,
+        "prompt": asked + model.question_end({"task": "report", "box_format": "radvlm"}, question),
+        "thinking": thinking,
+        "temperature": model.temperature,
+        "max_new_tokens": model.max_tokens or (MAX_THINKING if thinking else MAX_TOKENS),
+        "min_pixels": options.min_pixels,
+        "max_pixels": options.max_pixels,
+    }
     facts = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "transformers", "pillow")}
     out.mkdir(parents=True, exist_ok=True)
     if Path(weights).is_dir():
         shutil.copytree(weights, out / "model")
-        settings["model"] = "model"
     (out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
     for name in ("inference.py", "environment.yaml", "README.md"):
         text = (Path(__file__).with_name("submission") / name).read_text()
         filled = text if name.endswith(".py") else text.format_map({**settings, **facts, "title": model.title})
         (out / name).write_text(filled)
+    print(f"{out}: complete README.md, then submit the folder")
