@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# One step of train.sbatch on one node: Ray's daemons, the scorers, the judge or the training itself.
+# One step of a job on one node: Ray's daemons, the scorers, the judge, the training, or answers to questions.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # From train.sbatch; `here` is the number of the node's GPUs.
-: "${venv:?} ${logs:?} ${port:?} ${slots:?} ${gpus:?} ${nnodes:?} ${here:?}"
+[[ $1 == answer ]] || : "${venv:?} ${logs:?} ${port:?} ${slots:?} ${gpus:?} ${nnodes:?} ${here:?}"
+ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
 
 see_gpus() { # FROM TO: only these of the step's GPUs, counted from 1
   if ((here)); then
@@ -20,7 +21,6 @@ answers() { # HOST PORT: waits until something listens there
 ray() { # HEAD_ADDRESS: Ray's daemons on this node, until they are ended
   see_gpus 1 "$gpus"
   local own=$((port + 10 * SLURM_PROCID)) options
-  ulimit -Sn "$(ulimit -Hn)"
   RAY_FOLDER=$(mktemp -d /tmp/cxr-XXXXXX)  # for this user only, and short: Ray makes sockets in it
   trap 'rm -rf "$RAY_FOLDER"' EXIT
   options=(--temp-dir="$RAY_FOLDER" --num-cpus="$slots" --num-gpus="$gpus" --disable-usage-stats --block
@@ -66,4 +66,15 @@ PY
   echo $$ >"$logs/train.pid"
   exec "$@"
 }
-case $1 in ray | scorers | judge | train) "$@" ;; esac
+answer() { # GPUS COMMAND …: the command, which generates answers, on each GPU a part of them
+  local shards=$(($1 ? $1 : 1)) i parts=() status=0 visible
+  IFS=, read -ra visible <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((shards - 1)))}"
+  for ((i = 0; i < shards; i++)); do
+    (($1 == 0)) || export CUDA_VISIBLE_DEVICES=${visible[i]}
+    "${@:2}" --shard "$i/$shards" &
+    parts+=($!)
+  done
+  for i in "${parts[@]}"; do wait "$i" || status=$?; done
+  return "$status"
+}
+case $1 in ray | scorers | judge | train | answer) "$@" ;; esac

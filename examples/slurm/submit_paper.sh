@@ -15,6 +15,15 @@ refuse() {
   exit 2
 }
 names() { awk '!/^#/ { printf " %s", $1 }' "$table"; }
+needs() { # JOB: the jobs that it needs; a name in the table may end in *
+  local part job
+  for part in $(column "$1" 2 | tr ',-' '  '); do
+    for job in $(names); do
+      # shellcheck disable=SC2053  # a pattern
+      [[ $job != $part ]] || echo "$job"
+    done
+  done
+}
 column() { awk -v job="$1" -v number="$2" '$1 == job { print $number }' "$table"; }
 
 dry='' asked=() extra=()
@@ -25,7 +34,7 @@ while (($#)); do
 usage: DATA=FOLDER bash examples/slurm/submit_paper.sh [--dry-run] [JOB ...] [-- sbatch options]
 
 Submits these jobs, or all, and those that they need: a smoke job of two steps first, then supervised training, the cold
-start, and GRPO. A job whose run is complete or in the queue is not submitted again; one that fails takes those after it
+start, GRPO, answers and scores of each model, and the tables. A job whose run is complete or in the queue is not submitted again; one that fails takes those after it
 with it. Everything after -- goes to each sbatch:
 
   DATA=/data/cxr JUDGE=Qwen/Qwen3-8B bash examples/slurm/submit_paper.sh -- --account=me --partition=normal
@@ -65,7 +74,7 @@ declare -A wanted=() ids=()
 want() { # JOB: it, and all that it needs
   local before
   wanted[$1]=yes
-  for before in $(column "$1" 2 | tr ',-' '  '); do want "$before"; done
+  for before in $(needs "$1"); do want "$before"; done
 }
 ((${#asked[@]})) || read -ra asked <<<"$(names)"
 for job in "${asked[@]}"; do want "$job"; done
@@ -74,13 +83,23 @@ setting() { # KEY: what the job's arguments set trainer.KEY to, else the profile
   { sed -n "s/^  $1: *//p" "$settings" && printf '%s\n' "${arguments[@]}" | sed -n "s/^trainer\.$1=//p"; } | tail -n 1
 }
 describe() { # JOB: sets line, its sbatch command; vars, its environment; asks, what it asks for; out, the run's folder
-  local after hours serves script arguments nodes gpus dependency='' before folder
-  read -r _ after hours serves script arguments < <(awk -v job="$1" '$1 == job' "$table")
+  local hours serves script arguments nodes gpus dependency='' before folder kind
+  read -r _ _ hours serves script arguments < <(awk -v job="$1" '$1 == job' "$table")
   read -ra arguments <<<"$arguments"
   nodes=$(setting nnodes) gpus=$(setting n_gpus_per_node) asks=
   vars=(PROFILE="$profile" RUNS="$runs" SCORERS=no JUDGE=)
-  [[ $1 == "${arguments[0]}" ]] || vars[1]=RUNS=$runs/$1
-  out=${vars[1]#*=}/${arguments[0]}
+  if [[ $script == evaluate.sbatch ]]; then
+    out=$runs/tables kind=afterany
+    nodes=1
+    if [[ ${arguments[0]} == tables ]]; then  # made of what there is
+      gpus=0
+    else
+      out=$runs/answers/${arguments[2]}-${arguments[3]} kind=afterok
+    fi
+  else
+    [[ $1 == "${arguments[0]}" ]] || vars[1]=RUNS=$runs/$1
+    out=${vars[1]#*=}/${arguments[0]} kind=afterok
+  fi
   if [[ $serves == *scorers* && ${SCORERS:-yes} != no && -z ${CXR_GRPO_SCORERS_URL:-} ]]; then
     vars[2]=SCORERS=yes asks+=", with scorers" nodes=$((nodes + 1))
   fi
@@ -88,22 +107,28 @@ describe() { # JOB: sets line, its sbatch command; vars, its environment; asks, 
     [[ -n $dry || -n ${JUDGE:-} ]] || refuse "JUDGE is not set: job $1 asks a judge; set JUDGE=Qwen/Qwen3-8B, or name the jobs to submit"
     vars[3]=JUDGE=${JUDGE:-MODEL} asks+=", with a judge" nodes=$((nodes + 1))
   fi
-  [[ $pass == submit ]] || bash "$root/examples/paper/run.sh" "${arguments[@]}" --dry-run >/dev/null || exit 2
+  [[ $pass == submit || $script == evaluate.sbatch ]] || bash "$root/examples/paper/run.sh" "${arguments[@]}" --dry-run >/dev/null || exit 2
   while read -r folder; do
     [[ -n $dry || -d $DATA/$folder ]] || refuse "no folder $DATA/$folder, which job $1 reads: examples/paper/README.md says how to make it"
-  done < <(awk -v run="${arguments[0]}" '$1 == run { gsub("[+]", "\n", $4); print $4 }' "$root/examples/paper/runs.tsv")
-  for before in ${after//,/ }; do
+  done < <(if [[ $script == evaluate.sbatch ]]; then printf '%s\n' "${arguments[@]:3:1}"; else
+    awk -v run="${arguments[0]}" '$1 == run { gsub("[+]", "\n", $4); print $4 }' "$root/examples/paper/runs.tsv"
+  fi)
+  for before in $(needs "$1"); do
     [[ -z ${ids[$before]:-} ]] || dependency+=:${ids[$before]}
   done
   line=(sbatch --parsable --job-name="cxr-$1" --chdir="$root" --output="$runs/slurm/$1-%j.out" --time="$hours:00:00")
   if [[ $profile == cpu ]]; then  # scorers and judge share the first node
     nodes=$(setting nnodes) asks="$(setting nnodes) nodes, no GPU, $hours h$asks"
     line+=(--nodes="$nodes" --cpus-per-task=4)
+  elif ((gpus == 0)); then
+    asks="1 node, no GPU, $hours h"
+    line+=(--nodes=1 --cpus-per-task=4)
   else
-    line+=(--nodes="$nodes" --gpus-per-node="$gpus" "$( ((gpus > 1)) && echo --exclusive || echo --cpus-per-task=16)")
+    line+=(--nodes="$nodes" --gpus-per-node="$gpus")
+    if ((gpus > 1)); then line+=(--exclusive --mem=0); else line+=(--cpus-per-task=16 --mem=64G); fi  # as preflight counts
     asks="$nodes nodes, $((nodes * gpus)) GPUs, $hours h$asks"
   fi
-  [[ -z $dependency ]] || line+=(--dependency="afterok$dependency" --kill-on-invalid-dep=yes)
+  [[ -z $dependency ]] || line+=(--dependency="$kind$dependency" --kill-on-invalid-dep=yes)
   line+=("${extra[@]}" "examples/slurm/$script" "${arguments[@]}")
 }
 
@@ -121,6 +146,7 @@ for pass in check submit; do # nothing is submitted before everything is checked
     elif [[ $pass == submit ]]; then
       mkdir -p "$out" "$runs/slurm"
       ids[$job]=$(cd "$root" && env "${vars[@]}" "${line[@]}")
+      ids[$job]=${ids[$job]%%;*}  # of several clusters, the name follows
       echo "${ids[$job]}" >"$out/slurm_job"
       said="# $job: job ${ids[$job]}, $asks"
     fi

@@ -107,7 +107,7 @@ def environment(place):
             "DATA": f"{place}/data", "RUNS": f"{place}/runs", "START": f"{place}/model",
             "SLURM_JOB_ID": str(100 + os.getpid() % 100), "NODES": "1", "SLURM_JOB_NODELIST": "n[1-9]",
             "SLURM_JOB_CPUS_PER_NODE": "72(x8),36",
-            "PROFILE": "cpu", "DO": "exit 0",
+            "PROFILE": "cpu", "DO": "exit 0", "HF_HOME": f"{place}/nowhere",
         } | {key: str(value) for key, value in env.items()}  # fmt: skip
 
     return make

@@ -10,16 +10,20 @@ ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "examples" / "slurm"
 
 
-def table():
-    lines = [line.split() for line in (SLURM / "jobs.tsv").read_text().splitlines() if not line.startswith("#")]
+def rows(path):
+    """The lines of a table, by their first word."""
+    lines = [line.split() for line in path.read_text().splitlines() if line[0] != "#"]
     return {name: rest for name, *rest in lines}
 
 
+JOBS = rows(SLURM / "jobs.tsv")
+RUNS = rows(ROOT / "examples" / "paper" / "runs.tsv")
+
+
 def test_every_run_of_the_paper_has_a_job_after_the_one_that_it_starts_from():
-    runs = [line.split() for line in (ROOT / "examples/paper/runs.tsv").read_text().splitlines() if line[0] != "#"]
-    jobs = table()
-    assert [*jobs] == ["smoke", *(run[0] for run in runs)]
-    for name, _, start, data, *settings in runs:
+    jobs = JOBS
+    assert [*jobs][: 1 + len(RUNS)] == ["smoke", *RUNS]
+    for name, (_, start, data, *settings) in RUNS.items():
         after, _, serves, script, *arguments = jobs[name]
         assert after == {"instruct": "smoke", "thinking": "smoke"}.get(start, start)
         assert (script, arguments) == ("train.sbatch", [name])
@@ -27,11 +31,30 @@ def test_every_run_of_the_paper_has_a_job_after_the_one_that_it_starts_from():
         assert serves.startswith("scorers") is neural and serves.endswith("judge") is (name == "unirg_stage2")
 
 
+def test_every_trained_model_of_the_paper_answers_what_it_was_trained_for_and_has_its_row():
+    from recipe.cxr_grpo.evaluation.models import models
+    from recipe.cxr_grpo.results.tables import PAPER
+
+    printed = {title for of in PAPER["tables"].values() for title in of["rows"]}
+    seen = set()
+    for name, (after, _, _, script, *arguments) in [*JOBS.items()][1 + len(RUNS) : -1]:
+        run, model, title, data = arguments
+        assert name.startswith("answers_") and script == "evaluate.sbatch"
+        assert after == (run if run in RUNS else "smoke") and title in printed
+        assert (models()[model].hub is None) is (run in RUNS)
+        assert run in ("-", "sft") or data == RUNS[run][2]
+        seen.add((title, data.partition("_")[0]))
+    ours = {title for title in printed if title.startswith(("Qwen3-VL", "RadVLM"))}
+    assert {title for title, _ in seen} == ours
+    assert {title for title, task in seen if task == "grounding"} == {*PAPER["tables"]["grounding"]["rows"]} & ours
+    assert [*JOBS][-1] == "tables" and JOBS["tables"][0] == "answers_*"
+
+
 def test_a_dry_run_shows_all_jobs_and_needs_nothing(submit):
     done, calls = submit("--dry-run", DATA="data", PROFILE="paper_32xgh200", VENV="/nowhere", PATH="/usr/bin:/bin")
     assert done.returncode == 0 and calls == [], done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 2 * len(table())
+    assert len(lines) == 2 * len(JOBS)
     _, line = lines[lines.index("# unirg_stage2: 10 nodes, 40 GPUs, 12 h, with scorers, with a judge") :][:2]
     words = shlex.split(line)
     assert {"SCORERS=yes", "--nodes=10", "--gpus-per-node=4", "--time=12:00:00", "--exclusive"} <= {*words}

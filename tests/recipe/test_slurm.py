@@ -23,12 +23,14 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "recipe" / "cxr_grpo" / "demo" / "model"
 STEPS = 5
-# One line a job; {grpo} is what makes GRPO small. The last one shares each update's 8 answers between two nodes.
+# One line a job; {grpo} is what makes GRPO small. The last training shares each update's 8 answers between two nodes.
 JOBS = """
 smoke            -     1 scorers train.sbatch qwen3vl_report trainer.total_training_steps=2 {grpo}
 sft              smoke 1 -       train.sbatch sft trainer.nnodes=2 trainer.total_training_steps=2
 radvlm_grounding sft   1 -       train.sbatch radvlm_grounding trainer.nnodes=2 trainer.total_training_steps={steps} \
 {grpo} actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4 actor_rollout_ref.rollout.agent.num_workers=2
+answers_radvlm   radvlm_grounding 1 - evaluate.sbatch radvlm_grounding radvlm_rl RadVLM+RL grounding --max-tokens 40
+tables           answers_* 1 -   evaluate.sbatch tables
 """
 GRPO = "actor_rollout_ref.rollout.name=hf trainer.test_freq=-1 trainer.val_before_train=false trainer.save_freq=-1"
 
@@ -95,11 +97,11 @@ def slurm(tmp_path_factory, text_models):
 
 def draw_films(root):
     """Demo films as the data of the runs, by task."""
-    drawn = ["demo", "--out", str(root / "films"), "--patients", "16", "--shares", "0.8,0.2,0", "--max-pixels", "16384"]
-    assert data_prep(drawn) == 0
+    drawn = ["--patients", "16", "--shares", "0.7,0.15,0.15", "--max-pixels", "16384"]
+    assert data_prep(["demo", "--out", str(root / "films"), *drawn]) == 0
     for folder, task in {"report_hint": "report", "grounding": "grounding", "sft": ""}.items():
         (root / "data" / folder).mkdir(parents=True)
-        for split in ("train", "val") if task else ("sft_train", "sft_val"):
+        for split in ("train", "val", "test") if task else ("sft_train", "sft_val"):
             rows = pq.read_table(root / "films" / f"{split}.parquet")
             if task:
                 rows = rows.filter(pa.array([info["task"] == task for info in rows["extra_info"].to_pylist()]))
@@ -166,15 +168,15 @@ def matrix(slurm):
     submit = ("bash", "examples/slurm/submit_paper.sh")
     said = slurm(*submit, JOBS=str(table), MODEL=str(MODEL))
     jobs = dict(re.findall(r"^# (\w+): job (\d+),", said, flags=re.MULTILINE))
-    assert [*jobs] == ["smoke", "sft", "radvlm_grounding"]
+    assert [*jobs] == ["smoke", "sft", "radvlm_grounding", "answers_radvlm", "tables"]
     assert slurm.state(jobs["radvlm_grounding"])["Reason"] == "Dependency"
     watches = {"smoke": KillScorer(slurm, slurm.runs / "smoke" / "qwen3vl_report"), "sft": lambda: None}
-    watches["radvlm_grounding"] = WhatRuns(slurm)
+    watches |= {"radvlm_grounding": WhatRuns(slurm), "answers_radvlm": lambda: None, "tables": lambda: None}
     for name, job in jobs.items():
         state = slurm.end(job, watches[name])["JobState"]
         assert state == "COMPLETED", f"{name}: {printed(slurm.runs / 'slurm' / f'{name}-{job}.out')}"
     again = slurm(*submit, JOBS=str(table), MODEL=str(MODEL))
-    assert re.findall(r": (.*)$", again, flags=re.MULTILINE) == ["complete"] * 3
+    assert re.findall(r": (.*)$", again, flags=re.MULTILINE) == ["complete"] * 5
     return watches
 
 
