@@ -96,6 +96,8 @@ def test_missing_weights_are_named_with_a_way_out(prepare, predictions, run, tmp
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for loaded in ("_lanes", "_readers"):  # by earlier tests
+        monkeypatch.setattr(f"reward_fns.engine.lanes.{loaded}", {})
     done = run("--predictions", predictions, "--data", prepare(), "--model", "m", metrics="rouge_l,radgraph,bleu")
     assert done.status == 2
     assert "metric radgraph: cannot get radgraph-xl.tar.gz" in done.err
