@@ -117,7 +117,7 @@ def _of_run(run: Path) -> Iterator[Panel]:
         rows = read_validation(dump)
         for control in sorted(rows.keys() - {OWN}):
             for task, found in film_dependence(rows[OWN], rows[control]).items():
-                gaps.setdefault(f"{task}, own − {control}", {})[int(dump.stem)] = Estimate(**found["difference"])
+                gaps.setdefault(f"{task}, own minus {control}", {})[int(dump.stem)] = Estimate(**found["difference"])
     if gaps:
         yield "films", f"{run.name}: more reward on own films", partial(_course, gaps, {}, "")
 

@@ -91,7 +91,7 @@ def test_findings_have_their_own_values(results):
     place = ticks[1][1].index("opacity")
     before = bars[[bar[2]["label"] for bar in bars].index("before")]
     assert before[1][0][place] == pytest.approx(sum(row["metrics"]["ap50_paper"] for row in rows) / len(rows))
-    assert len([call for call in of["by finding, mimic_cxr"] if call[0] == "errorbar"][0][1][0]) == 14
+    assert len(next(call for call in of["by finding, mimic_cxr"] if call[0] == "errorbar")[1][0]) == 14
 
 
 def test_what_was_not_measured_is_not_drawn(tmp_path):
@@ -106,7 +106,7 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
 def test_film_dependence_is_drawn_over_the_steps(run):
     ((_, calls),) = drawn("films", [], [run])
     (plot,) = [call for call in calls if call[0] == "plot" and call[2].get("label")]
-    assert plot[2]["label"] == "report, own − swapped"
+    assert plot[2]["label"] == "report, own minus swapped"
     assert plot[1][0] == [0, 1, 2]
     assert plot[1][1] == pytest.approx([0, 0.1, 0.2])
 

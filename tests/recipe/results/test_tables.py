@@ -161,7 +161,7 @@ def test_one_line_says_how_the_change_differs_elsewhere(made, rows):
     home, away = (
         float(rows["reports", name, "radvlm-rl", "own", "radcliq"]["change"]) for name in ("mimic_cxr", "openi")
     )
-    numbers = [float(number.replace("−", "-")) for number in re.findall(r"[+−]\d+\.\d+", line)]
+    numbers = [float(number) for number in re.findall(r"[+-]\d+\.\d+", line.replace("\N{MINUS SIGN}", "-"))]
     assert numbers[0] == pytest.approx(home, abs=0.006)
     assert numbers[3] == pytest.approx(away, abs=0.006)
     assert numbers[6] == pytest.approx(away - home, abs=0.006)
