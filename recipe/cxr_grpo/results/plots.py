@@ -54,9 +54,9 @@ def _of_results(evaluations: Sequence[Evaluation]) -> Iterator[Panel]:
             yield "length", f"score and length, {data_set}", partial(_length, pools, lead)
         for model, pool in pools.items():
             yield "correlation", f"{model}, {data_set} {task}", partial(_correlation, pool[metrics])
-        if "ap50_paper" in metrics or all("hits 0" in pool for pool in pools.values()):
-            asked = [(found.gold, row) for found in next(iter(models.values()))[OWN] for row in found.rows]
-            labels = {(gold, row["id"]): row.get("labels", ()) for gold, row in asked}
+        asked = [(found.gold, row) for found in next(iter(models.values()))[OWN] for row in found.rows]
+        labels = {(gold, row["id"]): row.get("labels", ()) for gold, row in asked}
+        if ("ap50_paper" in metrics and any(labels.values())) or all("hits 0" in pool for pool in pools.values()):
             yield "findings", f"by finding, {data_set}", partial(_findings, pools, [labels[key] for key in pool.index])
 
 

@@ -248,6 +248,19 @@ def test_what_cannot_be_compared_is_refused(tmp_path, change, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_only_the_chosen_table_needs_models_that_compare(tmp_path, capsys):
+    write_results(tmp_path / "r", "a", "mimic_cxr", report_rows(10, 0.5))
+    write_results(tmp_path / "r", "a", "demo", grounding_rows(10, 0.5))
+    write_results(tmp_path / "r", "b", "demo", grounding_rows(9, 0.5))
+    arguments = [str(tmp_path / "r"), "--out", str(tmp_path / "out"), "--resamples", "20"]
+    assert command.main([*arguments, "--table", "reports"]) == 0
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"reports.md", "length.svg"} <= made
+    assert not {"rewards.md", "grounding.md", "iou.svg"} & made
+    assert command.main(arguments) == 2
+    assert "b has other samples of demo than a" in capsys.readouterr().err
+
+
 def test_without_a_folder_to_write_to_it_says_what_is_missing(tmp_path, capsys):
     assert command.main([str(tmp_path)]) == 2
     assert "--out" in capsys.readouterr().err
