@@ -36,8 +36,10 @@ def _make(args: argparse.Namespace, command: str) -> None:
         raise UsageError("name results folders, or runs with --run, and the folder to write to with --out")
     read = evaluations.read_evaluations(args.results) if args.results else []
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.PAPER["tables"].items():
-        if args.table in ("all", name) and any(found.facts["task"] == table["task"] for found in read):
+    chosen = {name: of["task"] for name, of in tables.PAPER["tables"].items() if args.table in ("all", name)}
+    read = [found for found in read if found.facts["task"] in chosen.values()]
+    for name, task in chosen.items():
+        if any(found.facts["task"] == task for found in read):
             for suffix, text in tables.make(read, name, args.baseline, args.resamples, command).items():
                 (args.out / f"{name}.{suffix}").write_text(text, encoding="utf-8")
                 print(args.out / f"{name}.{suffix}", flush=True)

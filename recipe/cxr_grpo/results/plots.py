@@ -44,7 +44,7 @@ def draw(evaluations: Sequence[Evaluation], runs: Sequence[Path], out: Path) -> 
 
 
 def _of_results(evaluations: Sequence[Evaluation]) -> Iterator[Panel]:
-    for (_, data_set), models in grouped(evaluations).items():
+    for (task, data_set), models in grouped(evaluations).items():
         pools = {" ".join(model.split()): pooled(arms) for model, arms in models.items()}
         metrics = [metric for metric in PAPER["metrics"] if all(metric in pool for pool in pools.values())]
         if "mean_iou" in metrics:
@@ -53,10 +53,10 @@ def _of_results(evaluations: Sequence[Evaluation]) -> Iterator[Panel]:
             lead = "radcliq" if "radcliq" in metrics else metrics[0]
             yield "length", f"score and length, {data_set}", partial(_length, pools, lead)
         for model, pool in pools.items():
-            yield "correlation", f"{model}, {data_set}", partial(_correlation, pool[metrics])
-        if "ap50_paper" in metrics or all("hits 0" in pool for pool in pools.values()):
-            asked = [(found.gold, row) for found in next(iter(models.values()))[OWN] for row in found.rows]
-            labels = {(gold, row["id"]): row.get("labels", ()) for gold, row in asked}
+            yield "correlation", f"{model}, {data_set} {task}", partial(_correlation, pool[metrics])
+        asked = [(found.gold, row) for found in next(iter(models.values()))[OWN] for row in found.rows]
+        labels = {(gold, row["id"]): row.get("labels", ()) for gold, row in asked}
+        if ("ap50_paper" in metrics and any(labels.values())) or all("hits 0" in pool for pool in pools.values()):
             yield "findings", f"by finding, {data_set}", partial(_findings, pools, [labels[key] for key in pool.index])
 
 

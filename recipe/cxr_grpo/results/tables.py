@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -50,15 +51,12 @@ def measure(evaluations: Sequence[Evaluation], table: str, baseline: str | None,
         paper = printed.get((_plain(row["model"]), row["metric"], row["data_set"]))
         if row["films"] == OWN and paper is not None:
             row |= {"paper": paper, "from_paper": row["value"] - paper}
-    of_baseline = {_place(row): row for row in rows if row["model"] == baseline and row["films"] != OWN}
+    place = itemgetter("data_set", "films", "metric")
+    of_baseline = {place(row): row for row in rows if row["model"] == baseline and row["films"] != OWN}
     for row in (row for row in rows if row["model"] != baseline and "change" in row):
-        if "change" in (other := of_baseline.get(_place(row), {})):
+        if "change" in (other := of_baseline.get(place(row), {})):
             row |= _spread("growth", row["change"] - other["change"], row["change_draws"] - other["change_draws"])
     return rows
-
-
-def _place(row: Record) -> tuple[str, str, str]:
-    return row["data_set"], row["films"], row["metric"]
 
 
 def _plain(model: str) -> str:
@@ -75,9 +73,8 @@ def _of_data_set(
         if films != OWN:
             pools[model, f"as {films}"] = pools[model, OWN].reindex(pool.index)
         elif differ := {*pool.index} ^ {*asked.index}:
-            other = next(iter(models))
-            raise UsageError(f"{model} has other samples of {data_set} than {other}, e.g. {min(differ)[1]}; "
-                             "evaluate both on the same files")  # fmt: skip
+            raise UsageError(f"{model} has other samples of {data_set} than {next(iter(models))}, "
+                             f"e.g. {min(differ)[1]}; evaluate both on the same files")  # fmt: skip
     of = {(*key, metric): each for key, pool in pools.items()
           for metric, each in statistics(pool.reindex(asked.index)).items()}  # fmt: skip
     found = bootstrap(of, asked["patient"], resamples, seed)

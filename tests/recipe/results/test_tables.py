@@ -161,9 +161,7 @@ def test_one_line_says_how_the_change_differs_elsewhere(made, rows):
     home, away = (
         float(rows["reports", name, "radvlm-rl", "own", "radcliq"]["change"]) for name in ("mimic_cxr", "openi")
     )
-    numbers = [
-        float(number.replace("\N{MINUS SIGN}", "-")) for number in re.findall("[+\N{MINUS SIGN}]\\d+\\.\\d+", line)
-    ]
+    numbers = [float(number) for number in re.findall(r"[+-]\d+\.\d+", line.replace("\N{MINUS SIGN}", "-"))]
     assert numbers[0] == pytest.approx(home, abs=0.006)
     assert numbers[3] == pytest.approx(away, abs=0.006)
     assert numbers[6] == pytest.approx(away - home, abs=0.006)
@@ -248,6 +246,19 @@ def test_what_cannot_be_compared_is_refused(tmp_path, change, message, capsys):
         == 2
     )
     assert message in capsys.readouterr().err
+
+
+def test_only_the_chosen_table_needs_models_that_compare(tmp_path, capsys):
+    write_results(tmp_path / "r", "a", "mimic_cxr", report_rows(10, 0.5))
+    write_results(tmp_path / "r", "a", "demo", grounding_rows(10, 0.5))
+    write_results(tmp_path / "r", "b", "demo", grounding_rows(9, 0.5))
+    arguments = [str(tmp_path / "r"), "--out", str(tmp_path / "out"), "--resamples", "20"]
+    assert command.main([*arguments, "--table", "reports"]) == 0
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"reports.md", "length.svg"} <= made
+    assert not {"rewards.md", "grounding.md", "iou.svg"} & made
+    assert command.main(arguments) == 2
+    assert "b has other samples of demo than a" in capsys.readouterr().err
 
 
 def test_without_a_folder_to_write_to_it_says_what_is_missing(tmp_path, capsys):
