@@ -68,7 +68,7 @@ class Vllm:
 
     def step(self) -> list[tuple[str, str, str]]:
         """Name, text and finish reason of each answer that ended meanwhile."""
-        ended = [output for output in self._engine.step() if output.finished]
+        ended: list[Any] = [output for output in self._engine.step() if output.finished]
         return [(out.request_id, out.outputs[0].text, str(out.outputs[0].finish_reason)) for out in ended]
 
 
@@ -149,7 +149,8 @@ def answer(
             done(question, number, "", "error", status="failed", error=f"{type(error).__name__}: {error}")
 
     while True:
-        begun = [ask(question, 1) for question in itertools.islice(waiting, _IN_FLIGHT - len(under_way))]
+        for question in (begun := [*itertools.islice(waiting, _IN_FLIGHT - len(under_way))]):
+            ask(question, 1)
         if not under_way and not begun:
             return
         for name, text, reason in engine.step() if under_way else ():
@@ -197,7 +198,8 @@ def read_rows(content: bytes) -> list[_Row]:
 
     A row without `films` is about the own film. ValueError: a line is not JSON.
     """
-    return [{"films": OWN, **json.loads(line)} for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    return [{"films": OWN, **json.loads(line)} for line in lines if line.strip()]
 
 
 @contextlib.contextmanager
