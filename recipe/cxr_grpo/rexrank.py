@@ -60,7 +60,7 @@ def _import(args: argparse.Namespace) -> int:
         rexrank.import_studies(args, writer, problems)
         if problems.found:
             writer.add_text("problems.jsonl", problems.json_lines(), mode=0o600)
-    print(f"{args.out / 'test.parquet'}: {sum(writer.counts.values())} studies", problems.summary(), sep="\n")
+    print(f"{args.out / 'test.parquet'}: {sum(writer.counts.values())} studies\n{problems.summary()}".rstrip())
     return int(bool(problems.found))
 
 

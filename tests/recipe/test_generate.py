@@ -1,4 +1,4 @@
-"""Answers of the demo model by vLLM, and a round trip to ReXrank; half a minute each and more on a busy machine."""
+"""Answers of the demo model by vLLM, and a round trip to ReXrank."""
 
 import json
 import os
@@ -22,8 +22,9 @@ from recipe.cxr_grpo.evaluation.generation import read_rows
 pytestmark = [pytest.mark.e2e, pytest.mark.vllm]
 # Where torchvision's compiled part does not go with torch, as in the tests' environment, this stands in for it.
 CLEAN = """
-import runpy, sys, torch
+import runpy, sys
 sys.path.append(sys.argv.pop(1))
+import torch
 operators = torch.library.Library("torchvision", "DEF")
 try:
     import torchvision

@@ -149,8 +149,7 @@ def answer(
             done(question, number, "", "error", status="failed", error=f"{type(error).__name__}: {error}")
 
     while True:
-        begun = [*itertools.islice(waiting, _IN_FLIGHT - len(under_way))]
-        for question in begun:
+        for question in (begun := [*itertools.islice(waiting, _IN_FLIGHT - len(under_way))]):
             ask(question, 1)
         if not under_way and not begun:
             return
@@ -199,7 +198,8 @@ def read_rows(content: bytes) -> list[_Row]:
 
     A row without `films` is about the own film. ValueError: a line is not JSON.
     """
-    return [{"films": OWN, **json.loads(line)} for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    return [{"films": OWN, **json.loads(line)} for line in lines if line.strip()]
 
 
 @contextlib.contextmanager

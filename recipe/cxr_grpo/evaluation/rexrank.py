@@ -38,7 +38,7 @@ def import_studies(options: argparse.Namespace, writer: DatasetWriter, problems:
     """
     for (study, patient, entry), film in pictures.read(_records(options, problems), options, problems):
         sections = {name: reports.known_text(entry.get(f"section_{name}")) for name in ("findings", "impression")}
-        for name in [name for name, text in sections.items() if not text]:
+        for name in [name for name, text in sections.items() if not text and options.kind in ("report", name)]:
             problems.notes[f"studies without {name}, whose reference says None"] += 1
         text = " ".join(f"{name.capitalize()}: {text or None}" for name, text in sections.items())
         reference = text if options.kind == "report" else sections["findings"] or "None"
@@ -102,7 +102,9 @@ def package(options: argparse.Namespace) -> None:
         "min_pixels": options.min_pixels,
         "max_pixels": options.max_pixels,
     }
-    facts = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "transformers", "pillow")}
+    # Without what follows "+", such as cpu: no registry has those builds of torch.
+    needs = ("torch", "torchvision", "transformers", "pillow")
+    facts = {name: importlib.metadata.version(name).partition("+")[0] for name in needs}
     out.mkdir(parents=True, exist_ok=True)
     if Path(weights).is_dir():
         shutil.copytree(weights, out / "model")

@@ -89,17 +89,18 @@ def test_a_study_that_cannot_be_asked_about_is_named(studies, tmp_path, capsys, 
     assert json.loads((tmp_path / "data" / "problems.jsonl").read_text())["where"] == "CXR38_IM-1911"
 
 
-def export(tmp_path, rows, *options):
-    (tmp_path / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+def export(tmp_path, rows, *options, end="\n"):
+    (tmp_path / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)) + end)
     _, path = fixture.write(tmp_path / "rexrank", fixture.IU_XRAY)
     out = tmp_path / "submission.json"
     return run("export", tmp_path, "--input", path, "--out", out, *options), out
 
 
-def test_a_submission_is_the_input_with_the_answers(tmp_path):
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_a_submission_is_the_input_with_the_answers(tmp_path, end):
     rows = [{"id": study, "prediction": f"<think>a</think> Clear, {study}. "} for study in fixture.IU_XRAY]
     rows += [{"id": study, "prediction": "of another's film", "films": "swapped"} for study in fixture.IU_XRAY]
-    status, out = export(tmp_path, rows, "--thinking")
+    status, out = export(tmp_path, rows, "--thinking", end=end)
     assert status == 0
     written = json.loads(out.read_text())
     for study, entry in fixture.IU_XRAY.items():
@@ -136,8 +137,8 @@ def test_a_submission_says_what_was_asked_and_names_all_that_it_needs(tmp_path):
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     } - sys.stdlib_module_names
-    pinned = set(re.findall(r"- (\S+)==\d", (out / "environment.yaml").read_text()))
-    assert {"PIL": "pillow"}.get("PIL") in pinned and needed - {"PIL"} <= pinned
+    pinned = set(re.findall(r"- (\S+)==[\d.]+$", (out / "environment.yaml").read_text(), re.MULTILINE))
+    assert {"pillow" if name == "PIL" else name for name in needed} <= pinned
     assert run("package", str(pretraining.MODEL), "--out", out) == 2
 
 

@@ -6,7 +6,6 @@ Needs torch, transformers and pillow. `settings.json`, beside this file, names t
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -36,8 +35,8 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     processor = AutoProcessor.from_pretrained(weights)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    load: Any = AutoModelForImageTextToText.from_pretrained
-    model = load(weights, dtype=dtype).to(device).eval()
+    model = AutoModelForImageTextToText.from_pretrained(weights, dtype=dtype).eval()
+    model.to(device)  # type: ignore[arg-type]
     heat = settings["temperature"]
     sampling = {"do_sample": True, "temperature": heat} if heat else {"do_sample": False}
     torch.manual_seed(0)
