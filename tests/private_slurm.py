@@ -46,7 +46,8 @@ NodeName=n1 NodeAddr={net}.11 CPUs=8 RealMemory=8000
 NodeName=n2 NodeAddr={net}.12 CPUs=8 RealMemory=8000
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-# Arguments: the node, its address, the folder, and what of /tmp both nodes see. Bash reaps what jobs leave behind.
+# Arguments: the node, its address, the folder, and what of /tmp both nodes see. A node's own name is that of 127.0.1.1,
+# as Debian has it. Bash reaps what jobs leave behind.
 NODE = """
 node=$1 folder=$3
 hostname "$node"
@@ -61,7 +62,8 @@ for path in "${@:4}"; do
 done
 mount --rbind "$folder/tmp-$node" /tmp
 mount -t tmpfs tmpfs /dev/shm
-mount --bind "$folder/hosts" /etc/hosts
+sed "s/.* $node$/127.0.1.1 $node/" "$folder/hosts" >"$folder/hosts-$node"
+mount --bind "$folder/hosts-$node" /etc/hosts
 mount --bind /dev/null /etc/resolv.conf
 slurmd -D -N "$node" -f "$folder/slurm.conf" &
 wait
