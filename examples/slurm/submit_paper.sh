@@ -34,8 +34,8 @@ while (($#)); do
 usage: DATA=FOLDER bash examples/slurm/submit_paper.sh [--dry-run] [JOB ...] [-- sbatch options]
 
 Submits these jobs, or all, and those that they need: a smoke job of two steps first, then supervised training, the cold
-start, GRPO, answers and scores of each model, and the tables. A job whose run is complete or in the queue is not submitted again; one that fails takes those after it
-with it. Everything after -- goes to each sbatch:
+start, GRPO, each model's answers and their scores, and the tables. A job that is complete or in the queue is not submitted
+again; one that fails takes those after it with it. Everything after -- goes to each sbatch:
 
   DATA=/data/cxr JUDGE=Qwen/Qwen3-8B bash examples/slurm/submit_paper.sh -- --account=me --partition=normal
 
