@@ -145,7 +145,8 @@ function row(place) {
   const question = state.shown[place];
   const metric = chosenMetric();
   const ranked = question.answers.toSorted((a, b) => (a.score ?? Infinity) - (b.score ?? Infinity));
-  const small = film(FILMS[question.film], boxesOf(question, ranked[0]).map((box) => ({ ...box, text: "" })), "");
+  const picture = FILMS[question.film];
+  const small = film(picture && { ...picture, data: picture.small }, boxesOf(question, ranked[0]).map((box) => ({ ...box, text: "" })), "");
   small.setAttribute("aria-hidden", "true");
   const where = [stepName(question), question.films === "own" ? null : `${question.films} film`, question.task, question.part];
   const made = element(
