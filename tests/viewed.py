@@ -45,12 +45,12 @@ def write_lines(path, rows):
     return path
 
 
-def make_films(folder, names):
+def make_films(folder, names, side=64):
     """A film for each name, each with another size; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in names]
     for number, path in enumerate(paths):
-        Image.linear_gradient("L").resize((64 + 4 * (number % 50), 64)).save(path, "PNG")
+        Image.linear_gradient("L").resize((side + 4 * (number % 50), side)).save(path, "PNG")
     return paths
 
 
@@ -76,20 +76,17 @@ def write_results(folder, rows, higher_is_better=None):
 
 
 def large_run(out, answers, seed=0):
-    """A run with so many answers, in groups of four rollouts, about a tenth as many films."""
+    """A run with so many answers, each to a question of its own, about a tenth as many films."""
     rng = random.Random(seed)
-    films = make_films(out / "films", [f"{number}.png" for number in range(answers // 10)])
+    films = make_films(out / "films", [f"{number}.png" for number in range(answers // 10)], side=480)
     of_sample, rows = {}, []
-    for number in range(answers // 4):
-        sample = f"s{number:05}"
-        of_sample[sample, "own"] = films[number % len(films)]
-        for rollout in range(4):
-            corners = [round(rng.random() / 2, 2), round(rng.random() / 2, 2)]
-            output = f"<think>{'A shadow in the lung. ' * 20}</think>{[*corners, corners[0] + 0.3, corners[1] + 0.3]}"
-            made = dumped(sample, "grounding", output, rng.random(), uid=f"{sample}_{rollout}_0")
-            rows.append(made | {"box_soft_f1": rng.random()})
-    write_lines(out / "rollouts" / "1.jsonl", rows)
-    write_data(out / "data" / "train.parquet", of_sample)
+    for number in range(answers):
+        of_sample[f"s{number:05}", "own"] = films[number % len(films)]
+        corners = [round(rng.random() / 2, 2), round(rng.random() / 2, 2)]
+        output = f"<think>{'A shadow in the lung. ' * 20}</think>{[*corners, corners[0] + 0.3, corners[1] + 0.3]}"
+        rows.append(dumped(f"s{number:05}", "grounding", output, rng.random(), box_iou=rng.random()))
+    write_lines(out / "validation" / "1.jsonl", rows)
+    write_data(out / "data" / "val.parquet", of_sample)
     return out
 
 

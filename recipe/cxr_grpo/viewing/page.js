@@ -145,7 +145,8 @@ function row(place) {
   const question = state.shown[place];
   const metric = chosenMetric();
   const ranked = question.answers.toSorted((a, b) => (a.score ?? Infinity) - (b.score ?? Infinity));
-  const small = film(FILMS[question.film], boxesOf(question, ranked[0]).map((box) => ({ ...box, text: "" })), "");
+  const picture = FILMS[question.film];
+  const small = film(picture && { ...picture, data: picture.small }, boxesOf(question, ranked[0]).map((box) => ({ ...box, text: "" })), "");
   small.setAttribute("aria-hidden", "true");
   const where = [stepName(question), question.films === "own" ? null : `${question.films} film`, question.task, question.part];
   const made = element(
@@ -245,6 +246,7 @@ function drawQuestion() {
     ...flags(question),
   );
   if (question.lost) at("head").append(element("p", { class: "warning" }, `${question.lost} rollouts of this group have no reward: their scoring failed.`));
+  if (question.answers[0].computed) at("head").append(element("p", { class: "how" }, "Advantages are computed here: (reward − mean of the group) / its standard deviation."));
   drawStepper(question);
   drawOthers(question);
   const reference = question.task === "report" ? [element("section", { class: "reference" }, film(picture, [], `Film of ${question.id}`), element("h3", {}, "Reference"), element("p", { class: "text" }, question.reference))] : [];
@@ -289,8 +291,7 @@ function card(question, answer, place) {
   const made = element("article", { class: "card", "aria-label": name }, element("h3", {}, name, element("b", {}, number(answer.score))));
   if (answer.advantage !== null) {
     const size = answer.advantage.toFixed(2).replace("-0.00", "0.00");
-    const how = answer.computed ? "(computed: (reward − mean) / standard deviation of the group)" : "(dumped)";
-    made.append(element("p", { class: "advantage" }, `advantage ${size.startsWith("-") ? "−" : "+"}${size.replace("-", "")} `, element("small", {}, how)));
+    made.append(element("p", { class: "advantage" }, `advantage ${size.startsWith("-") ? "−" : "+"}${size.replace("-", "")} `, element("small", {}, answer.computed ? "(computed)" : "(dumped)")));
   }
   if (answer.model_failed) made.append(element("span", { class: "flag" }, "answer failed"));
   if (question.task === "grounding") made.append(film(FILMS[question.film], boxesOf(question, answer), describe(question, answer)));

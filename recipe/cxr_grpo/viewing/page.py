@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -21,6 +21,7 @@ from recipe.cxr_grpo.viewing import samples
 from reward_fns.models.chexbert import OBSERVATIONS
 
 SAMPLES = 5000  # answers on a page
+THUMBNAIL = 96  # pixels of the longer side of a film in the list, where a large one would be decoded too slowly
 LARGEST = 640  # pixels of a film's longer side
 PIXELS = 300_000_000  # of all films of a page together: many are smaller
 
@@ -34,13 +35,9 @@ def write_page(path: Path, sources: Sequence[Path], data: Sequence[Path], most: 
     found, lower = samples.read_sources(sources)
     shown = samples.drawn(found, most, seed)
     wanted = {(question["id"], question["films"]) for question in shown}
-    films, of_data = Films(len(wanted)), {}
-    for file in (file for place in data for file in parquet_files(place) if not file.name.startswith("sft_")):
-        for row in tqdm(parquet_rows(file), desc=file.name, unit="row", disable=None):
-            truth = json.loads(row["reward_model"]["ground_truth"])
-            key = truth["id"], truth.get("films", OWN)
-            if key in wanted and key not in of_data and row["images"]:
-                of_data[key] = films.add(row["images"][0].get("bytes") or row["images"][0]["image"])
+    named = {question["image"] for question in shown} - {None}
+    films = Films(len({*map(_identity, named), *(_identity(film) for _, film in _films(data, wanted))}))
+    of_data = {key: films.add(film) for key, film in _films(data, wanted)}
     for question in shown:
         of_question = of_data.get((question["id"], question["films"]))
         question["film"] = films.add(question["image"]) if question["image"] else of_question
@@ -57,6 +54,20 @@ def write_page(path: Path, sources: Sequence[Path], data: Sequence[Path], most: 
     return "; ".join(notes)
 
 
+def _films(data: Sequence[Path], wanted: Collection[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], str | bytes]]:
+    """Sample and films (own or a control), and the first film, of the rows of prepared data that are wanted."""
+    for file in (file for place in data for file in parquet_files(place) if not file.name.startswith("sft_")):
+        for row in tqdm(parquet_rows(file), desc=file.name, unit="row", disable=None):
+            truth = json.loads(row["reward_model"]["ground_truth"])
+            key = truth["id"], truth.get("films", OWN)
+            if key in wanted and row["images"]:
+                yield key, row["images"][0].get("bytes") or row["images"][0]["image"]
+
+
+def _identity(film: str | bytes) -> str | bytes:
+    return hashlib.sha256(film).digest() if isinstance(film, bytes) else film.removeprefix("file://")
+
+
 class Films:
     """At most so many films of a page, each once in ``stored``, as JPEG with sides of at most ``side`` pixels."""
 
@@ -67,21 +78,23 @@ class Films:
 
     def add(self, film: str | bytes) -> int | None:
         """The place of a film in ``stored``, given as its file's path or content; None if it can't be read."""
-        key = hashlib.sha256(film).digest() if isinstance(film, bytes) else film.removeprefix("file://")
+        key = _identity(film)
         if key not in self._places:
-            jpeg = io.BytesIO()
             self._places[key] = None
+            jpegs: dict[str, Any] = {}
             try:
                 with Image.open(io.BytesIO(film) if isinstance(film, bytes) else str(key)) as picture:
                     picture.draft("L", (self.side, self.side))  # a large JPEG is decoded at a part of its size
-                    small = picture.convert("L")
-                small.thumbnail((self.side, self.side))
-                small.save(jpeg, "JPEG", quality=80)
+                    gray = picture.convert("L")
+                for name, side in {"data": self.side, "small": THUMBNAIL}.items():
+                    gray.thumbnail((side, side))
+                    gray.save(jpeg := io.BytesIO(), "JPEG", quality=80)
+                    jpegs[name] = base64.b64encode(jpeg.getvalue()).decode()
+                    jpegs |= {"width": gray.width, "height": gray.height} if name == "data" else {}
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's, for damaged files
                 return None
             self._places[key] = len(self.stored)
-            shown = {"name": "" if isinstance(key, bytes) else Path(key).name, "width": small.width}
-            self.stored.append(shown | {"height": small.height, "data": base64.b64encode(jpeg.getvalue()).decode()})
+            self.stored.append(jpegs | {"name": "" if isinstance(key, bytes) else Path(key).name})
         return self._places[key]
 
 

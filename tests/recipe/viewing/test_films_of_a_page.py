@@ -4,7 +4,7 @@ import json
 
 import pytest
 from PIL import Image
-from viewed import dumped, make_films, write_lines
+from viewed import dumped, make_films, write_data, write_lines
 
 from recipe.cxr_grpo.viewing import page
 
@@ -60,3 +60,12 @@ def test_no_text_ends_the_element_that_data_stands_in():
     assert "<" not in embedded
     assert embedded.isascii()
     assert json.loads(embedded) == texts
+
+
+def test_the_size_of_films_follows_from_how_many_there_are_not_from_how_often_they_are_asked_about(tmp_path):
+    films = make_films(tmp_path, ["a.png", "b.png"], side=1500)
+    ids = [str(number) for number in range(2000)]
+    write_lines(tmp_path / "validation" / "0.jsonl", [dumped(i, "grounding", "x", 0.5) for i in ids])
+    data = write_data(tmp_path / "val.parquet", {(i, "own"): films[int(i) % 2] for i in ids})
+    said = page.write_page(tmp_path / "page.html", [tmp_path], [data])
+    assert said == f"all 2,000 answers; 2 films of at most {page.LARGEST} pixels a side"

@@ -126,7 +126,7 @@ def test_rollouts_of_a_prompt_stand_side_by_side(viewer):
     viewer.press("j", "j")
     assert viewer.texts(".card h3") == ["Rollout 10.100", "Rollout 20.200", "Rollout 30.300"]
     assert [text.split()[1] for text in viewer.texts(".advantage")] == ["\N{MINUS SIGN}1.00", "+0.00", "+1.00"]
-    assert "(computed: (reward" in viewer.text(".advantage")
+    assert "(computed)" in viewer.text(".advantage")
     places = viewer("return [...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().top)")
     assert len(set(places)) == 1  # in one row
     viewer.press("j")

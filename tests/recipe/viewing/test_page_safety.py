@@ -68,7 +68,7 @@ def test_five_thousand_answers_scroll_smoothly(shown, tmp_path):
     run = large_run(tmp_path / "run", 5000)
     page.write_page(run / "viewer.html", [run], [run / "data"])
     viewer = shown.open(run / "viewer.html")
-    assert viewer("return state.shown.length") == 1250
+    assert viewer("return state.shown.length") == 5000
     times = viewer.window.execute_async_script(MEASURE, 700, 100)
     # The median, because other work on the machine delays single frames; tests/bench/bench_viewer.py has the limit.
     assert sorted(times)[50] < 100
@@ -76,5 +76,5 @@ def test_five_thousand_answers_scroll_smoothly(shown, tmp_path):
     last = viewer("return Math.max(...[...document.querySelectorAll('.row')].map((row) => row.ariaPosInSet))")
     assert last > 700
     bottom = viewer("const l = document.getElementById('list'); l.scrollTop = l.scrollHeight; return l.scrollTop")
-    assert bottom > 100_000
-    assert viewer.settle().count("#row-1249") == 1
+    assert bottom > 400_000
+    assert viewer.settle().count("#row-4999") == 1
