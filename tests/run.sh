@@ -16,6 +16,9 @@ fi
 if (($#)); then
   exec "$venv/bin/python" -m pytest "$@"
 fi
+# The environment of the reference packages, which the tests of parity would wait for; a failure shows in them.
+parity=${PARITY_VENV:-$root/.venv-parity}
+flock "$parity.lock" bash "$root/examples/install.sh" "$parity" reference >/dev/null 2>&1 &
 OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile -m "not e2e"
 others=$(mktemp)
 "$venv/bin/python" -m pytest -m "e2e and not vllm" >"$others" 2>&1 &
