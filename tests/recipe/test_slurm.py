@@ -28,7 +28,8 @@ JOBS = """
 smoke            -     1 scorers train.sbatch qwen3vl_report trainer.total_training_steps=2 {grpo}
 sft              smoke 1 -       train.sbatch sft trainer.nnodes=2 trainer.total_training_steps=2
 radvlm_grounding sft   1 -       train.sbatch radvlm_grounding trainer.nnodes=2 trainer.total_training_steps={steps} \
-{grpo} trainer.save_freq={steps} actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4 actor_rollout_ref.rollout.agent.num_workers=2
+{grpo} trainer.save_freq={steps} \
+actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4 actor_rollout_ref.rollout.agent.num_workers=2
 answers_radvlm   radvlm_grounding 1 - evaluate.sbatch radvlm_grounding radvlm_rl RadVLM+RL grounding --max-tokens 40
 tables           answers_* 1 -   evaluate.sbatch tables
 """
