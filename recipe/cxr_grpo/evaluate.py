@@ -6,15 +6,18 @@ metrics. OUT/MODEL/SET-TASK/FILMS then has predictions.jsonl, scores.jsonl and r
 """
 
 import argparse
+import json
 import re
 import shlex
 import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data_prep.options import folder
 from recipe.cxr_grpo.evaluation import costless, results_folder
+from recipe.cxr_grpo.evaluation.generation import SETTINGS
 from recipe.cxr_grpo.evaluation.predictions import ARMS, Given, match, read_predictions, samples
 from recipe.cxr_grpo.evaluation.scoring import METRICS, score
 from recipe.cxr_grpo.results.validation import OWN
@@ -66,13 +69,24 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         for model, name, text in costless.answers(own, samples(args.train), args.seed or 0):
             rows[model].append(Given({"id": name, "prediction": text, "films": OWN}, model))
         jobs += [(model, None, pairs) for model, of in rows.items() for pairs in match(own, of)]
+    decoding = _decoding(args.predictions)
     if not jobs:
         raise UsageError("there is no prediction to score in these files, on these films")
     for model, seed, pairs in jobs:
-        results = results_folder.write(args.out, model, seed, pairs, score(pairs, metrics), command)
+        made = decoding if model == args.model else None
+        results = results_folder.write(args.out, model, seed, pairs, score(pairs, metrics), command, made)
         values = ", ".join(f"{name} {value:.4g}" for name, value in results["metrics"].items() if value is not None)
         counts = "{model}, {data_set}/{task}, {films}: {samples} samples, {failed} failed, {missing} missing"
         print(f"{counts.format_map(results)}; {values}")
+
+
+def _decoding(predictions: list[Path]) -> dict[str, Any] | None:
+    """What `generate` has noted beside its predictions, None if they are somebody else's."""
+    noted = [path.with_name(SETTINGS) for path in predictions if path.with_name(SETTINGS).is_file()]
+    if not noted:
+        return None
+    settings = json.loads(noted[0].read_text())
+    return {key: settings.get(key) for key in ("temperature", "max_tokens", "tries", "seed", "suffix", "prompt")}
 
 
 if __name__ == "__main__":

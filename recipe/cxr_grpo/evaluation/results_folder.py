@@ -15,17 +15,25 @@ from reward_fns.models.weights import loaded
 _PACKAGES = ("cxr-grpo", "numpy", "pycocotools", "sacrebleu", "torch", "transformers")
 
 
-def write(out: Path, model: str, seed: int | None, pairs: Pairs, rows: list[Scored], command: str) -> dict[str, Any]:
+def write(
+    out: Path,
+    model: str,
+    seed: int | None,
+    pairs: Pairs,
+    rows: list[Scored],
+    command: str,
+    decoding: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write ``out/MODEL/SET-TASK[-seedK]/FILMS``, all at once and the same bytes for the same inputs.
 
-    Returns what is in its results.json.
+    Returns what is in its results.json; ``decoding`` is what is known of how the answers were made.
     """
     sample, metrics = pairs[0][0], corpus(rows)
     stored, given = [sample.truth.stored for sample, _ in pairs], [row for _, row in pairs if row]
     parts: dict[str, Any] = {"data": stored, "predictions": given, "scores": rows}
     texts = {key: "".join(json.dumps(row, allow_nan=False) + "\n" for row in of) for key, of in parts.items()}
     results = {"model": model} | {key: getattr(sample, key) for key in ("data_set", "task", "films", "thinking")}
-    results |= {"seed": seed, "decoding": None, "samples": len(rows)}
+    results |= {"seed": seed, "decoding": decoding, "samples": len(rows)}
     results |= {status: sum(row["status"] == status for row in rows) for status in ("failed", "missing")}
     better = {key: None if key in METRICS["neither"] else key not in METRICS["lower"] for key in metrics}
     results |= {"metrics": metrics, "higher_is_better": better, "groups": groups(rows), "weights": loaded()}

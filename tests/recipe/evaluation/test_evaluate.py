@@ -42,6 +42,18 @@ def test_failed_and_missing_answers_count_with_the_floor(prepare, jsonl, perfect
     assert [*scores] == ["r0", "r1", "r2", "r3"]  # the order of the data
 
 
+def test_how_generate_decoded_is_in_the_results(prepare, jsonl, perfect, run, tmp_path):
+    predictions, data = jsonl(perfect()), prepare()
+    assert (
+        run("--predictions", predictions, "--data", data, "--model", "m").read("m/mine-report/own")[0]["decoding"]
+        is None
+    )
+    settings = {"temperature": 0.6, "max_tokens": 1024, "tries": 64, "seed": 3, "weights": "a/b", "data": {}}
+    (tmp_path / "generation.json").write_text(json.dumps(settings))
+    results = run("--predictions", predictions, "--data", data, "--model", "m").read("m/mine-report/own")[0]
+    assert results["decoding"].items() >= {"temperature": 0.6, "max_tokens": 1024, "tries": 64, "seed": 3}.items()
+
+
 def test_thinking_answers_begin_after_the_thoughts(prepare, jsonl, run):
     rows = [
         {"id": "r0", "prediction": "<think>no effusion?</think> The heart is enlarged."},
