@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || true
 
 # gloo, on which verl's processes meet on GPUs too, would take the interface of the node's name: often that of 127.0.1.1.
-if ((nnodes > 1)) && [[ -z ${GLOO_SOCKET_IFNAME:-} ]]; then
+if ((${nnodes:-1} > 1)) && [[ -z ${GLOO_SOCKET_IFNAME:-} ]]; then
   own=$(sed -n "$((SLURM_PROCID + 1))p" <<<"${addresses:-}")
   interface=$(ip -o -4 address 2>/dev/null | awk -v own="$own/" 'index($4, own) == 1 { print $2 }' || true)
   [[ -z $interface ]] || export GLOO_SOCKET_IFNAME=$interface

@@ -98,7 +98,7 @@ def slurm(tmp_path_factory, text_models):
 
 def draw_films(root):
     """Demo films as the data of the runs, by task."""
-    drawn = ["--patients", "16", "--shares", "0.7,0.15,0.15", "--max-pixels", "16384"]
+    drawn = ["--patients", "16", "--shares", "0.5,0.2,0.3", "--max-pixels", "16384"]
     assert data_prep(["demo", "--out", str(root / "films"), *drawn]) == 0
     for folder, task in {"report_hint": "report", "grounding": "grounding", "sft": ""}.items():
         (root / "data" / folder).mkdir(parents=True)
@@ -197,6 +197,13 @@ def test_grpo_samples_on_both_nodes(slurm, matrix):
     seen = matrix["radvlm_grounding"].seen
     for work in ("ray::HFServer.generate", "ray::AgentLoopWorkerTQ", "ray::WorkerDict.actor_rollout_ref_update_actor"):
         assert {node for node, title in seen if title.startswith(work)} == {"n1", "n2"}, sorted(seen)
+
+
+def test_one_command_goes_from_training_to_tables(slurm, matrix):
+    results = json.loads((slurm.runs / "results" / "RadVLM+RL" / "demo-grounding" / "own" / "results.json").read_text())
+    assert results["samples"] > 0 == results["missing"] + results["failed"] and results["decoding"]["temperature"] == 0
+    text = (slurm.runs / "tables" / "grounding.md").read_text()
+    assert re.search(r"\| RadVLM\+RL \| mAP@0.5 \(paper\) \| [\d.]+ \(.*own", text.replace("\n", " "))
 
 
 def test_a_run_goes_on_after_its_time_limit_and_after_its_death(slurm, matrix, tmp_path):
