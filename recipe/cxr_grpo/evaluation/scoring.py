@@ -17,6 +17,7 @@ from reward_fns.boxes import iou_matrix
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
 from reward_fns.models.chexbert import OBSERVATIONS, POSITIVE, UNCERTAIN, classify
+from reward_fns.models.radgraph import annotate
 from reward_fns.rewards.chexbert_f1 import INDICES
 from reward_fns.rollout import ParsedRollout, Rollout, parse_rollout
 from reward_fns.scoring import score_batch
@@ -51,6 +52,8 @@ def score(pairs: Pairs, chosen: Sequence[str]) -> list[Scored]:
                         row["metrics"][name] = sign * result[how["name"]]
                 if family == "chexbert":
                     _label(part)
+                elif family == "radgraph":
+                    _mark(part)
             except UsageError as error:
                 others = ",".join(name for name in families if name != family)
                 raise UsageError(f"metric {family}: {error}\nTo leave it out: --metrics {others}") from error
@@ -93,6 +96,16 @@ def _label(rows: Sequence[Scored]) -> None:
         ours = ours if row["status"] == "ok" else [0] * len(OBSERVATIONS)
         row["counts"]["chexbert"] = {"prediction": ours, "reference": theirs}
         row["labels"] = [name for name, marked in zip(OBSERVATIONS, theirs, strict=True) if marked]
+
+
+def _mark(rows: Sequence[Scored]) -> None:
+    """Add words and label of each entity that RadGraph has just found, for the viewer; a failed answer has none."""
+    longest = METRICS["report"]["radgraph"]["radgraph_complete"]["options"]["max_chars"]
+    answers = [row["answer"] if row["status"] == "ok" else "" for row in rows]
+    found = annotate(answers + [row["reference"] for row in rows], max_chars=longest)
+    marks = [[[entity.tokens, entity.label] for entity in graph] for graph in found]
+    for row, ours, theirs in zip(rows, marks, marks[len(rows) :], strict=False):
+        row["entities"] = {"prediction": ours if row["status"] == "ok" else [], "reference": theirs}
 
 
 def corpus(rows: Sequence[Scored]) -> dict[str, float | None]:

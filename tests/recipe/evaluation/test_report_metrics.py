@@ -8,6 +8,7 @@ import pytest
 
 from recipe.cxr_grpo.evaluation.scoring import corpus
 from reward_fns.models.chexbert import classify
+from reward_fns.models.radgraph import annotate
 from reward_fns.rewards.bertscore import bertscore
 from reward_fns.rewards.radcliq import radcliq
 from reward_fns.rewards.radgraph_f1 import radgraph_f1
@@ -44,6 +45,10 @@ def test_all_metrics(prepare, predictions, answers, run, text_models_in_cache):
     for level in ("simple", "partial", "complete"):
         wanted = sum(radgraph_f1(texts, reports, level, **raw)) / 4
         assert metrics[f"radgraph_{level}"] == pytest.approx(wanted, abs=1e-9) and wanted > 0
+    for name, text in answers[0].items():  # what the viewer shows
+        found = [[entity.tokens, entity.label] for entity in annotate([text], max_chars=0)[0]] if text else []
+        assert scores[f"r{name}"]["entities"]["prediction"] == found
+    assert scores["r3"]["entities"]["reference"]
     # The empty answer is the failure that the paper's reward gives -3.
     wanted = fmean([*(-value for value in radcliq(texts, reports, clip=False)), 3.0])
     assert metrics["radcliq"] == pytest.approx(wanted, abs=1e-5)
