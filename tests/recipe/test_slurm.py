@@ -98,7 +98,7 @@ def slurm(tmp_path_factory, text_models):
 
 def draw_films(root):
     """Demo films as the data of the runs, by task."""
-    drawn = ["--patients", "16", "--shares", "0.5,0.2,0.3", "--max-pixels", "16384"]
+    drawn = ["--patients", "24", "--shares", "0.6,0.2,0.2", "--max-pixels", "16384"]
     assert data_prep(["demo", "--out", str(root / "films"), *drawn]) == 0
     for folder, task in {"report_hint": "report", "grounding": "grounding", "sft": ""}.items():
         (root / "data" / folder).mkdir(parents=True)
