@@ -17,6 +17,7 @@ def test_a_page_is_written_with_films_from_elsewhere(run, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith(f"{tmp_path / 'page.html'}: 4 of 6 answers, drawn by sample with seed 0; 1 films")
     assert "without their film" not in said
+    assert (tmp_path / "page.html").stat().st_mode & 0o077 == 0  # it has text of reports
 
 
 def test_the_terminal_shows_answers(run, capsys):

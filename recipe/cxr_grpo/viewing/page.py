@@ -50,6 +50,7 @@ def write_page(path: Path, sources: Sequence[Path], data: Sequence[Path], most: 
     script, style = text_of("film.js", "page.js"), text_of("film.css", "page.css")
     parts = {"script": script, "style": style, "script_hash": allowed(script), "style_hash": allowed(style)}
     parts |= {"data": embedded(facts | {"questions": shown}), "films": embedded(films.stored)}
+    path.touch(0o600)  # it has text of reports
     path.write_text(Template(text_of("page.html")).substitute(parts), encoding="utf-8")
     return "; ".join(notes)
 
