@@ -47,7 +47,7 @@ def write_page(path: Path, sources: Sequence[Path], data: Sequence[Path], most: 
     if missing := sum(question["film"] is None for question in shown):
         notes.append(f"{missing:,} of {len(shown):,} questions without their film")
     facts = {"notes": "; ".join(notes), "hit": samples.HIT, "lower": sorted(lower), "observations": OBSERVATIONS}
-    script, style = text_of("film.js", "page.js"), text_of("film.css", "page.css")
+    script, style = text_of("film.js", "answers.js", "page.js"), text_of("film.css", "page.css")
     parts = {"script": script, "style": style, "script_hash": allowed(script), "style_hash": allowed(style)}
     parts |= {"data": embedded(facts | {"questions": shown}), "films": embedded(films.stored)}
     path.touch(0o600)  # it has text of reports
