@@ -1,19 +1,13 @@
 """What tables hold, of whole lists of reports, as the reference packages compute it; see test_corpus.py."""
 
 import json
-import os
 import sys
 import tarfile
 from pathlib import Path
 
-payload = json.load(sys.stdin)
-# f1chexbert reads its weights from its own cache only, and all models go by names: here, of local folders.
-os.chdir(payload["root"])
-cache = Path("cache/chexbert/chexbert.pth").absolute()
-cache.parent.mkdir(parents=True, exist_ok=True)
-if not cache.exists():
-    cache.symlink_to(Path("RRG_scorers/chexbert.pth").absolute())
-os.environ["XDG_CACHE_HOME"] = str(cache.parents[1])
+from reference_models import read_payload
+
+payload = read_payload()  # before the packages are imported
 
 import torch  # noqa: E402
 from bert_score import BERTScorer  # noqa: E402
