@@ -167,7 +167,10 @@ def _attempt(
     watches: Sequence[Callable[[], None]],
     held: Sequence[int],
 ) -> None:
-    """Run ``command`` once; RunFailed if it ends with an error or one of ``watches`` raises Silent; StoppedEarly."""
+    """Run ``command`` once; RunFailed if it ends with an error or one of ``watches`` raises Silent; StoppedEarly.
+
+    UsageError if verl ends before the last step without an error, for want of data.
+    """
     folder = Path(config.trainer.default_local_dir)
     early_stop.take_note(folder)  # of an attempt that saved and then failed
     # verl's file logger truncates its file, so every attempt at a run writes its own.
@@ -193,6 +196,13 @@ def _attempt(
         raise StoppedEarly(stopped)
     if kind == "sft" and first_node(kind) and sft_steps.complete(config, folder) is False:
         raise RunFailed(f"sft ended with status 0, but without its last step: see the newest checkpoint in {folder}")
+    if kind == "grpo" and (planned := config.trainer.total_training_steps) and not config.trainer.val_only:
+        last = max(read_metrics(out, kind), default=planned)
+        if max(last, checkpoints.newest(folder)) < planned:
+            raise UsageError(
+                f"grpo ended after step {last} of trainer.total_training_steps={planned}, because the data has no more "
+                "rows. Raise trainer.total_epochs, or lower trainer.total_training_steps"
+            )
 
 
 def weights_lock(config: Any) -> contextlib.AbstractContextManager[int | None]:

@@ -66,6 +66,7 @@ def start(tmp_path, monkeypatch):
         f"actor_rollout_ref.model.path={model}",
         "actor_rollout_ref.rollout.name=hf",  # needs no lock of the machine
         f"trainer.default_local_dir={out}/checkpoints",
+        "trainer.total_training_steps=1",  # the plan says how far it gets
     ]
 
     def started(plan, *more, command=False, **options):

@@ -154,6 +154,28 @@ def test_a_run_that_fails_names_the_scorer_and_keeps_to_its_own_attempt(inputs, 
     assert str(failure.value).endswith(said.removeprefix("ScorerUnavailable: "))
 
 
+@pytest.mark.parametrize(("saved", "enough"), [(0, False), (3, True)])
+def test_a_run_without_data_for_its_last_step_is_not_taken_for_complete(inputs, tmp_path, monkeypatch, saved, enough):
+    def trainer(command, env, **_):
+        with open(env["VERL_FILE_LOGGER_PATH"], "w") as file:
+            file.writelines(json.dumps({"step": step, "data": {}}) + "\n" for step in (1, 2))
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(str(saved))
+        return 0
+
+    monkeypatch.setattr(training.processes, "run", trainer)
+    overrides = [f"{key}={value}" for key, value in inputs.items()]
+    overrides += ["trainer.total_training_steps=3", f"trainer.default_local_dir={tmp_path}/checkpoints"]
+
+    def run():
+        training.run_training("grpo", "quickstart_grpo", overrides, out=tmp_path)
+
+    if enough:  # the line of the last step was lost, the step was not
+        return run()
+    with pytest.raises(UsageError, match=r"after step 2 of trainer\.total_training_steps=3, .* Raise trainer\.total"):
+        run()
+
+
 def test_a_manager_that_rewards_failures_with_0_is_refused(inputs, tmp_path):
     with pytest.raises(UsageError, match="rate_limited"):
         check(inputs, tmp_path, **{"reward.reward_manager.name": "rate_limited"})
