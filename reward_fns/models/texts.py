@@ -1,4 +1,4 @@
-"""Prepare the texts of report rewards: those of a model, and those that count words."""
+"""Prepare the texts of report rewards that read with a model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
@@ -20,21 +20,6 @@ def shortened(texts: Sequence[str], lower: bool, max_chars: int) -> list[str]:
     """
     cut = (text[: max_chars or None] for text in texts)
     return [text.lower() if lower else text for text in cut]
-
-
-def words_13a(text: str) -> list[str]:
-    """Words as mteval-v13a finds them, with upper and lower case kept.
-
-    >>> words_13a("No edema.")
-    ['No', 'edema', '.']
-    """
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-    from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
-
-    words: list[str] = Tokenizer13a()(text).split()
-    for kind in (Tokenizer13a, TokenizerRegexp):  # each keeps 65,536 texts, so that a long run would fill the memory
-        kind.__call__.cache_clear()
-    return words
 
 
 def paired(found: Sequence[Found]) -> Iterator[tuple[Found, Found]]:
