@@ -73,13 +73,18 @@ def check_keys(kind: str, config: Any) -> None:
 
 
 def check_lora(kind: str, config: Any) -> None:
-    """Raise UsageError for checkpoints of adapters in a form that no loader reads."""
+    """Raise UsageError for adapters that no loader could read, or that rollouts would not get."""
     model = config.actor_rollout_ref.model if kind == "grpo" else config.model
     saved = (config.actor_rollout_ref.actor if kind == "grpo" else config).checkpoint.save_contents
     if "hf_model" in saved and _adapters(model):
         name = ("actor_rollout_ref.actor." if kind == "grpo" else "") + "checkpoint.save_contents"
         raise UsageError(
             f"{name} has hf_model, which verl 0.9.1 writes for LoRA under names that no loader knows: leave it out"
+        )
+    if kind == "grpo" and config.actor_rollout_ref.rollout.name == "hf" and _adapters(model):
+        raise UsageError(
+            "actor_rollout_ref.rollout.name=hf: verl sends the rollouts of LoRA only the adapters, which "
+            "transformers.generate has no place for. Use actor_rollout_ref.rollout.name=vllm"
         )
 
 

@@ -35,8 +35,9 @@ def test_all_metrics(prepare, predictions, answers, run, text_models_in_cache):
     results, scores = done.read("m/mine-report/own")
     metrics = results["metrics"]
     assert set(metrics) == {
-        "answer_chars", "rouge_l", "bleu", "bertscore", "chexbert_micro_14", "chexbert_macro_14", "chexbert_micro_5",
-        "chexbert_macro_5", "radgraph_simple", "radgraph_partial", "radgraph_complete", "radcliq", "radcliq_inverse",
+        "answer_chars", "rouge_l", "bleu", "gleu", "bertscore", "chexbert_micro_14", "chexbert_macro_14",
+        "chexbert_micro_5", "chexbert_macro_5", "radgraph_simple", "radgraph_partial", "radgraph_complete",
+        "radcliq", "radcliq_inverse",
     }  # fmt: skip
     assert results["higher_is_better"]["radcliq"] is False and results["higher_is_better"]["radcliq_inverse"] is True
     texts, reports = [text for text in answers[0].values() if text], answers[1][:3]
