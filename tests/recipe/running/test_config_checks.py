@@ -204,7 +204,11 @@ SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
         ("paper_32xgh200", {"trainer.n_gpus_per_node": 3}, "=128 prompts .* can't be divided among .*nnodes=8 x"),
         ("gpu_80g", {LOG_PROB: 5}, "rollout.log_prob_micro_batch_size_per_gpu=5 does not divide the 512 answers"),
         ("gpu_80g", {LOG_PROB: 5, "algorithm.rollout_correction.bypass_mode": True}, "rollout.log_prob_.*=5 does not"),
-        ("gpu_24g", {"actor_rollout_ref.rollout.name": "hf"}, "LoRA only the adapters, which transformers.generate has no place"),
+        (
+            "gpu_24g",
+            {"actor_rollout_ref.rollout.name": "hf"},
+            "LoRA only the adapters, which transformers.generate has no place",
+        ),
         ("gpu_24g", {SAVED: ["model", "hf_model"]}, "save_contents has hf_model, which verl 0.9.1"),
         ("node_8x80g", {SAVED: ["hf_model"], "actor_rollout_ref.model.lora_rank": 8}, "save_contents has hf_model"),
         ("node_8x80g", {SAVED: ["hf_model"], "actor_rollout_ref.model.lora.rank": 8}, "save_contents has hf_model"),
