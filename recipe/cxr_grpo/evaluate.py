@@ -68,7 +68,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         rows: dict[str, list[Given]] = defaultdict(list)
         for model, name, text in costless.answers(own, samples(args.train), args.seed or 0):
             rows[model].append(Given({"id": name, "prediction": text, "films": OWN}, model))
-        jobs += [(model, None, pairs) for model, of in rows.items() for pairs in match(own, of)]
+        jobs += [(model, args.seed, pairs) for model, of in rows.items() for pairs in match(own, of)]
     decoding = _decoding(args.predictions)
     if not jobs:
         raise UsageError("there is no prediction to score in these files, on these films")

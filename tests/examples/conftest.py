@@ -46,7 +46,9 @@ grep -c ' sbatch ' "$CALLS"
 """
 # Any python, ray, vllm, serve and container program: notes how it was called, then does what DO says.
 PROGRAM = """#!/bin/bash
-{ echo "$(basename "$0") $*"; env | grep -E '^(CUDA|ROCR|CXR_GRPO|WANDB|MASTER|RAY_A|SLURM_JOB_E)' | sort; } >>"$CALLS"
+( flock 9  # programs start at the same time, and each notes several lines
+  echo "$(basename "$0") $*"; env | grep -E '^(CUDA|ROCR|CXR_GRPO|WANDB|MASTER|RAY_A|SLURM_JOB_E)' | sort
+) >>"$CALLS" 9>"$CALLS.lock"
 case "$(basename "$0") $*" in
   *find_spec*) exit 1 ;;
   apptainer*) while [[ $1 != image.sif ]]; do shift; done && shift && exec "$@" ;;
