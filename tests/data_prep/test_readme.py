@@ -1,4 +1,4 @@
-"""The README's example of a data set, run as it stands there."""
+"""The example of a data set in data_prep/README.md, run as it stands there."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 from data_prep import registry
 from data_prep.cli import main
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "data_prep" / "README.md"
 
 
 def test_the_data_set_of_the_readme_becomes_parquet(tmp_path, monkeypatch, capsys):
