@@ -154,11 +154,12 @@ class WhatRuns:
     def __call__(self):
         found = self.slurm.processes("ray::")
         self.seen |= {*found.values()}
-        servers = {number: node for number, (node, title) in found.items() if title.startswith("ray::HFServer")}
-        for _ in range(200 if servers else 0):  # they answer within a tenth of a second
-            with contextlib.suppress(OSError):
-                self.seen |= {(node, title_of(number)) for number, node in servers.items()}
-            time.sleep(0.01)
+        end = time.monotonic() + 10
+        with contextlib.suppress(OSError):  # one is gone: who is there now?
+            while any(title.startswith("ray::HFServer") for _, title in found.values()) and time.monotonic() < end:
+                # Without a pause of seconds between two looks: they answer within a tenth of a second.
+                self.seen |= {(node, title_of(number)) for number, (node, _) in found.items()}
+                time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
