@@ -6,6 +6,8 @@ from statistics import fmean
 
 import numpy as np
 
+from recipe.cxr_grpo.results.average_precision import coco
+
 FIVE = (1, 4, 5, 7, 9)  # Cardiomegaly, Edema, Consolidation, Atelectasis, Pleural Effusion
 LOWER = {"radcliq"}
 SCORES = ("rouge_l", "bertscore", "radgraph_complete", "green", "bleu")
@@ -40,17 +42,18 @@ def grounding_rows(count, quality, seed=0, films="own"):
     asked, rng = np.random.default_rng(2), np.random.default_rng([seed, int(quality * 1000)])
     rows = []
     for number in range(count):
-        iou = float(np.clip(quality * 0.8 + asked.normal(0, 0.1) + rng.normal(0, 0.2), 0, 1))
-        boxes = 1 + number % 2
+        iou = float(np.clip(quality * 0.8 + asked.normal(0, 0.1) + rng.normal(0, 0.2), 0.01, 1))
+        boxes = [[0.1, 0.1, 0.5, 0.1 + 0.5 * iou]] + [[0.5, 0.5, 0.5 + 0.5 * iou, 0.9]] * (rng.random() < quality)
+        true = [[0.1, 0.1, 0.5, 0.6], [0.5, 0.5, 1.0, 0.9]][: 1 + number % 2]
         metrics = {"ap50_paper": float(iou >= 0.5), "mean_iou": iou, "f1_50": float(iou >= 0.5)}
-        metrics |= {"acc_50": float(iou >= 0.5) if boxes == 1 else None}
+        metrics |= {"acc_50": float(iou >= 0.5) if len(true) == 1 else None}
         rows.append(
             {
                 "id": f"g{number:05}", "patient_id": f"p{number // 2}", "data_source": "demo/grounding",
                 "task": "grounding", "films": films, "labels": [("opacity", "nodule", "effusion")[number % 3]],
-                "n_boxes": boxes, "question": "", "prediction": "[0.1, 0.1, 0.5, 0.5]", "answer": "", "thinking": "",
-                "reference": None, "image": None, "status": "ok", "metrics": metrics, "counts": {},
-                "boxes": {"prediction": [[0.1, 0.1, 0.5, 0.5]], "reference": [[0.1, 0.1, 0.5, 0.6]] * boxes},
+                "n_boxes": len(true), "question": "", "prediction": str(boxes), "answer": "", "thinking": "",
+                "reference": None, "image": None, "status": "ok", "metrics": metrics,
+                "counts": {"invalid_boxes": number % 3 // 2}, "boxes": {"prediction": boxes, "reference": true},
             }
         )  # fmt: skip
     return rows
@@ -68,19 +71,20 @@ def f1(pairs, labels, average):
 
 
 def corpus(rows):
-    """What results.json states: means, and F1 of the whole set."""
+    """What results.json states: means, and of the whole set F1 and COCO's AP by pycocotools itself."""
     found = {}
     for name in rows[0]["metrics"]:
         values = [row["metrics"][name] for row in rows if row["metrics"][name] is not None]
         found[name] = fmean(values) if values else None
     if "radcliq" in found:
         found["radcliq_inverse"] = 1 / found["radcliq"]
-    pairs = [[row["counts"]["chexbert"][side] for side in ("prediction", "reference")] for row in rows if row["counts"]]
+    counts = [row["counts"]["chexbert"] for row in rows if "chexbert" in row["counts"]]
+    pairs = [[of[side] for side in ("prediction", "reference")] for of in counts]
     if pairs:
         for average in ("micro", "macro"):
             for size, labels in ((14, range(14)), (5, FIVE)):
                 found[f"chexbert_{average}_{size}"] = f1(pairs, labels, average)
-    return found
+    return found | (coco(rows)[0] if "boxes" in rows[0] else {})
 
 
 def write_results(root, model, data_set, rows, seed=None, **stated):
@@ -98,7 +102,7 @@ def write_results(root, model, data_set, rows, seed=None, **stated):
         text = "".join(json.dumps(line) + "\n" for line in lines).encode()
         (folder / f"{part}.jsonl").write_bytes(text)
         hashes[part] = hashlib.sha256(text).hexdigest()
-    metrics = corpus(rows) | ({"map_coco": 0.25} if task == "grounding" else {})
+    metrics = corpus(rows)
     counts = {status: sum(row["status"] == status for row in rows) for status in ("failed", "missing")}
     facts = {
         "model": model, "data_set": data_set, "task": task, "films": films, "seed": seed, "thinking": False,

@@ -1,10 +1,7 @@
-"""Metrics of boxes: the published AP of a sample in text order, shares of covered area, and COCO's mAP."""
+"""Metrics of the boxes of a sample: the published AP in text order, and shares of covered area."""
 
-import contextlib
-import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -70,34 +67,3 @@ def mask_overlap(predictions: Sequence[Quad], references: Sequence[Quad]) -> tup
             mask[left:right, top:bottom] = True
     both, predicted, true = (float(area[mask].sum()) for mask in (masks.all(axis=0), *masks))
     return both / predicted, both / true
-
-
-def coco(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """``map50_coco`` and ``map_coco`` (IoU 0.5 to 0.95) by pycocotools, labels ignored; None without reference boxes.
-
-    Texts give no confidence, so that all are equal and boxes rank by the order of rows and text, up to 100 for a film.
-    Invalid boxes count as false.
-    """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    sides = {"reference": COCO(), "prediction": COCO()}
-    for side, data in sides.items():
-        boxes = [(n, box) for n, row in enumerate(rows) for box in row["boxes"][side]]
-        if side == "prediction":
-            boxes += [(n, (0, 0, 0, 0)) for n, row in enumerate(rows) for _ in range(row["counts"]["invalid_boxes"])]
-        corners = [(n, [x1, y1, x2 - x1, y2 - y1]) for n, (x1, y1, x2, y2) in boxes]
-        same = {"category_id": 1, "iscrowd": 0, "score": 1.0}
-        found = [{"id": i, "image_id": n, "bbox": b, "area": b[2] * b[3]} | same for i, (n, b) in enumerate(corners, 1)]
-        images = [{"id": n} for n in range(len(rows))]
-        data.dataset = {"images": images, "categories": [{"id": 1}], "annotations": found}
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        for data in sides.values():
-            data.createIndex()
-        evaluation = COCOeval(*sides.values(), "bbox")
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., -1]  # by IoU, recall, category and area; -1: no reference box
-    means = {"map50_coco": precision[0].mean(), "map_coco": precision.mean()}
-    return {name: None if mean < 0 else float(mean) for name, mean in means.items()}

@@ -10,8 +10,9 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from recipe.cxr_grpo.evaluation.grounding_metrics import ap50_paper, coco, mask_overlap, paper_boxes
+from recipe.cxr_grpo.evaluation.grounding_metrics import ap50_paper, mask_overlap, paper_boxes
 from recipe.cxr_grpo.evaluation.predictions import Pairs, Sample
+from recipe.cxr_grpo.results.average_precision import coco
 from reward_fns.answers import extract_answer
 from reward_fns.boxes import iou_matrix
 from reward_fns.conventions import get_convention
@@ -123,7 +124,7 @@ def corpus(rows: Sequence[Scored]) -> dict[str, float | None]:
             hits, marked = (marks[:, [*INDICES[labels]]].sum(axis=0) for marks in (ours & theirs, ours + theirs))
             found[f"chexbert_micro_{number}"] = float(2 * hits.sum() / max(marked.sum(), 1))
             found[f"chexbert_macro_{number}"] = float(np.mean(2 * hits / np.maximum(marked, 1)))
-    return found | (coco(rows) if "boxes" in rows[0] else {})
+    return found | (coco(rows)[0] if "boxes" in rows[0] else {})
 
 
 def groups(rows: Sequence[Scored]) -> dict[str, dict[str, Any]]:

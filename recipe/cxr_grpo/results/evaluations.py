@@ -4,29 +4,33 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from recipe.cxr_grpo.results.intervals import Statistic, mean_of
+from recipe.cxr_grpo.results.average_precision import Matches, coco, of_runs
+from recipe.cxr_grpo.results.intervals import OfWeights, Statistic, mean_of
 from recipe.cxr_grpo.results.validation import OWN
+from reward_fns.boxes import Box
 from reward_fns.errors import UsageError
-
-_TOP_5 = [1, 4, 5, 7, 9]  # of CheXbert's 14: Cardiomegaly, Edema, Consolidation, Atelectasis, Pleural Effusion
+from reward_fns.rewards.chexbert_f1 import INDICES
 
 
 class Evaluation(NamedTuple):
     """A results folder: results.json, scores.jsonl as rows and as numbers, its SHA-256, and a hash of the gold.
 
     ``numbers`` has a row per sample: patient, metrics (NaN where one does not apply) and counts of CheXbert's labels.
+    ``boxes`` is what `coco` returns for the rows, None if they have no boxes.
     """
 
     folder: Path
     facts: dict[str, Any]
     rows: list[dict[str, Any]]
     numbers: pd.DataFrame
+    boxes: tuple[dict[str, float | None], Matches] | None
     digest: str
     gold: str
 
@@ -59,11 +63,13 @@ def _read(folder: Path) -> Evaluation:
         _ = [facts[key].strip() for key in ("model", "data_set", "task", "films")], rows[0]
         _ = [facts[key].items() for key in ("metrics", "hashes", "higher_is_better")]
         boxes = [(row.get("boxes") or {}).get("reference") for row in rows]
+        _ = [Box(*quad) for row in rows for side in (row.get("boxes") or {}).values() for quad in side]
+        found = coco(rows) if rows[0].get("boxes") else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{folder}: not as `evaluate` writes it ({error!r})") from error
     gold = [str((row["id"], row["patient_id"], row.get("reference"), of)) for row, of in zip(rows, boxes, strict=True)]
     identity = hashlib.sha256("\n".join(sorted(gold)).encode(errors="surrogatepass")).hexdigest()
-    return Evaluation(folder, facts, rows, numbers, hashlib.sha256(text).hexdigest(), identity)
+    return Evaluation(folder, facts, rows, numbers, found, hashlib.sha256(text).hexdigest(), identity)
 
 
 def grouped(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str], dict[str, Arms]]:
@@ -92,6 +98,22 @@ def pooled(arms: Arms, films: str = OWN) -> pd.DataFrame:
     return table.groupby(level=[0, 1]).mean().assign(patient=[f"{key[0]} {name}" for key, name in patients.items()])
 
 
+def ranked(arms: Arms, films: str, kept: pd.Index, asked: pd.Index) -> dict[str, OfWeights]:
+    """COCO's AP in draws of the samples of index ``asked`` of `pooled`, over those of ``kept``: the mean over seeds.
+
+    Seeds that have none of the samples are left out. Empty if there are no boxes, or a seed has no reference box.
+    """
+    gold, runs = {found.facts.get("seed"): found.gold for found in arms[OWN]}, []
+    for found in arms.get(films, arms[OWN]):
+        keys = pd.MultiIndex.from_product([[gold[found.facts.get("seed")]], found.numbers.index])
+        places = np.where(keys.isin(kept), asked.get_indexer(keys), -1)
+        if (there := places >= 0).any():
+            if not found.boxes or not found.boxes[1].references[there].any():
+                return {}
+            runs.append((found.boxes[1], places))
+    return {"map50_coco": partial(of_runs, runs, 1), "map_coco": partial(of_runs, runs, 10)} if runs else {}
+
+
 def _counts(labels: Sequence[int]) -> list[str]:
     return [f"{part} {label}" for part in ("hits", "positives") for label in labels]
 
@@ -104,7 +126,7 @@ def statistics(numbers: pd.DataFrame) -> dict[str, Statistic]:
     }
     if "radcliq" in found:
         found["radcliq_inverse"] = found["radcliq"]._replace(kind="inverse")
-    for size, labels in ((14, range(14)), (5, _TOP_5)) if counts[0] in numbers else ():
+    for size, labels in ((14, range(14)), (5, INDICES["top5"])) if counts[0] in numbers else ():
         columns = numbers[_counts(labels)].fillna(0).to_numpy()
         found |= {f"chexbert_{kind}_{size}": Statistic(columns, kind) for kind in ("micro", "macro")}
     return {name: of for name, of in found.items() if of.columns.any()}
@@ -132,7 +154,8 @@ def verify(evaluation: Evaluation) -> Iterator[tuple[str, Any, Any, bool]]:
     stated = [(row.get("prediction"), answers.get((row["id"], row.get("films")))) for row in rows]
     checks.append(("predictions other than given", 0, sum(one != other for one, other in stated)))
     checks.append(("without a prediction", facts.get("missing"), sum(one is None for one, _ in stated)))
-    values = {name: float(of.of(of.columns.sum(axis=0))) for name, of in statistics(evaluation.numbers).items()}
+    values: Any = {name: float(of.of(of.columns.sum(axis=0))) for name, of in statistics(evaluation.numbers).items()}
+    values |= evaluation.boxes[0] if evaluation.boxes else {}
     checks += [(name, value, values.get(name)) for name, value in facts["metrics"].items()]
     for what, said, found in checks:
         close = isinstance(said, float) and isinstance(found, float) and math.isclose(said, found, abs_tol=1e-6)

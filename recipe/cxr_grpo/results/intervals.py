@@ -1,12 +1,13 @@
-"""Intervals over patients for every metric that is a function of sums over samples: means, and F1 of a whole set."""
+"""Intervals over patients: of means and F1 of a whole set, functions of sums over samples, and of any function."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 Key = TypeVar("Key")
-_CHUNK = 2**20  # weights of patients in memory at once
+OfWeights = Callable[[np.ndarray], np.ndarray]  # how often draws have samples (draws, samples; int) -> their values
+_CHUNK = 2**20  # weights of samples in memory at once
 
 
 class Statistic(NamedTuple):
@@ -37,27 +38,29 @@ def mean_of(values: Sequence[float] | np.ndarray, kind: str = "mean") -> Statist
 
 
 def bootstrap(
-    statistics: Mapping[Key, Statistic], patients: Sequence[str], resamples: int, seed: int = 0
+    statistics: Mapping[Key, Statistic | OfWeights], patients: Sequence[str], resamples: int, seed: int = 0
 ) -> dict[Key, tuple[float, np.ndarray]]:
     """Each statistic's value, and its values in draws of whole patients: films of one patient are not independent.
 
     All statistics are of the same samples and see the same draws, so that the difference of two is paired.
     """
     names, places = np.unique(np.asarray(patients), return_inverse=True)
-    columns = np.hstack([statistic.columns for statistic in statistics.values()])
+    summed = {key: of for key, of in statistics.items() if isinstance(of, Statistic)}
+    others = {key: (of, np.empty(resamples)) for key, of in statistics.items() if not isinstance(of, Statistic)}
+    columns = np.hstack([np.empty((len(places), 0)), *(of.columns for of in summed.values())])
     np.add.at(sums := np.zeros((len(names), columns.shape[1])), places, columns)
     drawn, rng = np.empty((resamples, columns.shape[1])), np.random.default_rng(seed)
-    for start in range(0, resamples, size := max(1, _CHUNK // len(names))):
+    for start in range(0, resamples, size := max(1, _CHUNK // len(places))):
         shape = min(size, resamples - start), len(names)
         chosen = rng.integers(len(names), size=shape) + np.arange(shape[0])[:, None] * len(names)
         weights = np.bincount(chosen.ravel(), minlength=chosen.size).reshape(shape)
         drawn[start : start + size] = weights @ sums
-    ends = np.cumsum([statistic.columns.shape[1] for statistic in statistics.values()])[:-1]
-    parts = zip(np.split(sums.sum(axis=0), ends), np.split(drawn, ends, axis=1), strict=True)
-    return {
-        key: (float(of.of(total)), of.of(draws))
-        for (key, of), (total, draws) in zip(statistics.items(), parts, strict=True)
-    }
+        for of, draws in others.values():
+            draws[start : start + size] = of(weights[:, places])
+    ends = np.cumsum([0, *(of.columns.shape[1] for of in summed.values())])[:-1]
+    parts = zip(summed.items(), np.split(sums.sum(axis=0), ends)[1:], np.split(drawn, ends, axis=1)[1:], strict=True)
+    values = {key: (float(of(np.ones((1, len(places)), dtype=int))[0]), draws) for key, (of, draws) in others.items()}
+    return values | {key: (float(of.of(total)), of.of(draws)) for (key, of), total, draws in parts}
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:

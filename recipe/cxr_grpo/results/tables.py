@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recipe.cxr_grpo.results.evaluations import Arms, Evaluation, grouped, pooled, statistics
-from recipe.cxr_grpo.results.intervals import Statistic, bootstrap, holm, interval
+from recipe.cxr_grpo.results.evaluations import Arms, Evaluation, grouped, pooled, ranked, statistics
+from recipe.cxr_grpo.results.intervals import bootstrap, holm, interval
 from recipe.cxr_grpo.results.validation import OWN
 from reward_fns.errors import UsageError
 
@@ -76,11 +76,12 @@ def _of_data_set(
             raise UsageError(f"{model} has other samples of {data_set} than {next(iter(models))}, "
                              f"e.g. {min(differ)[1]}; evaluate both on the same files")  # fmt: skip
     of = {(*key, metric): each for key, pool in pools.items()
-          for metric, each in statistics(pool.reindex(asked.index)).items()}  # fmt: skip
+          for found in (statistics(pool.reindex(asked.index)), ranked(models[key[0]], key[1], pool.index, asked.index))
+          for metric, each in found.items()}  # fmt: skip
     found = bootstrap(of, asked["patient"], resamples, seed)
     for model, films in ((model, films) for model, arms in models.items() for films in arms):
         runs = models[model][films]
-        facts = runs[0].facts
+        facts, pool = runs[0].facts, pools[model, films]
         fared = Counter(row.get("status") for run in runs for row in run.rows)
         about = {"data_set": data_set, "model": model, "films": films, "seeds": len(runs), "answers": fared.total()}
         about |= {"failed": fared["failed"], "missing": fared["missing"]}
@@ -89,7 +90,6 @@ def _of_data_set(
             key, higher = (model, films, metric), facts["higher_is_better"].get(metric, True)
             row: Record = about | {"metric": metric, "higher": higher}
             if key in of:
-                pool = pools[model, films]
                 row |= _spread("value", *found[key]) | {"samples": int(pool.get(metric, pool["patient"]).count())}
             elif all(run.facts["metrics"].get(metric) is not None for run in runs):
                 row["value"] = fmean(run.facts["metrics"][metric] for run in runs)
@@ -99,8 +99,8 @@ def _of_data_set(
                 row |= _spread("change", found[first][0] - found[second][0], draws)
                 if films == OWN:
                     row |= {"against": baseline, "p": p_value(row["change"], draws)}
-                elif of[key].kind == "mean" and higher is not None:
-                    row |= _dependent(of[first], of[key], facts["task"] == "grounding", higher)
+                elif metric in pool and higher is not None:
+                    row |= _dependent(pools[first[:2]][metric], pool[metric], facts["task"] == "grounding", higher)
             if "value" in row:
                 yield row
 
@@ -116,11 +116,11 @@ def _spread(name: str, value: float, draws: np.ndarray) -> Record:
     return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_draws": draws}
 
 
-def _dependent(own: Statistic, control: Statistic, boxes: bool, higher: bool) -> Record:
+def _dependent(own: pd.Series, control: pd.Series, boxes: bool, higher: bool) -> Record:
     """How many samples are right on the own film and wrong on the control, or earn more there; and the reverse."""
-    values = [of.columns[:, 0] >= RIGHT if boxes else of.columns[:, 0] * (1 if higher else -1) for of in (own, control)]
-    gaps = (values[0].astype(float) - values[1]) * (own.columns[:, 1] * control.columns[:, 1])
-    return {"film_dependent": int((gaps > 0).sum()), "reverse": int((gaps < 0).sum())}
+    both = own.notna() & control.notna()
+    first, second = (of[both] >= RIGHT if boxes else of[both] * (1 if higher else -1) for of in (own, control))
+    return {"film_dependent": int((first > second).sum()), "reverse": int((first < second).sum())}
 
 
 def make(

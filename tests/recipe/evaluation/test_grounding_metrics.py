@@ -1,15 +1,11 @@
-"""The metrics of boxes against oracles: another formulation, counted pixels, and pycocotools' own summary."""
+"""The metrics of boxes against oracles: another formulation, and counted pixels."""
 
-import contextlib
-import io
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from recipe.cxr_grpo.evaluation.grounding_metrics import ap50_paper, coco, mask_overlap, paper_boxes
+from recipe.cxr_grpo.evaluation.grounding_metrics import ap50_paper, mask_overlap, paper_boxes
 
 
 def published_iou(a, b):
@@ -113,55 +109,3 @@ def test_mask_overlap_without_boxes():
     some = [(0.0, 0.0, 1.0, 1.0)]
     assert mask_overlap([], []) == (1.0, 1.0)
     assert mask_overlap(some, []) == mask_overlap([], some) == (0.0, 0.0)
-
-
-def row(predictions, references, invalid=0):
-    boxes = {"prediction": predictions, "reference": references}
-    return {"boxes": boxes, "counts": {"invalid_boxes": invalid}}
-
-
-def summarized(rows):
-    """pycocotools' own way: results loaded into a gold set, and its summary."""
-    gold, count = COCO(), iter(range(1, 10**9))
-    as_xywh = [
-        [[[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in row["boxes"][side]] for side in ("reference", "prediction")]
-        for row in rows
-    ]
-    gold.dataset = {
-        "info": {}, "images": [{"id": i + 1} for i in range(len(rows))], "categories": [{"id": 7, "name": "x"}],
-        "annotations": [
-            {"id": next(count), "image_id": i, "category_id": 7, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
-            for i, (true, _) in enumerate(as_xywh, 1) for b in true
-        ],
-    }  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):
-        gold.createIndex()
-        found = [{"image_id": i, "category_id": 7, "bbox": b, "score": 0.5}
-                 for i, (_, predicted) in enumerate(as_xywh, 1) for b in predicted]  # fmt: skip
-        evaluation = COCOeval(gold, gold.loadRes(found), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {"map_coco": evaluation.stats[0], "map50_coco": evaluation.stats[1]}
-
-
-def test_coco_equals_pycocotools():
-    rng = np.random.default_rng(2)
-    seen = set()
-    for _ in range(40):
-        sets = [random_sets(rng) for _ in range(30)]
-        rows = [row([b for b in predictions if b[0] < b[2] and b[1] < b[3]], true) for predictions, true in sets]
-        assert coco(rows) == pytest.approx(summarized(rows), abs=1e-12)
-        seen.add(coco(rows)["map50_coco"])
-    assert len(seen) > 30
-
-
-def test_coco_at_the_ends():
-    true = [[0.1, 0.1, 0.5, 0.5]]
-    assert coco([row(true, true)]) == pytest.approx({"map50_coco": 1.0, "map_coco": 1.0})
-    assert coco([row([], true)]) == {"map50_coco": 0.0, "map_coco": 0.0}
-    assert coco([row(true, [])]) == {"map50_coco": None, "map_coco": None}  # there is no reference box
-    # An invalid box is false, and before all later rows.
-    for first in (row([], [], invalid=1), row([[0.6, 0.6, 0.9, 0.9]], [])):
-        assert coco([first, row(true, true)])["map50_coco"] == pytest.approx(0.5)
-        assert coco([row(true, true), first])["map50_coco"] == pytest.approx(1.0)

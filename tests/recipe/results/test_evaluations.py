@@ -91,6 +91,23 @@ def test_counts_that_were_changed_with_their_hash_are_found(folder):
     assert {name.rpartition("_")[0] for name in differing(folder)} == {"chexbert_micro", "chexbert_macro"}
 
 
+def test_boxes_that_were_changed_with_their_hash_are_found(tmp_path):
+    folder = write_results(tmp_path, "m", "demo", grounding_rows(30, 0.7))
+    assert differing(folder) == []
+    row = grounding_rows(30, 0.7)[2]
+    change_row(folder, 2, boxes=row["boxes"] | {"prediction": row["boxes"]["reference"]})
+    assert differing(folder) == ["map50_coco", "map_coco"]
+    change_row(folder, 2, boxes=row["boxes"], counts={"invalid_boxes": 9})
+    assert differing(folder) == ["map50_coco", "map_coco"]
+
+
+def test_a_set_without_any_true_box_agrees(tmp_path):
+    rows = grounding_rows(4, 0.7)
+    for row in rows:
+        row["boxes"]["reference"] = []
+    assert differing(write_results(tmp_path, "m", "demo", rows)) == []
+
+
 @pytest.mark.parametrize(
     ("values", "what"),
     [
@@ -122,6 +139,17 @@ def test_a_row_that_was_changed_with_its_hash_is_found(folder, values, what):
             '{"id": "a", "patient_id": "b", "metrics": {}, "counts": {"chexbert": {"prediction": [1]}}}\n',
         ),
         ("scores.jsonl", '{"id": "a", "patient_id": null, "metrics": {}}\n'),
+        *(
+            ("scores.jsonl", f'{{"id": "a", "patient_id": "b", "metrics": {{}}, {boxes}}}\n')
+            for boxes in (
+                '"boxes": {"prediction": [], "reference": []}, "counts": {}',
+                '"boxes": {"prediction": []}, "counts": {"invalid_boxes": 0}',
+                '"boxes": {"prediction": [[0, 0, 1]], "reference": []}, "counts": {"invalid_boxes": 0}',
+                '"boxes": {"prediction": [[0, 0, 1, NaN]], "reference": []}, "counts": {"invalid_boxes": 0}',
+                '"boxes": {"prediction": [[0, 0, 9, 9]], "reference": []}, "counts": {"invalid_boxes": 0}',
+                '"boxes": {"prediction": [], "reference": []}, "counts": {"invalid_boxes": "1"}',
+            )
+        ),
     ],
 )
 def test_what_is_not_a_results_folder_is_refused_by_name(folder, name, text, capsys):

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import re
 
 import numpy as np
@@ -30,7 +31,10 @@ def results(tmp_path_factory):
             other[1]["status"] = "failed"
         write_results(root, model, "openi", other)
         for data_set in ("ms_cxr", "demo"):
-            write_results(root, model, data_set, grounding_rows(40, quality))
+            folder = write_results(root, model, data_set, grounding_rows(40, quality))
+            facts = json.loads((folder / "results.json").read_text())
+            facts["metrics"]["giou"] = 0.25  # in no row
+            (folder / "results.json").write_text(json.dumps(facts))
     write_results(root, "RadVLM", "ms_cxr", grounding_rows(40, 0.2, films="blank"))
     return root
 
@@ -110,9 +114,46 @@ def test_the_papers_table_2_has_a_column_for_each_data_set(made):
 
 
 def test_what_cannot_be_resampled_has_no_interval_and_the_table_says_so(made, rows):
-    found = rows["grounding", "demo", "RadVLM", "own", "map_coco"]
-    assert (found["value"], found["value_low"], found["p"]) == ("25", "", "")
-    assert "- COCO mAP: as results.json says, without interval" in made["grounding"]["md"]
+    found = rows["grounding", "demo", "RadVLM", "own", "giou"]
+    assert (found["value"], found["value_low"], found["p"]) == ("0.25", "", "")
+    assert "- giou: as results.json says, without interval" in made["grounding"]["md"]
+
+
+def test_cocos_map_has_an_interval_a_paired_change_and_a_control(made, rows):
+    values = {quality: 100 * corpus(grounding_rows(40, quality))["map_coco"] for quality in (0.2, 0.5, 0.7)}
+    found = rows["grounding", "demo", "radvlm-rl", "own", "map_coco"]
+    assert float(found["value"]) == pytest.approx(values[0.7], rel=1e-4)
+    assert float(found["value_low"]) < values[0.7] < float(found["value_high"])
+    assert float(found["change"]) == pytest.approx(values[0.7] - values[0.5], rel=1e-4)
+    assert float(found["change_low"]) < float(found["change"]) < float(found["change_high"])
+    assert 0 < float(found["p"]) < 1
+    blank = rows["grounding", "ms_cxr", "RadVLM", "blank", "map_coco"]
+    assert float(blank["change"]) == pytest.approx(values[0.5] - values[0.2], rel=1e-4)
+    assert float(blank["change_low"]) < float(blank["change"]) < float(blank["change_high"])
+    assert blank["film_dependent"] == ""  # a whole set's
+    assert "COCO mAP is of the whole set" in made["grounding"]["md"]
+    assert "COCO mAP" not in made["reports"]["md"]
+
+
+@pytest.mark.parametrize("own_data", [False, True])
+def test_cocos_map_is_the_mean_over_seeds(tmp_path, own_data):
+    means = []
+    for seed in (0, 1):
+        rows = grounding_rows(30 - 10 * own_data * seed, 0.6, seed)
+        for row in rows if own_data else ():
+            row["boxes"]["reference"].append([0.0, 0.9, 0.1 * (1 + seed), 1.0])  # other films under the same ids
+        write_results(tmp_path, "m", "demo", rows, seed)
+        swapped = [row | {"films": "swapped"} for row in rows[:20]]
+        swapped[0]["boxes"] = swapped[0]["boxes"] | {"prediction": []}
+        write_results(tmp_path, "m", "demo", swapped, seed)
+        means.append([100 * corpus(of)["map_coco"] for of in (rows, rows[:20], swapped)])
+    own, part, swapped = np.mean(means, axis=0)
+    found = {row["films"]: row for row in tables.measure(read_evaluations([tmp_path]), "grounding", None, 50)
+             if row["metric"] == "map_coco"}  # fmt: skip
+    assert found["own"]["value"] == pytest.approx(own)
+    assert found["swapped"]["value"] == pytest.approx(swapped)
+    assert found["swapped"]["change"] == pytest.approx(part - swapped)
+    assert found["swapped"]["change_draws"].min() >= 0
 
 
 def test_missing_and_failed_answers_are_said(made):
