@@ -43,6 +43,9 @@ def _make(args: argparse.Namespace, command: str) -> None:
             for suffix, text in tables.make(read, name, args.baseline, args.resamples, command).items():
                 (args.out / f"{name}.{suffix}").write_text(text, encoding="utf-8")
                 print(args.out / f"{name}.{suffix}", flush=True)
+    if not (marked := tables.film_dependent(read)).empty:
+        marked.to_csv(path := args.out / "film_dependent.csv", index=False, float_format="%.6g", lineterminator="\n")
+        print(path)
     print(*plots.draw(read, args.run, args.out), sep="\n")
 
 

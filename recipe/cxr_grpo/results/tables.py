@@ -118,9 +118,37 @@ def _spread(name: str, value: float, draws: np.ndarray) -> Record:
 
 def _dependent(own: pd.Series, control: pd.Series, boxes: bool, higher: bool) -> Record:
     """How many samples are right on the own film and wrong on the control, or earn more there; and the reverse."""
-    both = own.notna() & control.notna()
-    first, second = (of[both] >= RIGHT if boxes else of[both] * (1 if higher else -1) for of in (own, control))
-    return {"film_dependent": int((first > second).sum()), "reverse": int((first < second).sum())}
+    marked = _marks(own, control, boxes, higher)
+    return {"film_dependent": int((marked > 0).sum()), "reverse": int((marked < 0).sum())}
+
+
+def _marks(own: pd.Series, control: pd.Series, boxes: bool, higher: bool) -> pd.Series:
+    """1 for a sample that is right on the own film only, or better there; -1 for the reverse; of those in both."""
+    both = pd.concat({"own": own, "control": control}, axis=1, join="inner").dropna()
+    value = (both >= RIGHT).astype(int) if boxes else both * (1 if higher else -1)
+    return np.sign(value["own"] - value["control"]).astype(int)
+
+
+def film_dependent(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
+    """One row per data set, model, control and sample: a metric on both films, and the mark of `_marks`.
+
+    The metric is the first of paper.yaml that the results have. Seeds on the same data are averaged first; ``gold``, a
+    hash of questions and references, tells samples of other data apart.
+    """
+    rows = []
+    for (task, data_set), models in grouped(evaluations).items():
+        for model, arms in models.items():
+            for films in (films for films in arms if films != OWN):
+                pools, facts = [pooled(arms), pooled(arms, films)], arms[films][0].facts
+                better = {name: facts["higher_is_better"].get(name, True) for name in PAPER["metrics"]}
+                metric = next(n for n in better if better[n] is not None and all(n in pool for pool in pools))
+                own, control = (pool[metric] for pool in pools)
+                marks = _marks(own, control, task == "grounding", better[metric])
+                gold, names = zip(*marks.index, strict=True)
+                about = {"data_set": data_set, "model": model, "films": films, "gold": gold, "id": names}
+                about |= {"metric": metric, "own": own[marks.index].array, "control": control[marks.index].array}
+                rows.append(pd.DataFrame(about | {"film_dependent": marks.array}))
+    return pd.concat(rows) if rows else pd.DataFrame()
 
 
 def make(

@@ -188,6 +188,18 @@ def test_controls_are_paired_and_film_dependent_samples_counted(made, rows):
     assert f"{boxes['film_dependent']} : {boxes['reverse']} of 40" in made["grounding"]["md"]
 
 
+def test_each_film_dependent_sample_is_marked(results, rows):
+    marked = tables.film_dependent(read_evaluations([results]))
+    assert {*marked["film_dependent"]} == {-1, 0, 1}
+    for (data_set, model, films), of in marked.groupby(["data_set", "model", "films"]):
+        table = "reports" if data_set == "mimic_cxr" else "grounding"
+        counted = rows[table, data_set, model, films, of["metric"].iloc[0]]
+        assert str((of["film_dependent"] > 0).sum()) == counted["film_dependent"]
+        assert of["own"].mean() - of["control"].mean() == pytest.approx(float(counted["change"]) / 100, abs=1e-4)
+    boxes = marked[marked["films"] == "blank"].set_index("id")
+    assert [*boxes["film_dependent"]] == [*((boxes["own"] >= 0.5).astype(int) - (boxes["control"] >= 0.5))]
+
+
 def test_a_model_that_does_not_look_depends_on_no_film(tmp_path):
     for films in ("own", "blank"):
         write_results(tmp_path, "constant", "mimic_cxr", [row | {"films": films} for row in report_rows(20, 0.4)])
