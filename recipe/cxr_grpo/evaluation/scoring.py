@@ -16,6 +16,7 @@ from reward_fns.answers import extract_answer
 from reward_fns.boxes import iou_matrix
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
+from reward_fns.judge.record import recording
 from reward_fns.models.chexbert import OBSERVATIONS, POSITIVE, UNCERTAIN, classify
 from reward_fns.models.radgraph import annotate
 from reward_fns.rewards.chexbert_f1 import INDICES
@@ -45,11 +46,16 @@ def score(pairs: Pairs, chosen: Sequence[str]) -> list[Scored]:
             try:
                 for name, how in metrics.items():
                     spec, sign = resolve({task: [how], "failures": _RULES}), -1 if name in METRICS["lower"] else 1
-                    results = score_batch(rollouts[start : start + _CHUNK], spec)
+                    with recording() as said:
+                        results = score_batch(rollouts[start : start + _CHUNK], spec)
                     for row, result in zip(part, results, strict=True):
                         if isinstance(result, Exception):
                             raise UsageError(str(result))
-                        row["metrics"][name] = sign * result[how["name"]]
+                        value = result[how["name"]]
+                        row["metrics"][name] = sign * value
+                        if answer := said.get((row["answer"], row["reference"], value)):
+                            before = f"{row['explanation']}\n\n" if "explanation" in row else ""
+                            row["explanation"] = f"{before}{name}: {answer}"
                 if family == "chexbert":
                     _label(part)
                 elif family == "radgraph":
