@@ -19,16 +19,11 @@ from urllib.parse import urlsplit
 from reward_fns.errors import UsageError
 
 Variables = Literal["CXR_GRPO_JUDGE", "CXR_GRPO_SECOND_JUDGE"]
+"""How a judge's environment variables begin: _URL, _MODEL, _KEY, and _ALLOW_HTTP, which is yes if the server of _URL
+may be another machine that gets reports unencrypted. A key is sent only to a server that the user named."""
 FIRST: Variables = "CXR_GRPO_JUDGE"
-SECOND: Variables = "CXR_GRPO_SECOND_JUDGE"
-"""Environment variables of a judge begin so; _URL, _MODEL, _KEY and _ALLOW_HTTP follow.
-
-A key is read from nowhere else, and is sent only to a server that the user named. ALLOW_HTTP: yes if the server of URL
-may be another machine that gets reports unencrypted.
-"""
 KEY = f"{FIRST}_KEY"
-PUBLISHED = "StanfordAIMI/GREEN-radllama2-7b"
-"""The first judge's model where nothing names another."""
+PUBLISHED = "StanfordAIMI/GREEN-radllama2-7b"  # the first judge's model where nothing names another
 PROXY = "CXR_GRPO_PROXY"
 """Environment variable: URL of the proxy for https to other machines. HTTPS_PROXY and the like are not used."""
 
@@ -164,9 +159,9 @@ def locate(
     model: str,
     router_address: str | None,
     default_model: str = "",
+    variables: Variables = FIRST,
     *,
     allow_http: bool = False,
-    variables: Variables = FIRST,
 ) -> Judge:
     """The judge that a reward's options name; UsageError if none is, or if reports would go there unencrypted.
 
@@ -177,27 +172,26 @@ def locate(
     >>> locate("", "Qwen/Qwen3-8B", "10.0.0.7:4000").base_url
     'http://10.0.0.7:4000/v1'
     """
-    url_variable, model_variable, key_variable = (f"{variables}_{part}" for part in ("URL", "MODEL", "KEY"))
+    url, named, key = (f"{variables}_{part}" for part in ("URL", "MODEL", "KEY"))
     by_router = bool(router_address and not base_url)
-    where = f"http://{router_address}/v1" if by_router else base_url or os.environ.get(url_variable, "")
-    name = model or os.environ.get(model_variable, "") or default_model
+    where = f"http://{router_address}/v1" if by_router else base_url or os.environ.get(url, "")
+    name = model or os.environ.get(named, "") or default_model
     if not where:
         raise UsageError(
-            f"no judge server is named: set option base_url or the environment variable {url_variable} to an "
-            "OpenAI-compatible server, as http://127.0.0.1:8000/v1, or give verl a reward model "
-            "(reward.reward_model.enable=True)"
+            f"no judge server is named: set option base_url or the environment variable {url} to an OpenAI-compatible "
+            "server, as http://127.0.0.1:8000/v1, or give verl a reward model (reward.reward_model.enable=True)"
         )
     if not name:
-        raise UsageError(f"no judge model is named: set option model or the environment variable {model_variable}")
-    found = server(where, "base_url of the judge" if base_url else url_variable, key_variable)
+        raise UsageError(f"no judge model is named: set option model or the environment variable {named}")
+    found = server(where, "base_url of the judge" if base_url else url, key)
     allow_http = allow_http or (not base_url and os.environ.get(f"{variables}_ALLOW_HTTP") == "yes")
     if not (found.own or found.encrypted or by_router or allow_http):
         raise UsageError(
             f"the judge at {where} is another machine, and reports would cross the network unencrypted: use https, or, "
             "if the network between is your own, as in a cluster, set option allow_http: true, or, for the judge of "
-            f"{url_variable}, {variables}_ALLOW_HTTP=yes"
+            f"{url}, {variables}_ALLOW_HTTP=yes"
         )
-    return Judge(where, name, key_variable, direct=found.direct)
+    return Judge(where, name, key, direct=found.direct)
 
 
 def _key(variable: str) -> str:

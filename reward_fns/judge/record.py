@@ -4,9 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-MOST = 4000
-"""Characters of an answer that are kept; 1,024 tokens of English have about as many."""
-
+MOST = 4000  # characters of an answer that are kept; 1,024 tokens of English have about as many
 Record = dict[tuple[str, str, float], str]  # prediction, reference and score: a pair that comes twice may score twice
 _listening: ContextVar[Record | None] = ContextVar("_listening", default=None)
 

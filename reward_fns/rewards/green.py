@@ -59,8 +59,7 @@ async def green(
         max_tokens: of the answer.
         both_empty: value if the strict parser finds neither match nor error, where the formula has no value: a normal
             pair, to a judge that counts only abnormal findings.
-        variables: how the environment variables begin that name the judge: CXR_GRPO_SECOND_JUDGE for one by which a
-            model is measured that was trained with the first.
+        variables: how the environment variables that name the judge begin; those of a second one are for evaluation.
         reward_router_address: filled in by verl.
 
     Returns:
@@ -89,7 +88,7 @@ async def green(
     if mode == "json" and parser == "upstream":
         raise UsageError("green: parser=upstream reads answers of mode=green; leave it out with mode=json")
     default = PUBLISHED if mode == "green" else ""
-    judge = locate(base_url, model, reward_router_address, default, allow_http=allow_http, variables=variables)
+    judge = locate(base_url, model, reward_router_address, default, variables, allow_http=allow_http)
     path = Path(prompt_file).expanduser() if prompt_file else PROMPTS / f"{mode}.txt"
     true, predicted = disarm(reference), disarm(prediction)
     if not predicted:  # nothing but control characters: not a report
@@ -115,9 +114,8 @@ async def green(
         if not usable:
             if not isinstance(control, tuple) or not all(isinstance(outcome, UnusableAnswer) for outcome in again):
                 raise
-            if (count := next(_floored)) & (count - 1) == 0:
-                what = "green: 0, as the judge answers usably about the true report only; no. %d: %s"
-                _log.warning(what, count, failure)
+            if (n := next(_floored)) & (n - 1) == 0:
+                _log.warning("green: 0, the judge answers usably about the true report only; no. %d: %s", n, failure)
             usable = [(0.0, f"0, as no answer about this report was usable in three attempts; the first: {failure}")]
         score, text = usable[0]
     keep(prediction, reference, score, text)

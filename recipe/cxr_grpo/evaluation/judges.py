@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from reward_fns.errors import UsageError
-from reward_fns.judge.client import FIRST, PUBLISHED, SECOND, locate
+from reward_fns.judge.client import FIRST, PUBLISHED, Variables, locate
 
-JUDGED = {"green": (FIRST, PUBLISHED), "second_judge": (SECOND, "")}
-"""Metric -> how the environment variables of its judge begin, and the model where they name none."""
+SECOND: Variables = "CXR_GRPO_SECOND_JUDGE"
+JUDGED = {"green": (PUBLISHED, FIRST), "second_judge": ("", SECOND)}
+"""Metric -> its judge's model where the environment names none, and how these variables begin."""
 
 
 def judges(metrics: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -16,14 +17,9 @@ def judges(metrics: Iterable[str]) -> dict[str, dict[str, str]]:
 
     UsageError: the environment names none, or the second is the first, by which the model may have been trained.
     """
-    found = {
-        name: locate("", "", None, JUDGED[name][1], variables=JUDGED[name][0]) for name in metrics if name in JUDGED
-    }
-    if second := found.get("second_judge"):
-        url, model = (os.environ.get(f"{FIRST}_{part}", "") for part in ("URL", "MODEL"))
-        if (url.rstrip("/"), model or PUBLISHED) == (second.base_url.rstrip("/"), second.model):
-            raise UsageError(
-                f"metric second_judge: {SECOND}_URL and {SECOND}_MODEL name the same judge as {FIRST}_URL and "
-                f"{FIRST}_MODEL; name one that the model was not trained with"
-            )
+    found = {name: locate("", "", None, *JUDGED[name]) for name in metrics if name in JUDGED}
+    first = os.environ.get(f"{FIRST}_URL", "").rstrip("/"), os.environ.get(f"{FIRST}_MODEL") or PUBLISHED
+    if (second := found.get("second_judge")) and (second.base_url.rstrip("/"), second.model) == first:
+        what = f"{SECOND}_URL and _MODEL name the same judge as {FIRST}_URL and _MODEL"
+        raise UsageError(f"metric second_judge: {what}; name one that the model was not trained with")
     return {name: {"model": judge.model, "host": urlsplit(judge.base_url).netloc} for name, judge in found.items()}

@@ -51,11 +51,9 @@ def score(pairs: Pairs, chosen: Sequence[str]) -> list[Scored]:
                     for row, result in zip(part, results, strict=True):
                         if isinstance(result, Exception):
                             raise UsageError(str(result))
-                        value = result[how["name"]]
-                        row["metrics"][name] = sign * value
+                        row["metrics"][name] = sign * (value := result[how["name"]])
                         if answer := said.get((row["answer"], row["reference"], value)):
-                            before = f"{row['explanation']}\n\n" if "explanation" in row else ""
-                            row["explanation"] = f"{before}{name}: {answer}"
+                            row["explanation"] = f"{row.get('explanation', '')}\n\n{name}: {answer}".lstrip()
                 if family == "chexbert":
                     _label(part)
                 elif family == "radgraph":

@@ -86,7 +86,10 @@ def test_the_first_judge_is_no_second_one(second, judge_server, evaluated, monke
     monkeypatch.setenv("CXR_GRPO_SECOND_JUDGE_MODEL", model or "StanfordAIMI/GREEN-radllama2-7b")
     monkeypatch.setenv("CXR_GRPO_SECOND_JUDGE_URL", judge_server.url + "/")
     done = evaluated("rouge_l,second_judge")
-    assert done.status == 2 and "CXR_GRPO_SECOND_JUDGE_MODEL name the same judge as CXR_GRPO_JUDGE_URL" in done.err
+    assert (
+        done.status == 2
+        and "CXR_GRPO_SECOND_JUDGE_URL and _MODEL name the same judge as CXR_GRPO_JUDGE_URL" in done.err
+    )
     assert judge_server.requests == [] and not done.folder.exists()
     # Another model of the same server is another judge.
     monkeypatch.setenv("CXR_GRPO_SECOND_JUDGE_MODEL", "a third")
