@@ -73,7 +73,8 @@ def serving():
 @pytest.fixture
 def judge_server(monkeypatch):
     """A judge on this machine, with nothing about judges or keys in the environment."""
-    for name in ("JUDGE_URL", "JUDGE_MODEL", "JUDGE_KEY", "LLM_KEY", "PROXY"):
+    judges = [f"{judge}_{part}" for judge in ("JUDGE", "SECOND_JUDGE") for part in ("URL", "MODEL", "KEY")]
+    for name in (*judges, "LLM_KEY", "PROXY"):
         monkeypatch.delenv(f"CXR_GRPO_{name}", raising=False)
     with serving() as server:
         yield server

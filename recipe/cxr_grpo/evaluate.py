@@ -18,6 +18,7 @@ from typing import Any
 from data_prep.options import folder
 from recipe.cxr_grpo.evaluation import costless, results_folder
 from recipe.cxr_grpo.evaluation.generation import SETTINGS
+from recipe.cxr_grpo.evaluation.judges import JUDGED, judges
 from recipe.cxr_grpo.evaluation.predictions import ARMS, Given, match, read_predictions, samples
 from recipe.cxr_grpo.evaluation.scoring import METRICS, score
 from recipe.cxr_grpo.results.validation import OWN
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("evaluate", description=__doc__, epilog=example, formatter_class=layout)
     add, names = parser.add_argument, ",".join(METRICS["report"])
+    usual = ",".join(name for name in METRICS["report"] if name not in JUDGED)
     files: dict = {"type": Path, "nargs": "+", "default": []}
     add("--predictions", "--dump", **files, metavar="FILE", help="JSON lines, or verl's RUN/validation/STEP.jsonl")
     add("--data", **files, metavar="PARQUET", help="data for RL; without it, only what the dumps hold counts")
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=int, help="seed of the model's training, if there are several; it names the folder, too")
     add("--out", type=folder, required=True, help="folder of all results")
     add("--films", default=",".join(ARMS), help="score only predictions on these films (%(default)s)")
-    add("--metrics", default=names.replace(",green", ""), help=f"of reports, out of {names} (%(default)s)")
+    add("--metrics", default=usual, help=f"of reports, out of {names} (%(default)s)")
     add("--thinking", action="store_true", help="the model thinks first, whatever the data says")
     add("--costless", action="store_true", help="also score answers that cost nothing, which every model must beat")
     add("--train", **files, metavar="PARQUET", help="training data, for --costless")
@@ -55,6 +57,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     for name, valid in [*((film, ARMS) for film in films), *((metric, METRICS["report"]) for metric in metrics)]:
         if name not in valid:
             raise UsageError(unknown("name in --films or --metrics:", name, valid))
+    judges(metrics)
     if args.costless != bool(args.data and args.train) or not (args.costless or args.predictions):
         raise UsageError("give --predictions, or --costless with --data and --train, or all of them")
     if args.predictions and not re.fullmatch(r"[\w+-][\w.+-]*", args.model):

@@ -13,15 +13,17 @@ import ssl
 import threading
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from reward_fns.errors import UsageError
 
-URL, MODEL, KEY = "CXR_GRPO_JUDGE_URL", "CXR_GRPO_JUDGE_MODEL", "CXR_GRPO_JUDGE_KEY"
-"""Environment variables. The key is read from nowhere else, and is sent only to a server that the user named."""
-ALLOW_HTTP = "CXR_GRPO_JUDGE_ALLOW_HTTP"
-"""Environment variable: yes if the server of `URL` may be another machine that gets reports unencrypted."""
+Variables = Literal["CXR_GRPO_JUDGE", "CXR_GRPO_SECOND_JUDGE"]
+"""How a judge's environment variables begin: _URL, _MODEL, _KEY, and _ALLOW_HTTP, which is yes if the server of _URL
+may be another machine that gets reports unencrypted. A key is sent only to a server that the user named."""
+FIRST: Variables = "CXR_GRPO_JUDGE"
+KEY = f"{FIRST}_KEY"
+PUBLISHED = "StanfordAIMI/GREEN-radllama2-7b"  # the first judge's model where nothing names another
 PROXY = "CXR_GRPO_PROXY"
 """Environment variable: URL of the proxy for https to other machines. HTTPS_PROXY and the like are not used."""
 
@@ -153,35 +155,43 @@ class Judge:
 
 
 def locate(
-    base_url: str, model: str, router_address: str | None, default_model: str = "", *, allow_http: bool = False
+    base_url: str,
+    model: str,
+    router_address: str | None,
+    default_model: str = "",
+    variables: Variables = FIRST,
+    *,
+    allow_http: bool = False,
 ) -> Judge:
     """The judge that a reward's options name; UsageError if none is, or if reports would go there unencrypted.
 
-    For an empty `base_url` verl's router (host:port) is taken, and else the environment variable `URL`; for an empty
-    `model` the variable `MODEL`, and else the default. Plain http is for this machine, for verl's router, which is one
-    of the run's own, for what `allow_http` permits, and for the server of `URL` where the variable `ALLOW_HTTP` is yes.
+    For an empty `base_url` verl's router (host:port) is taken, and else the environment variable _URL, which begins as
+    `variables` says; for an empty `model` _MODEL, and else the default. Plain http is for this machine, for verl's
+    router, which is one of the run's own, for what `allow_http` permits, and for _URL where _ALLOW_HTTP is yes.
 
     >>> locate("", "Qwen/Qwen3-8B", "10.0.0.7:4000").base_url
     'http://10.0.0.7:4000/v1'
     """
+    url, named, key = (f"{variables}_{part}" for part in ("URL", "MODEL", "KEY"))
     by_router = bool(router_address and not base_url)
-    where = f"http://{router_address}/v1" if by_router else base_url or os.environ.get(URL, "")
-    name = model or os.environ.get(MODEL, "") or default_model
+    where = f"http://{router_address}/v1" if by_router else base_url or os.environ.get(url, "")
+    name = model or os.environ.get(named, "") or default_model
     if not where:
         raise UsageError(
-            f"no judge server is named: set option base_url or the environment variable {URL} to an OpenAI-compatible "
+            f"no judge server is named: set option base_url or the environment variable {url} to an OpenAI-compatible "
             "server, as http://127.0.0.1:8000/v1, or give verl a reward model (reward.reward_model.enable=True)"
         )
     if not name:
-        raise UsageError(f"no judge model is named: set option model or the environment variable {MODEL}")
-    found = server(where, "base_url of the judge" if base_url else URL, KEY)
-    allow_http = allow_http or (not base_url and os.environ.get(ALLOW_HTTP) == "yes")
+        raise UsageError(f"no judge model is named: set option model or the environment variable {named}")
+    found = server(where, "base_url of the judge" if base_url else url, key)
+    allow_http = allow_http or (not base_url and os.environ.get(f"{variables}_ALLOW_HTTP") == "yes")
     if not (found.own or found.encrypted or by_router or allow_http):
         raise UsageError(
             f"the judge at {where} is another machine, and reports would cross the network unencrypted: use https, or, "
-            "if the network between is your own, as in a cluster, set option allow_http: true"
+            "if the network between is your own, as in a cluster, set option allow_http: true, or, for the judge of "
+            f"{url}, {variables}_ALLOW_HTTP=yes"
         )
-    return Judge(where, name, direct=found.direct)
+    return Judge(where, name, key, direct=found.direct)
 
 
 def _key(variable: str) -> str:

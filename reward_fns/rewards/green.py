@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from reward_fns.errors import UsageError
-from reward_fns.judge.client import Answer, Judge, UnusableAnswer, locate
+from reward_fns.judge.client import FIRST, PUBLISHED, Answer, Judge, UnusableAnswer, Variables, locate
 from reward_fns.judge.green import PROMPTS, SCHEMA, disarm, prompt, read_json, read_strict, read_upstream, template
+from reward_fns.judge.record import keep
 from reward_fns.registry import Between, reward
 
-_PUBLISHED = "StanfordAIMI/GREEN-radllama2-7b"
 _END = "</s>"
 _AGAIN = (0.3, 0.6)  # temperatures: at 0 an unusable answer would only be repeated
 _floored = itertools.count(1)  # in this process, for the log
@@ -30,6 +30,7 @@ async def green(
     prompt_file: str = "",
     max_tokens: Annotated[int, Between(16, 100_000)] = 1024,
     both_empty: Annotated[float, Between(0, 1)] = 1.0,
+    variables: Variables = FIRST,
     reward_router_address: str | None = None,
 ) -> float:
     """matched findings / (matched findings + clinically significant errors), as counted by a language model.
@@ -58,6 +59,7 @@ async def green(
         max_tokens: of the answer.
         both_empty: value if the strict parser finds neither match nor error, where the formula has no value: a normal
             pair, to a judge that counts only abnormal findings.
+        variables: how the environment variables that name the judge begin; those of a second one are for evaluation.
         reward_router_address: filled in by verl.
 
     Returns:
@@ -85,37 +87,39 @@ async def green(
     """
     if mode == "json" and parser == "upstream":
         raise UsageError("green: parser=upstream reads answers of mode=green; leave it out with mode=json")
-    default = _PUBLISHED if mode == "green" else ""
-    judge = locate(base_url, model, reward_router_address, default, allow_http=allow_http)
+    default = PUBLISHED if mode == "green" else ""
+    judge = locate(base_url, model, reward_router_address, default, variables, allow_http=allow_http)
     path = Path(prompt_file).expanduser() if prompt_file else PROMPTS / f"{mode}.txt"
     true, predicted = disarm(reference), disarm(prediction)
     if not predicted:  # nothing but control characters: not a report
         return 0.0
 
-    async def score(candidate: str, temperature: float = 0.0) -> float:
+    async def judged(candidate: str, temperature: float = 0.0) -> tuple[float, str]:
         asked = prompt(template(path), true, candidate)
         answer = await _asked(judge, mode, asked, max_tokens, temperature)
         if parser == "upstream":
-            return read_upstream(answer.text)
+            return read_upstream(answer.text), answer.text
         if not answer.complete:
             raise UnusableAnswer(f"the judge's answer was cut off at max_tokens={max_tokens}: {answer.text[-300:]!r}")
         verdict = read_json(answer.text) if mode == "json" else read_strict(answer.text)
-        return 0.0 if verdict is None else verdict.score(both_empty)
+        return (0.0 if verdict is None else verdict.score(both_empty)), answer.text
 
     try:
-        return await score(predicted)
+        score, text = await judged(predicted)
     except UnusableAnswer as failure:
         # At the same time: a text that makes a judge ramble must not use up the time limit, which ends in no score.
-        calls = (*(score(predicted, temperature) for temperature in _AGAIN), score(true))
+        calls = (*(judged(predicted, temperature) for temperature in _AGAIN), judged(true))
         *again, control = await asyncio.gather(*calls, return_exceptions=True)
-        for outcome in again:
-            if isinstance(outcome, float):
-                return outcome
-        if not isinstance(control, float) or not all(isinstance(outcome, UnusableAnswer) for outcome in again):
-            raise
-        if (count := next(_floored)) & (count - 1) == 0:
-            _log.warning("green: 0, as the judge answers usably about the true report only; no. %d: %s", count, failure)
-        return 0.0
+        usable = [outcome for outcome in again if isinstance(outcome, tuple)]
+        if not usable:
+            if not isinstance(control, tuple) or not all(isinstance(outcome, UnusableAnswer) for outcome in again):
+                raise
+            if (n := next(_floored)) & (n - 1) == 0:
+                _log.warning("green: 0, the judge answers usably about the true report only; no. %d: %s", n, failure)
+            usable = [(0.0, f"0, as no answer about this report was usable in three attempts; the first: {failure}")]
+        score, text = usable[0]
+    keep(prediction, reference, score, text)
+    return score
 
 
 async def _asked(judge: Judge, mode: str, message: str, max_tokens: int, temperature: float) -> Answer:

@@ -66,7 +66,7 @@ def samples(paths: Sequence[Path], given: Iterable[Given] = (), *, thinking: boo
                 raise UsageError(f"{where}: {'; '.join(defect.detail for defect in defects)}")
             info = {"box_format": "radvlm", "width": 1, "height": 1, **row["extra_info"], **truth.stored, "task": task}
             info |= dict(zip(("width", "height"), truth.frame or (), strict=False))  # of the film that is shown
-            key, think = (info.get("films", OWN), info["id"]), thinking or bool(info.pop("thinking", False))
+            key, think = (info.get("films", OWN), info["id"]), bool(info.pop("thinking", False)) or thinking
             names = info["id"], info["patient_id"], source.partition("/films_")[0].replace("/", "_"), task, key[0]
             shown = question.replace("<image>", "").strip(), image.removeprefix("file://") or None
         except (KeyError, TypeError, IndexError, AttributeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.writer.staging import staged
+from recipe.cxr_grpo.evaluation.judges import judges
 from recipe.cxr_grpo.evaluation.predictions import Pairs
 from recipe.cxr_grpo.evaluation.scoring import METRICS, Scored, corpus, groups
 from reward_fns.models.weights import loaded
@@ -37,6 +38,7 @@ def write(
     results |= {status: sum(row["status"] == status for row in rows) for status in ("failed", "missing")}
     better = {key: None if key in METRICS["neither"] else key not in METRICS["lower"] for key in metrics}
     results |= {"metrics": metrics, "higher_is_better": better, "groups": groups(rows), "weights": loaded()}
+    results["judges"] = judges(metrics)
     results["hashes"] = {key: hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
     versions = {found.name: found.version for found in distributions() if found.name in _PACKAGES}
     results |= {"command": command, "versions": {"python": platform.python_version(), **versions}}

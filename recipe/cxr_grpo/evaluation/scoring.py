@@ -17,6 +17,7 @@ from reward_fns.answers import extract_answer
 from reward_fns.boxes import iou_matrix
 from reward_fns.conventions import get_convention
 from reward_fns.errors import UsageError
+from reward_fns.judge.record import recording
 from reward_fns.models.chexbert import OBSERVATIONS, POSITIVE, UNCERTAIN, classify
 from reward_fns.models.radgraph import annotate
 from reward_fns.rewards.chexbert_f1 import INDICES
@@ -46,11 +47,14 @@ def score(pairs: Pairs, chosen: Sequence[str]) -> list[Scored]:
             try:
                 for name, how in metrics.items():
                     spec, sign = resolve({task: [how], "failures": _RULES}), -1 if name in METRICS["lower"] else 1
-                    results = score_batch(rollouts[start : start + _CHUNK], spec)
+                    with recording() as said:
+                        results = score_batch(rollouts[start : start + _CHUNK], spec)
                     for row, result in zip(part, results, strict=True):
                         if isinstance(result, Exception):
                             raise UsageError(str(result))
-                        row["metrics"][name] = sign * result[how["name"]]
+                        row["metrics"][name] = sign * (value := result[how["name"]])
+                        if answer := said.get((row["answer"], row["reference"], value)):
+                            row["explanation"] = f"{row.get('explanation', '')}\n\n{name}: {answer}".lstrip()
                 if family == "chexbert":
                     _label(part)
                 elif family == "radgraph":

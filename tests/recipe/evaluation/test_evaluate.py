@@ -64,7 +64,8 @@ def test_thinking_answers_begin_after_the_thoughts(prepare, jsonl, run):
     predictions = jsonl(rows)
     told = run("--predictions", predictions, "--data", prepare(), "--model", "m", "--thinking")
     asked = run("--predictions", predictions, "--data", prepare("asked", thinking=True), "--model", "m")
-    for done, name in ((told, "mine"), (asked, "asked")):
+    both = run("--predictions", predictions, "--data", prepare("both", thinking=True), "--model", "m", "--thinking")
+    for done, name in ((told, "mine"), (asked, "asked"), (both, "both")):
         assert done.status == 0, done.err
         results, scores = done.read(f"m/{name}-report/own")
         assert results["thinking"] is True

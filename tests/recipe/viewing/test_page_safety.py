@@ -23,8 +23,8 @@ def hostile(folder):
     write_data(source / "data" / "train.parquet", {(STRIKE, "own"): film, ("r", "own"): film})
     found = {"prediction": [[STRIKE[:9], STRIKE]], "reference": [[STRIKE, STRIKE]]}
     scored = {"id": "s", "answer": STRIKE, "reference": STRIKE, "metrics": {STRIKE: 0.1}, "image": str(film)}
-    results = write_results(folder / f"{STRIKE[:9].replace('/', '')}" / "b" / "own",
-                            [scored | {"entities": found, "explanation": STRIKE, "films": STRIKE}])  # fmt: skip
+    scored |= {"entities": found, "explanation": f"{STRIKE} said the judge", "films": STRIKE}
+    results = write_results(folder / f"{STRIKE[:9].replace('/', '')}" / "b" / "own", [scored])
     page.write_page(folder / "viewer.html", [source, results], [source / "data"])
     return folder / "viewer.html"
 
@@ -41,6 +41,8 @@ def test_no_text_becomes_markup(shown, tmp_path):
     assert STRIKE in viewer.text("#head dd")
     assert NAME in viewer.text("#head dd")
     assert STRIKE in viewer.put("#task", "=report").put("#search", "{{7*7}}").text("#answers")
+    assert viewer.put("#search", "said the judge").listed() == ["s"]
+    assert f"{STRIKE} said the judge" in viewer.text(".card details")
     assert viewer("return window.hacked") is None
 
 
