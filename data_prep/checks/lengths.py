@@ -42,7 +42,9 @@ class PromptLengths:
         try:
             return AutoProcessor.from_pretrained(self._model)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-            raise UsageError(f"--model {self._model}: no processor can be loaded from it: {error}") from error
+            raise UsageError(
+                f"--model {self._model}: no processor can be loaded; give a model's folder or hub id ({error})"
+            ) from error
 
     def _image_tokens(self, width: int, height: int, entry: Mapping[str, Any]) -> int:
         factor = self._patch * self._merge

@@ -21,6 +21,10 @@ HELP
     ;;
 esac
 port=${PORT:-8000}
+if ! command -v vllm >/dev/null; then
+  echo "server.sh: no command vllm; activate the environment that examples/install.sh made: source .venv/bin/activate" >&2
+  exit 2
+fi
 
 cat <<EOT
 When the server is up, on the machine that trains or scores (with Ray on several nodes: on each, before ray start):

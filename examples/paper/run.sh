@@ -65,7 +65,7 @@ trainer=$(column "$name" 2) start=$(column "$name" 3) data=$(column "$name" 4)
 [[ -n $trainer ]] || refuse "no run $name in $here/runs.tsv; there are$(names)"
 read -ra settings < <(awk -v run="$name" '$1 == run { for (i = 5; i <= NF; i++) printf "%s ", $i }' "$here/runs.tsv") || true
 [[ -f $root/recipe/cxr_grpo/config/profile/$profile.yaml ]] || refuse "no PROFILE=$profile; see --help"
-[[ -n ${DATA:-} ]] || refuse "DATA is not set: the folder in which the folder $data lies; see examples/paper/README.md"
+[[ -n ${DATA:-} ]] || refuse "DATA is not set: export the folder in which the folder $data lies; see examples/paper/README.md"
 data_root=$(realpath -m "$DATA")
 
 # The model: where its published weights are, and what of the config depends on its kind.

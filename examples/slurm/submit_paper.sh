@@ -65,7 +65,7 @@ HELP
 done
 settings=$root/recipe/cxr_grpo/config/profile/$profile.yaml
 [[ -f $settings ]] || refuse "no PROFILE=$profile; see examples/paper/run.sh --help"
-[[ -n ${DATA:-} ]] || refuse "DATA is not set: the folder of prepared data; see examples/paper/README.md"
+[[ -n ${DATA:-} ]] || refuse "DATA is not set: export the folder of prepared data; see examples/paper/README.md"
 [[ -n $dry ]] || command -v sbatch >/dev/null || refuse "no sbatch on $HOSTNAME: run this where jobs are submitted, or with --dry-run"
 [[ -n $dry || -n ${CONTAINER:-} || -x $venv/bin/python ]] || refuse "no virtual environment $venv: run bash examples/install.sh $venv gpu, or set VENV or CONTAINER"
 DATA=$(realpath -m "$DATA") && export DATA

@@ -7,7 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from data_prep.checks.row import is_sft
 from data_prep.options import folder
+from data_prep.writer.staging import read_schema
 from recipe.cxr_grpo.results import films, validation
 from recipe.cxr_grpo.running.training import exit_status
 from reward_fns.errors import UsageError
@@ -37,6 +39,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _write(args: argparse.Namespace) -> None:
+    for source in args.files:
+        if not source.is_file():
+            raise UsageError(f"{source}: no such file; give a parquet file for RL, as python -m data_prep writes it")
+        if is_sft(read_schema(source)):
+            raise UsageError(f"{source} is for supervised training; give a file for RL, such as val.parquet")
     for path in films.write_controls(args.files, args.out, args.control, args.seed):
         print(path)
 

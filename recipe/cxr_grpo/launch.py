@@ -18,7 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipe.cxr_grpo.launch",
-        description="Check and run one of verl's trainers with this recipe's config; no process is left behind.",
+        description="Check and run one of verl's trainers with this recipe's config; no process is left behind. "
+        "All other arguments are Hydra overrides for verl.",
         epilog="example: python -m recipe.cxr_grpo.launch grpo --out runs/mine data.train_files=/data/train.parquet "
         "data.val_files=/data/val.parquet actor_rollout_ref.model.path=/models/tiny",
     )

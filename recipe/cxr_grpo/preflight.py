@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipe.cxr_grpo.preflight",
-        description=f"{__doc__} Takes launch's words. Exit status 0: nothing failed, 1: something did, 2: wrong use.",
+        description=f"{__doc__} Takes launch's arguments. Exit status 0: nothing failed, 1: something did, 2: misuse.",
         epilog="example: python -m recipe.cxr_grpo.preflight grpo --config-name grpo profile=node_8x80g "
         "data.train_files=/data/train.parquet actor_rollout_ref.model.path=Qwen/Qwen3-VL-8B-Instruct",
     )

@@ -65,3 +65,9 @@ def test_help(recorded, script):
 def test_the_spec_of_the_readme_resolves():
     (text,) = re.findall(r"```yaml\n(.*?)```", (FOLDER / "README.md").read_text(), flags=re.DOTALL)
     assert resolve(yaml.safe_load(text)).failures.concurrency == 32
+
+
+def test_a_server_without_vllm_says_which_environment_to_activate(tmp_path):
+    script = FOLDER / "server.sh"
+    done = subprocess.run(["/bin/bash", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 2 and "no command vllm; activate" in done.stderr and not done.stdout

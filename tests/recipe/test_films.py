@@ -26,6 +26,14 @@ def test_two_files_of_one_name_are_refused(data, tmp_path, capsys):
     assert "two of the files have the same name" in capsys.readouterr().err
 
 
+def test_a_file_that_is_not_for_rl_is_refused_by_name(data, tmp_path, capsys):
+    missing, supervised = data.with_name("none.parquet"), data.with_name("sft_val.parquet")
+    for given, complaint in ((missing, f"{missing}: no such file"), (supervised, f"{supervised} is for supervised")):
+        assert films.main(["write", str(given), "--out", str(tmp_path / "films")]) == 2
+        assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "films").exists()
+
+
 def test_show_compares_the_films_of_every_validation(tmp_path, capsys):
     (tmp_path / "validation").mkdir()
     truth = {"patient_id": "p", "task": "report", "box_format": "radvlm", "report": "Clear."}

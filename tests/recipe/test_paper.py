@@ -126,7 +126,7 @@ def test_help_lists_the_runs():
         (["sft", "mixed"], {}, "one run at a time"),
         (["sft", "--steps"], {}, "unknown option --steps"),
         (["sft", "--download"], {}, "--download goes with --preflight"),
-        (["sft"], {"DATA": ""}, "DATA is not set: the folder in which the folder sft lies"),
+        (["sft"], {"DATA": ""}, "DATA is not set: export the folder in which the folder sft lies"),
         (["sft"], {"PROFILE": "gpu_40g"}, "no PROFILE=gpu_40g"),
         (["sft"], {"MODEL": "7B"}, "7B is no model"),
         (["sft"], {"MODEL": "8B", "PROFILE": "gpu_24g"}, "MODEL=8B does not fit PROFILE=gpu_24g"),

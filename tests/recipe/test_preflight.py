@@ -77,7 +77,7 @@ def test_missing_data_exits_1_with_the_remedy_and_the_rest_is_looked_at(data, lo
     assert status == 1
     assert rows["data.train_files"] == (
         "fail",
-        f"data.train_files: no file {data}/none.parquet. Make it with `python -m data_prep <set> --out DIR`.",
+        f"data.train_files: no file {data}/none.parquet; data.train_files=FILE names one that data_prep made.",
     )
     assert {rows[name][0] for name in ("weights", "memory of a node", "disk", "gleu")} == {"pass"}
 

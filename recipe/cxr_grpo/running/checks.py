@@ -93,7 +93,7 @@ def check_inputs(config: Any, keys: Iterable[str]) -> None:
             continue
         for name in [value] if isinstance(value, str) else value or []:
             if not Path(name).is_file():
-                raise UsageError(f"{key}: no file {name}. Make it with `python -m data_prep <set> --out DIR`.")
+                raise UsageError(f"{key}: no file {name}; {key}=FILE names one that data_prep made.")
 
 
 def check_device(config: Any) -> None:

@@ -18,7 +18,7 @@ def load_model(model: str) -> tuple[Any, Any]:
     try:
         tokenizer, processor = hf_tokenizer(model), hf_processor(model)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--model {model}: {error}") from error
+        raise UsageError(f"--model {model}: can't be loaded; give a model's folder or hub id ({error})") from error
     if processor is None:
         raise UsageError(f"--model {model}: verl finds no image processor there, and would train it on text only")
     return tokenizer, processor
