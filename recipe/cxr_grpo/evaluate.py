@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         "example: python -m recipe.cxr_grpo.evaluate --predictions mine.jsonl --data test.parquet --model m --out r"
     )
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("evaluate", description=__doc__, epilog=example, formatter_class=layout)
+    name = "python -m recipe.cxr_grpo.evaluate"
+    parser = argparse.ArgumentParser(name, description=__doc__, epilog=example, formatter_class=layout)
     add, names = parser.add_argument, ",".join(METRICS["report"])
     usual = ",".join(name for name in METRICS["report"] if name not in JUDGED)
     files: dict = {"type": Path, "nargs": "+", "default": []}

@@ -85,7 +85,8 @@ def read_predictions(paths: Sequence[Path]) -> list[Given]:
             with path.open(encoding="utf-8") as file:
                 lines = [(f"{path}, line {n}", json.loads(line)) for n, line in enumerate(file, 1) if line.strip()]
         except (OSError, ValueError, RecursionError) as error:
-            raise UsageError(f"cannot read the predictions {path}: {error}") from error
+            cause = getattr(error, "strerror", None) or error
+            raise UsageError(f"cannot read the predictions {path}: {cause}") from error
         if lines and isinstance(lines[0][1], dict) and {"input", "output", "gts"} <= lines[0][1].keys():
             for (where, _), row in zip(lines, read_rows(path), strict=True):
                 gold: dict[str, Any] = {"data_source": f"dump/{row.task}", "prompt": [{"content": row.asked()}]}
@@ -95,7 +96,9 @@ def read_predictions(paths: Sequence[Path]) -> list[Given]:
         for where, raw in lines:
             line = {"id": 0, "prediction": 0, "films": OWN, **(raw if isinstance(raw, dict) else {})}
             if not isinstance(line["id"], str) or not isinstance(line["prediction"], str | None):
-                raise UsageError(f'{where}: need {{"id": text, "prediction": text or null}}, got {str(raw)[:200]}')
+                # Not the row itself: it may hold a report.
+                got = f"the keys {', '.join(raw)}" if isinstance(raw, dict) else f"a {type(raw).__name__}"
+                raise UsageError(f'{where}: need {{"id": text, "prediction": text or null}}, got {got}')
             if line["films"] not in ARMS:
                 raise UsageError(f"{where}: {unknown('films', line['films'], ARMS)}")
             given.append(Given(line, where))
