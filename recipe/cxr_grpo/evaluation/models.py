@@ -76,7 +76,7 @@ def choose(given: str) -> tuple[Model, str]:
     name, named, weights = given.partition("=")
     if name not in models():
         if named or not (Path(given).is_dir() or given.count("/") == 1):
-            raise UsageError(f"{unknown('model', name, models())}, or give a folder of weights or a hub id")
+            raise UsageError(f"{unknown('model', name, models())}; nor is it a folder or a hub id (owner/name)")
         return Model(title=given), given
     model = models()[name]
     if not model.served:

@@ -49,6 +49,7 @@ def test_a_model_is_named_by_row_by_other_weights_or_by_weights_alone(tmp_path):
         ("qwen3vl=folder", "did you mean 'qwen3_vl'"),
         ("maira_2", "evaluate"),
         ("radvlm", "radvlm=FOLDER"),
+        ("/no/such/folder", "nor is it a folder"),
     ],
 )
 def test_what_cannot_be_answered_with_is_refused(given, said):
