@@ -30,16 +30,14 @@ class ScorerUnavailable(Exception):
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> str:
-    """Message for a name that is not among the valid ones, with the nearest of them if it is similar.
+    """Message for a name that is not among the valid ones, with the nearest of them.
 
     >>> unknown("reward", "box_sft_f1", ["box_soft_f1", "gleu"])
     "unknown reward 'box_sft_f1'; did you mean 'box_soft_f1'? (valid: box_soft_f1, gleu)"
-    >>> unknown("model", "/data/mine", ["radvlm", "maira_2"])
-    "unknown model '/data/mine' (valid: maira_2, radvlm)"
     """
     valid = sorted(valid)
     if not valid:
         return f"unknown {kind} {name!r}; there are none"
-    nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.4)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {name!r}{hint} (valid: {', '.join(valid)})"
+    # Cutoff 0: however far off the name is, the nearest one is the better hint.
+    nearest = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)[0]
+    return f"unknown {kind} {name!r}; did you mean {nearest!r}? (valid: {', '.join(valid)})"
