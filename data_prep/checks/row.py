@@ -35,7 +35,7 @@ def schema_defects(schema: pa.Schema) -> list[Defect]:
     wanted = sft_schema("bytes" in keys) if is_sft(schema) else rl_schema("bytes" in keys)
     for field in wanted:
         if field.name not in schema.names:
-            defects.append(Defect("missing column", f"there is no column {field.name} ({field.type})"))
+            defects.append(Defect("missing column", f"column {field.name} ({field.type}) is missing"))
         elif field.name != "images" or len(keys) == 1:
             leaves = layout(pa.schema([field])).items()
             defects += [Defect("wrong type", text) for path, kind in leaves if (text := _misfit(path, kind, types))]

@@ -57,7 +57,7 @@ def tile_of_row(row: Mapping[str, Any], info: Mapping[str, Any], defects: Sequen
 class Sheet:
     """Collects a fair sample of any number of rows, of which those with a defect get at most half the places.
 
-    Sound rows for SFT are drawn only if there are none for RL, which ask the same of the same films and have boxes.
+    Sound SFT rows are drawn only without sound RL rows, which ask the same about the same films and have boxes.
     """
 
     def __init__(self, size: int = 24, seed: int = 0) -> None:

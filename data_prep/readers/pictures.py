@@ -13,12 +13,12 @@ _Record = TypeVar("_Record")
 
 
 def within(root: Path, name: str, where: str, problems: Problems) -> Path | None:
-    """`root/name`; None (a problem) if there is no such file or the name leads out of the folder."""
+    """`root/name`; None, noted as a problem, if that file is missing or the name leads out of the folder."""
     relative = Path(name)
     if relative.is_absolute() or ".." in relative.parts:
         problems.add("unsafe_path", where, f"{name} must stay within {root}; not used")
     elif "\0" in name or not (root / relative).is_file():
-        problems.add("missing_image", where, f"there is no file {root / relative}; not used")
+        problems.add("missing_image", where, f"{root / relative} is missing; not used")
     else:
         return root / relative
     return None

@@ -32,7 +32,7 @@ IRREGULAR = frozenset(_WORDS["irregular"].split())
 
 
 class Sections(NamedTuple):
-    """What a report says, each section as one line of text; "" where there is no such section."""
+    """What a report says, each section as one line of text; "" for a missing section."""
 
     findings: str = ""
     impression: str = ""

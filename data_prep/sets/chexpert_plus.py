@@ -11,7 +11,7 @@ License: Stanford University Dataset Research Use Agreement, after registration 
 https://stanfordaimi.azurewebsites.net/datasets/5158c524-d3ab-4e02-96e9-6ee9efc110a1; research only, no handing on.
 
 Counts: 223,462 rows of 187,711 studies of 64,725 patients. Most studies have an impression and no findings. The split
-is train or, for 200 studies, valid, our val; there is no test. Capitals and numbers of the text stay. What follows the
+is train or, for 200 studies, valid, our val; none is in test. Capitals and numbers of the text stay. What follows the
 impression (section_end_of_impression) is boilerplate and not used. Some 150 paths lead nowhere; they are listed.
 
 Per study, its first PA film is taken, else its first AP film, else the first of unknown direction.

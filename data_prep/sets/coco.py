@@ -134,7 +134,7 @@ def _attach_boxes(content: _Content, films: dict[str, _Film], categories: dict[s
         where = f"annotation {identity}"
         film, category = films.get(str(entry.get("image_id"))), categories.get(str(entry.get("category_id")))
         if film is None:
-            problems.add("unknown_image", where, f"there is no usable image with id {entry.get('image_id')!r}")
+            problems.add("unknown_image", where, f"no usable image has the id {entry.get('image_id')!r}")
             continue
         film.annotated = True
         where = f"{where} of {film.file_name}"

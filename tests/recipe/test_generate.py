@@ -17,20 +17,16 @@ from data_prep.cli import main as data_prep
 from recipe.cxr_grpo import rexrank
 from recipe.cxr_grpo.demo import pretraining
 from recipe.cxr_grpo.evaluation.generation import read_rows
+from reward_fns.models import shims
 
 # One vLLM at a time on a machine's CPU.
 pytestmark = [pytest.mark.e2e, pytest.mark.vllm]
-# Where torchvision's compiled part does not go with torch, as in the tests' environment, this stands in for it.
+# Runs a script without this package, but for one file: torchvision's compiled part may not go with torch.
 CLEAN = """
 import runpy, sys
 sys.path.append(sys.argv.pop(1))
-import torch
-operators = torch.library.Library("torchvision", "DEF")
-try:
-    import torchvision
-except RuntimeError:
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+shims = runpy.run_path(sys.argv.pop(1))
+shims["torchvision_operators"]()
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 ours = [name for name in sys.modules if name.split(".")[0] in ("recipe", "reward_fns", "data_prep", "verl")]
@@ -108,7 +104,7 @@ def test_a_submission_to_rexrank_answers_as_generate_does_without_this_package(d
     words = ["export", tmp_path / "answers", "--input", source, "--out", tmp_path / "by_generate.json"]
     assert rexrank.main([*map(str, words)]) == 0
 
-    isolated = [sys.executable, "-I", "-S", "-c", CLEAN, sysconfig.get_path("purelib")]
+    isolated = [sys.executable, "-I", "-S", "-c", CLEAN, sysconfig.get_path("purelib"), shims.__file__]
     script = [tmp_path / "submission" / "inference.py", "--input_json_file", source, "--img_root_dir", root]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("VERL", "PYTHON"))}
     done = subprocess.run(

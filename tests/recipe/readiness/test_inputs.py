@@ -105,7 +105,7 @@ def with_column(table, name, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.drop(["ability"]), "there is no column ability"),
+        (lambda table: table.drop(["ability"]), "column ability"),
         (lambda table: table.slice(0, 0), "has no rows"),
         (lambda table: with_column(table, "images", lambda images: images * 2), "but 2 images"),
         (lambda table: with_column(table, "data_source", lambda name: "mine"), "data_source 'mine' must be"),
