@@ -1,8 +1,10 @@
 """Count the words and n-grams that two texts share, in time that grows with their length alone."""
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,10 +79,21 @@ def shared_ngrams(prediction: Sequence[str], reference: Sequence[str]) -> list[i
     return shared
 
 
-def ngrams_of(words: int) -> list[int]:
-    """Number of n-grams of 1, 2, 3 and 4 words in a text of so many words.
+class Counts(NamedTuple):
+    """Of n-grams of 1, 2, 3 and 4 words: how many two texts share, and how many each has."""
 
-    >>> ngrams_of(5)
-    [5, 4, 3, 2]
+    shared: tuple[int, ...]
+    predicted: tuple[int, ...]
+    true: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=1)  # BLEU and GLEU of a rollout come one after the other
+def count_ngrams(prediction: str, reference: str) -> Counts:
+    """Count the n-grams of two texts, in words as mteval-v13a finds them.
+
+    >>> count_ngrams("No edema.", "Edema.")
+    Counts(shared=(1, 0, 0, 0), predicted=(3, 2, 1, 0), true=(2, 1, 0, 0))
     """
-    return [max(0, words - order) for order in range(4)]
+    words, true_words = words_13a(prediction), words_13a(reference)
+    sizes = (tuple(max(0, len(of) - order) for order in range(4)) for of in (words, true_words))
+    return Counts(tuple(shared_ngrams(words, true_words)), *sizes)

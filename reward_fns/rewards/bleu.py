@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from reward_fns.models.ngrams import ngrams_of, shared_ngrams, words_13a
+from reward_fns.models.ngrams import count_ngrams
 from reward_fns.registry import reward
 
 Smoothing = Literal["exp", "floor", "add-k", "none"]
@@ -28,7 +28,6 @@ def bleu(prediction: str, reference: str, smoothing: Smoothing = "exp") -> float
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    words, true_words = words_13a(prediction.rstrip()), words_13a(reference.rstrip())
-    shared, possible = shared_ngrams(words, true_words), ngrams_of(len(words))
-    found = BLEU.compute_bleu(shared, possible, len(words), len(true_words), smoothing, effective_order=True)
+    shared, predicted, true = map(list, count_ngrams(prediction.rstrip(), reference.rstrip()))
+    found = BLEU.compute_bleu(shared, predicted, predicted[0], true[0], smoothing, effective_order=True)
     return float(found.score) / 100

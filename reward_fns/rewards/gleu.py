@@ -1,6 +1,6 @@
 """GLEU of a report."""
 
-from reward_fns.models.ngrams import ngrams_of, shared_ngrams, words_13a
+from reward_fns.models.ngrams import count_ngrams
 from reward_fns.registry import reward
 
 
@@ -19,6 +19,6 @@ def gleu(prediction: str, reference: str) -> float:
     >>> round(gleu("The heart is enlarged.", "The heart is not enlarged."), 4)
     0.5
     """
-    words, true_words = words_13a(prediction), words_13a(reference)
-    possible = max(sum(ngrams_of(len(words))), sum(ngrams_of(len(true_words))))
-    return sum(shared_ngrams(words, true_words)) / possible if possible else 0.0
+    counts = count_ngrams(prediction, reference)
+    longer = max(sum(counts.predicted), sum(counts.true))
+    return sum(counts.shared) / longer if longer else 0.0
