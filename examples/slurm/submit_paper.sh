@@ -14,6 +14,8 @@ refuse() {
   echo "submit_paper.sh: $1" >&2
   exit 2
 }
+# shellcheck source=examples/slurm/ask.sh
+source "$here/ask.sh"
 names() { awk '!/^#/ { printf " %s", $1 }' "$table"; }
 needs() { # JOB: the jobs that it needs; a name in the table may end in *
   local part job
@@ -136,7 +138,8 @@ for pass in check submit; do # nothing is submitted before everything is checked
   for job in $(names); do
     [[ -n ${wanted[$job]:-} ]] || continue
     describe "$job"
-    queued=$([[ -n $dry || ! -s $out/slurm_job ]] || squeue -h -j "$(<"$out/slurm_job")" -o %i 2>/dev/null || true)
+    queued=''
+    [[ -n $dry || ! -s $out/slurm_job ]] || queued=$(ask squeue -h -j "$(<"$out/slurm_job")" -o %i)
     if [[ -f $out/finished ]]; then
       said="# $job: complete"
     elif [[ -n $queued ]]; then

@@ -80,9 +80,10 @@ class Run:
             stalled = beat and silence > max(heartbeat.MIN_SILENCE, beat["silence_limit"])
             return "stalled" if stalled else "running", "; ".join(filter(None, (heard, described)))
         if not self.kind or (self.total and step >= self.total):
-            return "ended" if self.kind else "not started", ""
+            return "ended" if self.kind else "not started", described
         problem, folders = f"{self.kind} ended after step {step}", (self.out, self.checkpoints)
-        return "stopped", failures.explain(problem, self.log, self.tail, folders).cause
+        cause = failures.explain(problem, self.log, self.tail, folders).cause
+        return "stopped", "; ".join(filter(None, (cause, described)))
 
     def newest_checkpoint(self) -> int | None:
         """The step of the newest complete checkpoint, by its files' sizes; the next start checks their content too."""
@@ -117,7 +118,10 @@ def _slurm_job(out: Path) -> tuple[str, str]:
         command = ["squeue", "--noheader", f"--jobs={name}", "--format=%T|%S|%e|%r"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
         state, start, end, reason = answer.splitlines()[0].strip().split("|", 3)
-    except (OSError, subprocess.SubprocessError, LookupError, ValueError):
+    except subprocess.SubprocessError as error:  # also for a job that Slurm has forgotten
+        said = " ".join(str(getattr(error, "stderr", None) or error).split())
+        return "", "" if "Invalid job id specified" in said else f"Slurm does not say whether job {name} runs: {said}"
+    except (OSError, LookupError, ValueError):
         return "", ""
     return state, f"Slurm job {name} {state.lower()} ({reason}), from {start} until {end}"
 

@@ -38,6 +38,8 @@ echo "scancel $*" >>"$CALLS"
 [[ "$*" != "--signal=TERM $SLURM_JOB_ID" ]] || kill $(cat "$CALLS.tasks") 2>/dev/null
 """
 SQUEUE = """#!/bin/bash
+if [[ "$*" == *"${DEAF:--}" && ! -e $CALLS.deaf ]]; then touch "$CALLS.deaf"; kill -PIPE $$; fi  # once
+[[ -z $AWAY ]] || { echo "slurm_load_jobs error: $AWAY" >&2; exit 1; }
 case "$*" in *%e) date -d "+${MINUTES:-600} minutes" +%FT%T ;; *) [[ " $QUEUE " != *" $3 "* ]] || echo "$3" ;; esac
 """
 SBATCH = """#!/bin/bash

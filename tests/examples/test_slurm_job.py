@@ -39,6 +39,28 @@ def test_what_a_job_lacks_is_named_with_its_remedy(job, arguments, env, message)
     assert re.search(rf"(train.sbatch|run.sh): .*{message}", done.stderr), done.stderr
 
 
+def test_slurm_is_asked_again_when_its_controller_closes_the_connection(job, place):
+    (place / "runs" / "sft").mkdir(parents=True)
+    (place / "runs" / "sft" / "slurm_job").write_text("41")
+    done, _, _ = job("sft", QUEUE="41", DEAF="%i")
+    assert done.returncode == 2 and (place / "calls.deaf").exists()
+    assert "job 41 is at work in" in done.stderr
+    (place / "calls.deaf").unlink()
+    done, _, _ = job("sft", MINUTES="4", DEAF="%e")
+    assert done.returncode == 2 and (place / "calls.deaf").exists()
+    assert "before a first step" in done.stderr
+
+
+def test_a_controller_that_stays_away_ends_the_job(job, place):
+    (place / "bin" / "sleep").symlink_to("/bin/true")
+    done, calls, _ = job("sft", AWAY="Unable to contact slurm controller")
+    assert done.returncode == 2 and "srun" not in calls
+    assert re.search(
+        r"train.sbatch: 'squeue .* %e' failed six times, the last time with status 1: slurm_load_jobs error: Unable",
+        done.stderr,
+    )
+
+
 def test_a_job_elsewhere_than_in_the_repository_is_refused(job, place):
     done, _, _ = job("sft", cwd=place)
     assert done.returncode == 2 and "submit from it, or with sbatch --chdir=REPOSITORY" in done.stderr

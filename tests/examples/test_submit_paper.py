@@ -87,6 +87,20 @@ def test_what_is_complete_or_queued_is_not_submitted_again(submit, place):
     assert len(calls) == 2 and calls[-1].endswith("train.sbatch sft")  # that job failed
 
 
+def test_no_job_is_submitted_twice_while_slurm_gives_no_answer(submit, place):
+    (place / "runs" / "sft").mkdir(parents=True)
+    (place / "runs" / "sft" / "slurm_job").write_text("41")
+    (place / "bin" / "sleep").symlink_to("/bin/true")
+    settings = {"PROFILE": "gpu_24g", "MODEL": place / "model", "QUEUE": "41"}
+    done, calls = submit("sft", **settings, AWAY="Socket timed out on send/recv operation")
+    assert done.returncode == 2 and "Socket timed out" in done.stderr and calls == []
+    done, _ = submit("sft", **settings, DEAF="%i")
+    assert (place / "calls.deaf").exists() and "# sft: job 41, already in the queue" in done.stdout
+    (place / "runs" / "smoke" / "qwen3vl_report" / "slurm_job").unlink()
+    done, calls = submit("sft", **settings, AWAY="Invalid job id specified")
+    assert done.returncode == 0 and len(calls) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "env", "message"),
     [

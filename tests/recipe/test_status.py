@@ -73,7 +73,8 @@ def squeue(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
     def answers(line, exit_status=0):
-        script = f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/asked\nprintf "%s\\n" "{line}"\nexit {exit_status}\n'
+        script = f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/asked\nprintf "%s\\n" "{line}" >&{1 + (exit_status > 0)}\n'
+        script += f"exit {exit_status}\n"
         (folder / "squeue").write_text(script)
         (folder / "squeue").chmod(0o755)
         return folder / "asked"
@@ -167,6 +168,17 @@ def test_a_job_that_slurm_does_not_know_says_nothing(run, squeue, line, exit_sta
     (run.out / "slurm_job").write_text("4711")
     squeue(line, exit_status)
     assert run.facts()["state"] == "stopped"
+
+
+def test_a_slurm_that_does_not_answer_is_named(run, squeue):
+    run.started()
+    (run.out / "slurm_job").write_text("4711")
+    squeue("slurm_load_jobs error: Unable to contact slurm controller", 1)
+    found = run.facts()
+    unknown = "Slurm does not say whether job 4711 runs: slurm_load_jobs error: Unable to contact slurm controller"
+    assert (found["state"], found["detail"]) == ("stopped", f"grpo ended after step 50; {unknown}")
+    squeue("slurm_load_jobs error: Invalid job id specified", 1)
+    assert run.facts()["detail"] == "grpo ended after step 50"
 
 
 def test_without_slurm_the_job_says_nothing(run, monkeypatch):
