@@ -69,9 +69,9 @@ def choose(folder: Path, keep: int | None = None) -> int:
     """The step of the newest sound checkpoint in ``folder``, which verl will resume from; 0 for the beginning.
 
     Newer ones are moved aside as ``global_step_N.damaged``, verl's ``latest_checkpointed_iteration.txt`` is put right,
-    and only the newest ``keep`` of those that earlier attempts at the run sealed stay; each of these is said on
-    standard error. UsageError if there are checkpoints and none is sound: a run never starts again by itself, unless
-    verl had not finished a single one.
+    and only the newest ``keep`` of those stay that earlier attempts at the run sealed, or that supervised training
+    saved; each of these is said on standard error. UsageError if there are checkpoints and none is sound: a run never
+    starts again by itself, unless verl had not finished a single one.
     """
     found = [(int(path.name.removeprefix("global_step_")), path) for path in folder.glob("global_step_*")
              if re.fullmatch(r"global_step_\d+", path.name) and path.is_dir()]  # fmt: skip
@@ -139,15 +139,22 @@ def _put_right(tracker: Path, step: int) -> None:
 
 
 def _prune(checkpoints: list[Path], keep: int | None) -> None:
-    """Of sealed checkpoints, newest first, remove those after the ``keep``-th sound one, which verl has forgotten."""
-    sealed = [path for path in checkpoints if (path / MANIFEST).exists()]
-    sound = 0
-    for checkpoint in sealed:
-        if keep and keep > 0 and sound >= keep:
+    """Newest first, remove those after the ``keep``-th whole one, which verl has forgotten.
+
+    Those of GRPO without a manifest stay: they are of an older version, or were put there. None of supervised training
+    has one; its shards are in ``global_step_N`` itself.
+    """
+    whole = 0
+    for checkpoint in checkpoints:
+        sealed, supervised = (checkpoint / MANIFEST).exists(), any(checkpoint.glob("*_world_size_*_rank_*.pt"))
+        if not sealed and not supervised:
+            continue
+        if keep and keep > 0 and whole >= keep:
             shutil.rmtree(checkpoint)
-            _say(f"{checkpoint} is removed: trainer.max_actor_ckpt_to_keep={keep}")
-        elif _changed(checkpoint) is None:
-            sound += 1
+            key = "max_ckpt_to_keep" if supervised else "max_actor_ckpt_to_keep"
+            _say(f"{checkpoint} is removed: trainer.{key}={keep}")
+        elif (_changed(checkpoint) if sealed else _incomplete(checkpoint) or _without_data(checkpoint)) is None:
+            whole += 1
 
 
 def _changed(checkpoint: Path) -> str | None:

@@ -134,7 +134,8 @@ def _first_step(kind: str, config: Any, folder: Path) -> int | None:
         step, checkpoint = None, Path(str(trainer.resume_from_path)).absolute()
         checkpoints.check_path(checkpoint)
     else:
-        step = checkpoints.choose(folder, trainer.max_actor_ckpt_to_keep if kind == "grpo" else None)
+        keep = trainer.max_actor_ckpt_to_keep if kind == "grpo" else trainer.max_ckpt_to_keep
+        step = checkpoints.choose(folder, keep)
         checkpoint = folder / f"global_step_{step}"
     if kind == "sft":
         sft_steps.begin_epoch(config, checkpoint)

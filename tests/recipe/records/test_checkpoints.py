@@ -285,15 +285,32 @@ def test_what_verl_left_of_a_checkpoint_does_not_count_as_one_to_keep(tmp_path):
     assert names(tmp_path) == ["global_step_10", "global_step_20", "global_step_30"]
 
 
-def test_a_checkpoint_of_supervised_training_has_its_shards_in_another_place(tmp_path):
-    checkpoint = write(tmp_path, 10, sealed=False)
+def write_supervised(folder, step):
+    """A checkpoint in the layout of verl 0.9.1's SFT trainer."""
+    checkpoint = write(folder, step, sealed=False)
     for path in (checkpoint / "actor").glob("*.pt"):
         path.rename(checkpoint / path.name)
     (checkpoint / "data.pt").rename(checkpoint / "data_0.pt")
+    return checkpoint
+
+
+def test_a_checkpoint_of_supervised_training_has_its_shards_in_another_place(tmp_path):
+    checkpoint = write_supervised(tmp_path, 10)
     assert checkpoints.choose(tmp_path) == 10
     truncate(checkpoint / "model_world_size_1_rank_0.pt")
     with pytest.raises(UsageError, match=r"model_world_size_1_rank_0\.pt is damaged"):
         checkpoints.choose(tmp_path)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [40]), (2, [20, 30, 40]), (None, [5, 10, 20, 30, 40])])
+def test_leftovers_of_supervised_training_are_removed_too(tmp_path, capsys, keep, left):
+    for step in (5, 10, 20, 30, 40):
+        write_supervised(tmp_path, step)
+    (tmp_path / "global_step_30" / "data_0.pt").unlink()
+    assert checkpoints.choose(tmp_path, keep) == 40
+    assert names(tmp_path) == sorted(f"global_step_{step}" for step in left)
+    said = f"{tmp_path / 'global_step_10'} is removed: trainer.max_ckpt_to_keep={keep}"
+    assert (said in capsys.readouterr().err) is (keep is not None)
 
 
 def test_a_checkpoint_that_is_named_is_checked(tmp_path):
