@@ -7,8 +7,23 @@ cpu_wheels=https://download.pytorch.org/whl/cpu
 flash_wheels=https://verl-project.github.io/verl-wheelhouse/simple/
 flash_attn=flash-attn==2.8.3
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${1:?usage: bash examples/install.sh VENV EXTRAS}
-extras=${2:?usage: bash examples/install.sh VENV EXTRAS}
+known=$(awk '/^\[/ { inside = /extras_require/ } inside && /^[a-z]+ *=/ { printf "%s ", $1 }' "$root/setup.cfg")
+usage="usage: bash examples/install.sh VENV EXTRAS, e.g. bash examples/install.sh .venv cpu,dev, or .venv gpu
+VENV is the folder of a virtual environment, which is made; EXTRAS are some of these, with commas: $known"
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  echo "$usage"
+  exit 0
+elif (($# != 2)) || [[ $1 == -* ]]; then
+  echo "$usage" >&2
+  exit 2
+fi
+venv=$1 extras=$2
+for extra in ${extras//,/ }; do
+  if [[ " $known" != *" $extra "* ]]; then
+    echo "install: no extra $extra; there are $known" >&2  # pip would only warn, and install none
+    exit 2
+  fi
+done
 log=$venv/install.log
 stamp=$venv/.cxr-grpo
 want="$root $extras $(cat "$root/setup.cfg" "$root/examples/install.sh" | cksum)"

@@ -91,3 +91,17 @@ def test_a_laptop_gets_torch_for_the_cpu_and_no_flash_attn(install):
     _, calls = install("cpu,dev")
     assert any("--extra-index-url https://download.pytorch.org/whl/cpu" in call for call in calls)
     assert not any("flash" in call for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--help"], 0, "usage: bash examples/install.sh VENV EXTRAS"),
+        ([".venv"], 2, "EXTRAS are some of these, with commas: cpu gpu scorers serve judge fusion eval dev reference"),
+        ([".venv", "cuda,dev"], 2, "install: no extra cuda; there are cpu gpu"),
+    ],
+)
+def test_wrong_arguments_are_answered_with_the_extras(tmp_path, arguments, status, message):
+    done = subprocess.run(["bash", str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status and message in (done.stderr if status else done.stdout)
+    assert not [*tmp_path.iterdir()]
