@@ -1,16 +1,15 @@
 # shellcheck shell=bash
 # Sourced by the scripts here.
 ask() { # COMMAND …: what one of Slurm's commands prints, nothing of a job that Slurm no longer knows; asked again if it fails
-  local said status errors pause
+  local said status errors pause why
   errors=$(mktemp)
   for pause in 2 4 6 8 10 0; do # a busy controller closes connections, and one that starts again is away for a while
     said=$("$@" 2>"$errors") && status=0 || status=$?
     if ((status == 0)) || grep -q 'Invalid job id specified' "$errors"; then break; fi
     sleep "$pause"
   done
-  local why
-  why=$(tr '\n' ' ' <"$errors")
+  why=$(paste -sd ' ' "$errors")
   rm -f "$errors"
-  ((status == 0)) || [[ $why == *'Invalid job id specified'* ]] || refuse "'$*' failed six times, the last time with status $status: ${why:-no message}. Try again when sinfo answers"
+  ((status == 0)) || [[ $why == *'Invalid job id specified'* ]] || refuse "'$*' failed six times, the last time with status $status: ${why:-no message}. Try again once sinfo answers"
   echo "$said"
 }
