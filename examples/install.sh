@@ -9,7 +9,7 @@ flash_attn=flash-attn==2.8.3
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 known=$(awk '/^\[/ { inside = /extras_require/ } inside && /^[a-z]+ *=/ { printf "%s ", $1 }' "$root/setup.cfg")
 usage="usage: bash examples/install.sh VENV EXTRAS, e.g. bash examples/install.sh .venv cpu,dev, or .venv gpu
-VENV is the folder of a virtual environment, which is made; EXTRAS are some of these, with commas: $known"
+VENV is the folder for the virtual environment. EXTRAS are some of these, with commas between them: $known"
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   echo "$usage"
   exit 0
@@ -20,7 +20,7 @@ fi
 venv=$1 extras=$2
 for extra in ${extras//,/ }; do
   if [[ " $known" != *" $extra "* ]]; then
-    echo "install: no extra $extra; there are $known" >&2  # pip would only warn, and install none
+    echo "install: unknown extra '$extra'; choose from: $known" >&2  # pip would only warn, and install none
     exit 2
   fi
 done
@@ -116,7 +116,7 @@ if has gpu; then
   elif command -v nvcc >/dev/null && build_flash_attn; then
     echo "install: flash-attn built"
   else
-    why="there is no nvcc to build it"
+    why="nvcc, which would build it, is missing"
     if command -v nvcc >/dev/null; then
       why="its build failed (log: $log)"
     fi

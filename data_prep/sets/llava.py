@@ -7,9 +7,9 @@ File: a JSON list, or JSON lines, of {"id", "image", "conversations": [{"from": 
 --task report        the answer is the reference report; one turn
 --task grounding     the answer gives boxes, written in the convention --source-format; one turn
 
-Questions are asked as they are written; `--format-hint` adds the answer format. There is no patient in this format:
---patient-regex finds it in the image's path, else each image counts as a patient of its own, named as in the set `coco`
-by its file name without suffix.
+Questions are asked as they are written; `--format-hint` adds the answer format. The format does not name the
+patient: --patient-regex finds it in the image's path, else each image counts as a patient of its own, named as in the
+set `coco` by its file name without suffix.
 """
 
 import argparse

@@ -10,8 +10,8 @@ others), indiana_projections.csv (uid, filename such as 10_IM-0002-1001.dcm.png,
 images/images_normalized/.
 
 The XML files do not say which image is frontal, and the first often is lateral: give the projections file too, or ask
-for all views. Names, dates and at times whole words are masked as XXXX and counted. There is no patient id and no
-official split, so each study counts as a patient of its own.
+for all views. Names, dates and at times whole words are masked as XXXX and counted. The collection has neither
+patient ids nor an official split, so each study counts as a patient of its own.
 
 License: CC BY-NC-ND 4.0, stated in each file. Counts: 3,955 reports and 7,470 images at NLM; 28 reports are empty, and
 104 name no image. In the edition on Kaggle, a report whose images are not listed counts as one whose images are lost.

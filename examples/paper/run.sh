@@ -75,7 +75,7 @@ case $model in
   30B) instruct=Qwen/Qwen3-VL-30B-A3B-Instruct family=qwen3vl_moe ;;
   qwen2.5-3B | qwen2.5-7B) instruct=Qwen/Qwen2.5-VL-${model#*-}-Instruct family=qwen25vl ;;
   *)
-    [[ -f $model/config.json ]] || refuse "$model is no model: give MODEL=8B, or another size of --help, or a folder with a config.json"
+    [[ -f $model/config.json ]] || refuse "$model is not a model: give MODEL=8B, or another size of --help, or a folder with a config.json"
     instruct=$(realpath "$model")
     case $(grep -om1 '"model_type": "qwen[^"]*"' "$model/config.json") in
       *qwen3_vl_moe*) family=qwen3vl_moe ;;
@@ -112,7 +112,7 @@ if [[ -z $dry ]]; then
   case $from in
     Qwen/*) [[ $module == preflight ]] || whole "$(downloaded "$from")" || refuse "no weights of $from here: run $venv/bin/hf download $from where there is internet, with HF_HOME in a folder that all nodes see, or set START to a folder" ;;
     "$runs/$start"/*) [[ -d $from ]] || refuse "no finished run $start in $runs (no $start/model): run bash examples/paper/run.sh $start, to its end, or set START to a model" ;;&
-    *) whole "$from" || refuse "$from is no whole model (config.json, all *.safetensors, no lora_adapter): make it with $python -m recipe.cxr_grpo.merge CHECKPOINT FOLDER, or set START to a model" ;;
+    *) whole "$from" || refuse "$from is not a complete model (config.json, all *.safetensors, no lora_adapter): make it with $python -m recipe.cxr_grpo.merge CHECKPOINT FOLDER, or set START to a model" ;;
   esac
 fi
 

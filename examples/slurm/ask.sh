@@ -5,11 +5,12 @@ ask() { # COMMAND …: what one of Slurm's commands prints, nothing of a job tha
   errors=$(mktemp)
   for pause in 2 4 6 8 10 0; do # a busy controller closes connections, and one that starts again is away for a while
     said=$("$@" 2>"$errors") && status=0 || status=$?
-    if ((status == 0)) || grep -q 'Invalid job id specified' "$errors"; then break; fi
+    ! grep -q 'Invalid job id specified' "$errors" || status=0
+    ((status)) || break
     sleep "$pause"
   done
   why=$(paste -sd ' ' "$errors")
   rm -f "$errors"
-  ((status == 0)) || [[ $why == *'Invalid job id specified'* ]] || refuse "'$*' failed six times, the last time with status $status: ${why:-no message}. Try again once sinfo answers"
+  ((status == 0)) || refuse "'$*' failed six times, the last time with status $status: ${why:-no message}. Try again once sinfo answers"
   echo "$said"
 }

@@ -75,7 +75,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         jobs += [(model, args.seed, pairs) for model, of in rows.items() for pairs in match(own, of)]
     decoding = _decoding(args.predictions)
     if not jobs:
-        raise UsageError("there is no prediction to score in these files, on these films")
+        raise UsageError("these files hold no prediction to score for these films")
     for model, seed, pairs in jobs:
         made = decoding if model == args.model else None
         results = results_folder.write(args.out, model, seed, pairs, score(pairs, metrics), command, made)

@@ -68,7 +68,9 @@ def test_without_a_wheel_it_is_built_for_the_gpu_of_the_node(install):
     assert "for 90" in calls and "install: flash-attn built" in output
 
 
-@pytest.mark.parametrize(("nvcc", "why"), [(False, "there is no nvcc"), (True, "its build failed")])
+@pytest.mark.parametrize(
+    ("nvcc", "why"), [(False, "nvcc, which would build it, is missing"), (True, "its build failed")]
+)
 def test_without_either_it_says_what_is_used_instead_and_tries_again_next_time(install, nvcc, why):
     output, _ = install("gpu", wheel=1, build=1, nvcc=nvcc)
     assert why in output and "attention (sdpa) instead" in output
@@ -97,8 +99,12 @@ def test_a_laptop_gets_torch_for_the_cpu_and_no_flash_attn(install):
     ("arguments", "status", "message"),
     [
         (["--help"], 0, "usage: bash examples/install.sh VENV EXTRAS"),
-        ([".venv"], 2, "EXTRAS are some of these, with commas: cpu gpu scorers serve judge fusion eval dev reference"),
-        ([".venv", "cuda,dev"], 2, "install: no extra cuda; there are cpu gpu"),
+        (
+            [".venv"],
+            2,
+            "EXTRAS are some of these, with commas between them: cpu gpu scorers serve judge fusion eval dev reference",
+        ),
+        ([".venv", "cuda,dev"], 2, "install: unknown extra 'cuda'; choose from: cpu gpu"),
     ],
 )
 def test_wrong_arguments_are_answered_with_the_extras(tmp_path, arguments, status, message):

@@ -127,7 +127,7 @@ def test_help_lists_the_runs():
         (["sft", "--download"], {}, "--download goes with --preflight"),
         (["sft"], {"DATA": ""}, "DATA is not set: export the folder in which the folder sft lies"),
         (["sft"], {"PROFILE": "gpu_40g"}, "no PROFILE=gpu_40g"),
-        (["sft"], {"MODEL": "7B"}, "7B is no model"),
+        (["sft"], {"MODEL": "7B"}, "7B is not a model"),
         (["sft"], {"MODEL": "8B", "PROFILE": "gpu_24g"}, "MODEL=8B does not fit PROFILE=gpu_24g"),
         (
             ["qwen3vl_thinking_report"],
@@ -160,7 +160,7 @@ def test_half_a_model_is_refused(place, defect):
         (start / "model.safetensors").unlink()
     done = script("radvlm_report", DATA=place / "data", RUNS=place / "runs", VENV=place / "venv", START=start)
     assert done.returncode == 2
-    assert f"{start} is no whole model" in done.stderr
+    assert f"{start} is not a complete model" in done.stderr
 
 
 def test_a_run_starts_from_the_model_of_the_one_before(place, run):

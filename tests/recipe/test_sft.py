@@ -57,7 +57,9 @@ def test_the_epoch_after_a_checkpoint_is_trained_as_if_nothing_had_happened(rows
     for step in (3, 4):
         assert resumed[step]["train/loss"] == pytest.approx(whole[step]["train/loss"], rel=1e-5)
     assert (checkpoints / "latest_checkpointed_iteration.txt").read_text() == "4"
+    shutil.copytree(checkpoints / "global_step_2", checkpoints / "global_step_1")  # left by an earlier attempt
     assert set(train(rows, tmp_path / "resumed", "--no-merge")) == {3, 4}  # complete: nothing more is trained
+    assert sorted(path.name for path in checkpoints.glob("global_step_*")) == ["global_step_2", "global_step_4"]
 
 
 @pytest.mark.e2e

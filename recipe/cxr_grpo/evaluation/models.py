@@ -37,7 +37,7 @@ class Model(pydantic.BaseModel, frozen=True, extra="forbid"):
         return f" {end}" if end and end not in question else ""
 
     def tidy(self, text: str) -> str:
-        r"""The text with only the answer after </think>, for a model that wraps it; unchanged if there is no answer.
+        r"""The text with only the answer after </think>, for a model that wraps it; unchanged without an answer.
 
         >>> Model(title="R1", answer=r"\\boxed\{(.*?)\}").tidy("<think>a</think> The answer is \\boxed{Clear.}")
         '<think>a</think>Clear.'

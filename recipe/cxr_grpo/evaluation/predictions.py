@@ -124,7 +124,7 @@ def match(asked: Sequence[Sample], given: Iterable[Given]) -> list[Pairs]:
         films, name = place = row["films"], row["id"]
         if place not in expected:
             known = f"the data has samples such as {next(iter(expected), ('', None))[1]!r}"
-            raise UsageError(f"{where}: there is no sample {name!r} with films {films}; {known}. Is it of another set?")
+            raise UsageError(f"{where}: no sample is named {name!r} with films {films}; {known}. Is it of another set?")
         if answers.setdefault(place, row) is not row:
             raise UsageError(f"{where}: a second prediction for sample {name!r} with films {films}")
         if gold and {**gold["reward_model"]["ground_truth"], **_SHOWN} != {**expected[place].truth.stored, **_SHOWN}:

@@ -144,12 +144,14 @@ def _prune(checkpoints: list[Path], keep: int | None) -> None:
     Those of GRPO without a manifest stay: they are of an older version, or were put there. None of supervised training
     has one; its shards are in ``global_step_N`` itself.
     """
+    if not keep or keep < 0:
+        return
     whole = 0
     for checkpoint in checkpoints:
         sealed, supervised = (checkpoint / MANIFEST).exists(), any(checkpoint.glob("*_world_size_*_rank_*.pt"))
         if not sealed and not supervised:
             continue
-        if keep and keep > 0 and whole >= keep:
+        if whole >= keep:
             shutil.rmtree(checkpoint)
             key = "max_ckpt_to_keep" if supervised else "max_actor_ckpt_to_keep"
             _say(f"{checkpoint} is removed: trainer.{key}={keep}")

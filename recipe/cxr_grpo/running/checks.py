@@ -89,7 +89,7 @@ def check_inputs(config: Any, keys: Iterable[str]) -> None:
             if unmerged or (path / ADAPTER).is_dir():
                 where = "in the shards around it" if unmerged else f"in {ADAPTER}/, and beside it is the bare base"
                 remedy = "Give the run's folder model/, or make it: python -m recipe.cxr_grpo.merge CHECKPOINT FOLDER"
-                raise UsageError(f"{key}: {value} is no model: what was trained is {where}. {remedy}")
+                raise UsageError(f"{key}: {value} is not a model: what was trained is {where}. {remedy}")
             continue
         for name in [value] if isinstance(value, str) else value or []:
             if not Path(name).is_file():

@@ -83,7 +83,7 @@ def test_boxes_in_pixels_are_those_of_the_film_shown(prepare, jsonl, run, tmp_pa
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ({"id": "n9", "prediction": "x"}, "line 2: there is no sample 'n9' with films own"),
+        ({"id": "n9", "prediction": "x"}, "line 2: no sample is named 'n9' with films own"),
         ({"id": "n0", "prediction": "x"}, "line 2: a second prediction for sample 'n0' with films own"),
         ({"id": "n1", "prediction": 3}, 'line 2: need {"id": text, "prediction": text or null}'),
         ({"id": 1, "prediction": "x"}, "line 2: need"),
